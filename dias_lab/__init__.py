@@ -1,0 +1,34 @@
+"""dias_lab: the notebook workbench for object-centric learning, around DIAS (arXiv:2507.23755).
+
+Nothing is imported before it is used, so `import dias_lab` is instant and the viewing code never needs torch.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Config": "dias_lab.config",
+    "AttentionTrace": "dias_lab.trace",
+    "SlotAttention": "dias_lab.modules.aggregator",
+    "RandomOrderDecoder": "dias_lab.modules.decoder",
+    "merge_redundant": "dias_lab.modules.redundancy",
+    "distillation_loss": "dias_lab.losses",
+    "build": "dias_lab.methods",
+    "shipped": "dias_lab.checkpoint",
+    "load_model": "dias_lab.checkpoint",
+    "fit": "dias_lab.train",
+}
+_MODULES = "baselines book checkpoint config data draws evaluate headless losses metrics runs trace train viz".split()
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"dias_lab.{name}")
+    raise AttributeError(f"dias_lab has no {name!r}")
+
+
+def __dir__():
+    return sorted([*_HOME, *_MODULES, "__version__"])

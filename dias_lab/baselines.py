@@ -1,0 +1,64 @@
+"""What a score must be compared with: k-means on the same features, position alone, and the map's own ceiling.
+
+All three go the way of an attention map: one label a location, as a one-hot map, upsampled bilinearly, arg-max.
+
+Axes: B images, C channels, h w locations, R pixels, K clusters.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from dias_lab.data.dataset import squares
+from dias_lab.evaluate import METRICS
+from dias_lab.methods import segments_from
+from dias_lab.metrics import segmentation_scores
+
+VOID = 254  # labels from here on belong to no segment
+
+
+def cluster_segments(features: Float[Tensor, "B C h w"], num_clusters: int, size: int) -> Int[Tensor, "B R R"]:
+    """Segments by k-means (5 starts, seed 0) on the feature vectors of each image alone."""
+    B, _, h, w = features.shape
+    points = features.flatten(2).transpose(1, 2).double().cpu().numpy()  # [B L C]
+    labels = [KMeans(num_clusters, n_init=5, random_state=0).fit_predict(image) for image in points]
+    one_hot = F.one_hot(torch.from_numpy(np.array(labels)).view(B, h, w).long(), num_clusters)
+    return segments_from(one_hot.permute(0, 3, 1, 2), size)
+
+
+def position_segments(grid: tuple[int, int], num_clusters: int, size: int, count: int) -> Int[Tensor, "B R R"]:
+    """The same tiles for every image: k-means on the locations' positions."""
+    positions = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij"))
+    return cluster_segments(positions[None], num_clusters, size).expand(count, -1, -1)
+
+
+def ceiling_segments(true: Int[Tensor, "B R R"], grid: tuple[int, int]) -> Int[Tensor, "B R R"]:
+    """The best that a map of `grid` locations could say: the true segments, averaged over each location."""
+    labels = true.long()
+    one_hot = F.one_hot(labels, 256)[..., :VOID].permute(0, 3, 1, 2).float()  # void belongs to no segment
+    used = int(labels[labels < VOID].max()) + 1 if (labels < VOID).any() else 1
+    return segments_from(F.adaptive_avg_pool2d(one_hot[:, :used], grid), true.shape[-1])
+
+
+@torch.no_grad()
+def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
+    """A row an image: item and "<baseline>.<metric>" for k-means, position and ceiling, with as many clusters as slots."""
+    tables = []
+    for batch in squares(store, model.config, limit):
+        true, grid, k = batch["segments"], model.backbone.grid, model.config.num_slots
+        features = model.backbone(model.normalise(batch["image"])).cpu()
+        segments = {
+            "k-means": cluster_segments(features, k, true.shape[-1]),
+            "position": position_segments(grid, k, true.shape[-1], len(true)),
+            "ceiling": ceiling_segments(true, grid),
+        }
+        columns = {"item": batch["info"]["item"].tolist()}
+        for name, predicted in segments.items():
+            found = segmentation_scores(predicted, true, protocol)
+            columns |= {f"{name}.{metric}": found[metric] for metric in METRICS}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Converters: a data set in its original layout -> a folder of stores, one file a data set."""

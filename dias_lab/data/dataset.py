@@ -1,0 +1,190 @@
+"""From a store to batches: the reference's transforms on integer label maps, batches(seed, step).
+
+Sources: transforms of Genera1Z/DIAS v4, with torchvision v2. A batch is a pure function of (seed, step): the items are
+those of the epoch's permutation, and each image's crop and flip are drawn from (seed, step, place).
+
+Axes: B images, H W pixels of a picture, R pixels of the protocol's square.
+"""
+
+import functools
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as transforms
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import InterpolationMode
+
+from dias_lab import draws
+from dias_lab.data import store as stores
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Batches(Dataset):
+    """Training batches by step: `Batches(store, config)[step]` is a dict of image, segments and info.
+
+    image uint8 [B 3 R R]; segments uint8 [B R R]: 0 background (stuff included), 1.. objects, 254 overlap, 255 void;
+    info: {"item" int64 [B], "step" int}.
+    """
+
+    def __init__(self, store, config, seed: int | None = None):
+        if len(store) == 0:
+            raise ValueError(f"the store {store.path} is empty")
+        self.store, self.config = store, config
+        self.seed = config.seed if seed is None else seed
+
+    def __getitem__(self, step: int) -> dict:
+        first = step * self.config.batch_size
+        views = [self.view(step, place, first + place) for place in range(self.config.batch_size)]
+        images, segments, items = zip(*views)
+        return {
+            "image": torch.stack(images),
+            "segments": torch.stack(segments),
+            "info": {"item": torch.tensor(items), "step": step},
+        }
+
+    def view(self, step: int, place: int, index: int) -> tuple[Tensor, Tensor, int]:
+        """Image, segments and item number at one place: the epoch's permutation says which, (seed, step, place) how."""
+        epoch, position = divmod(index, len(self.store))
+        item = int(permutation(self.seed, epoch, len(self.store))[position])
+        image, segments = read(self.store, item)
+        random = draws.generator(self.seed, step, place, draws.VIEW)
+        top, left, height, width = crop_box(image.shape[1], image.shape[2], self.config.crop_scale, random)
+        image = image[:, top : top + height, left : left + width]
+        segments = segments[top : top + height, left : left + width]
+        image, segments = resize(image[None], segments[None], self.config.image_size)
+        if random.random() < 0.5:
+            image, segments = image.flip(-1), segments.flip(-1)
+        return image[0], segments[0], item
+
+
+class Squares(Dataset):
+    """Evaluation batches: the centre squares of the items, in order. `Squares(store, size, batch_size)[number]`."""
+
+    def __init__(self, store, size: int, batch_size: int, limit: int = 0):
+        self.store, self.size, self.batch_size = store, size, batch_size
+        self.num_items = min(limit or len(store), len(store))
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_items / self.batch_size)
+
+    def __getitem__(self, number: int) -> dict:
+        items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
+        views = [square(*(part[None] for part in read(self.store, item)), self.size) for item in items]
+        images, segments = (torch.cat(parts) for parts in zip(*views))
+        return {"image": images, "segments": segments, "info": {"item": torch.tensor(list(items))}}
+
+
+def batches(store, config, seed: int | None = None, step: int = 0, steps: int | None = None) -> Iterator[dict]:
+    """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
+    steps = config.steps if steps is None else steps
+    return iter(loader(Batches(store, config, seed), range(step, steps), config.workers))
+
+
+def squares(store, config, limit: int = 0, workers: int = 0) -> Iterator[dict]:
+    """Evaluation batches of the first `limit` items (0: all)."""
+    dataset = Squares(store, config.image_size, config.batch_size, limit)
+    return iter(loader(dataset, range(len(dataset)), workers))
+
+
+def loader(dataset: Dataset, order, workers: int) -> DataLoader:
+    context = "forkserver" if workers else None  # neither the store's map nor torch's threads cross a fork
+    pin = torch.cuda.is_available()
+    return DataLoader(
+        dataset, batch_size=None, sampler=order, num_workers=workers, multiprocessing_context=context, pin_memory=pin
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    return draws.generator(seed, epoch, 0, draws.SHUFFLE).permutation(length)
+
+
+def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
+    """Image and segments of one item; stuff is background. Without masks every pixel is void (255)."""
+    record = store[item]
+    image = as_tensor(Image.open(io.BytesIO(record.image)).convert("RGB")).permute(2, 0, 1)
+    if record.segments is None:
+        return image, torch.full(image.shape[1:], 255, dtype=torch.uint8)
+    table = torch.from_numpy(stores.thing_map(record.info))
+    return image, table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
+
+
+def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:
+    return torch.from_numpy(np.array(picture))
+
+
+def square(images: UInt8[Tensor, "B 3 H W"], segments: Int[Tensor, "B H W"] | None, size: int):
+    """The centre square of images (and segments) at `size` pixels (R).
+
+    Raises ValueError unless images are uint8 [B 3 H W], not empty, and the segments have their size.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"expected images [B 3 H W] with at least one pixel, got shape {tuple(images.shape)}")
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected images as uint8, 0 to 255, got {images.dtype}; NaN or scaled values cannot be meant")
+    B, _, H, W = images.shape
+    if segments is not None and tuple(segments.shape) != (B, H, W):
+        raise ValueError(f"the images are [B H W] = {(B, H, W)}, the segments {tuple(segments.shape)}")
+    side = min(H, W)
+    top, left = round((H - side) / 2), round((W - side) / 2)
+    images = images[:, :, top : top + side, left : left + side]
+    if segments is not None:
+        segments = segments[:, top : top + side, left : left + side]
+    return resize(images, segments, size)
+
+
+def resize(images, segments, size: int):
+    """Images bilinearly with antialias, on uint8; segments by the nearest pixel."""
+    if images.shape[-2:] != (size, size):
+        images = transforms.resize(images, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        if segments is not None:
+            segments = transforms.resize(segments[:, None], [size, size], InterpolationMode.NEAREST_EXACT)[:, 0]
+    return images, segments
+
+
+def crop_box(height: int, width: int, scale: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, by torchvision's rule for random resized crops.
+
+    The area is uniform from `scale` to 1 of the *largest square's* area, the aspect log-uniform from 3/4 to 4/3; after
+    ten misses, and at scale 1, it is the centre square.
+    """
+    side = min(height, width)
+    for _ in range(10 if scale < 1 else 0):
+        area = side * side * random.uniform(scale, 1)
+        aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    return round((height - side) / 2), round((width - side) / 2), side, side
+
+
+def read_photos(paths, size: int) -> tuple[UInt8[Tensor, "B 3 R R"], list[str]]:
+    """The centre squares of photo files, turned as their EXIF says, and their names; folders stand for their photos.
+
+    Raises ValueError for a missing or damaged file (naming it), and where there is no photo at all.
+    """
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"there is no file or folder {path}")
+        inside = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES) if path.is_dir() else [path]
+        files += sorted(inside)
+    if not files:
+        raise ValueError(f"no photos ({' '.join(PHOTO_SUFFIXES)}) in {', '.join(map(str, paths))}")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                image = as_tensor(ImageOps.exif_transpose(picture).convert("RGB")).permute(2, 0, 1)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file} cannot be decoded: {error}") from error
+        images.append(square(image[None], None, size)[0])
+    return torch.cat(images), [file.name for file in files]

@@ -1,0 +1,260 @@
+"""The store: one LMDB file a split, with images, segments and what is known about them.
+
+Records. `meta` is JSON: schema, kind, dataset, split, count, classes, source, command, ... Item 7 has
+`00000007/image`, the original JPEG or PNG bytes; `00000007/segments`, a PNG label map of 8 bits and one channel (0
+background or none, 1 to 253 segments, 254 overlap, 255 void), absent where there are no masks; and `00000007/info`,
+JSON: source, width, height, the CRC-32 of both blobs, and by segment things, classes, crowds. JSON records end in their
+own CRC-32. Stuff keeps its own segments: the reader merges it (`thing_map`), so any protocol reads the same store.
+"""
+
+import functools
+import io
+import json
+import operator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dias_lab.data import lmdb_file
+from dias_lab.data.lmdb_file import StoreError
+
+SCHEMA = 1
+LAST_SEGMENT, OVERLAP, VOID = 253, 254, 255
+BY_SEGMENT = {"things": bool, "classes": int, "crowds": bool}  # fields of info: a value for each segment
+BATCH = 64  # items a transaction
+
+
+class Record(NamedTuple):
+    """One item. Its info needs `source` (any JSON) and, where there are segments, things."""
+
+    image: bytes  # JPEG or PNG
+    segments: bytes | np.ndarray | None  # PNG, or uint8 [H W] for `write`; None: no masks
+    info: dict  # source; things, crowds {segment: bool}; classes {segment: int}; the store adds width and height
+
+
+def thing_map(info: dict) -> np.ndarray:
+    """Lookup table uint8 [256]: things keep their id, stuff becomes 0, overlap and void stay."""
+    table = np.zeros(256, np.uint8)
+    kept = [OVERLAP, VOID, *(segment for segment, thing in (info.get("things") or {}).items() if thing)]
+    table[kept] = kept
+    return table
+
+
+def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
+    """Write a store, record after record, and return its absolute path.
+
+    `meta` needs dataset and split, and may say kind ("image"), classes {id: name}, source, command and any other JSON;
+    schema and count are filled in. Every record is decoded and checked. The file is written beside its target, verified
+    and then renamed: whatever happens before that, an older store stays as it was.
+
+    Raises: StoreError if a record or the meta is not valid; OSError if the file cannot be written.
+    """
+    path = Path(path).resolve()
+    for field in ("dataset", "split"):
+        if not isinstance(meta.get(field), str):
+            raise StoreError(f"meta[{field!r}] for {path} is {meta.get(field)!r}; give the {field}'s name")
+    meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
+    _seal(meta)  # what is not JSON is refused now, not hours later
+    lmdb_file.write(path, _batches(path, records, meta), functools.partial(_verify, decode=False, progress=False))
+    return path
+
+
+def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list[tuple[bytes, bytes]]]:
+    count, batch = 0, []
+    for count, record in enumerate(records, start=1):
+        try:
+            batch += _pack(count - 1, *record)
+        except StoreError as error:
+            raise StoreError(f"item {count - 1} for {path}, source {record[2].get('source')}: {error}") from error
+        if count % BATCH == 0:
+            yield batch
+            batch = []
+    yield [*batch, (b"meta", _seal({**meta, "schema": SCHEMA, "count": count}))]
+
+
+def _pack(index: int, image: bytes, segments: bytes | np.ndarray | None, info: dict) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of an item, in the order of the keys."""
+    width, height = _check(image, segments, info)
+    if isinstance(segments, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(segments).save(buffer, "PNG")
+        segments = buffer.getvalue()
+    info = {**info, "width": width, "height": height, "image_crc32": zlib.crc32(image)}
+    if segments is not None:
+        info["segments_crc32"] = zlib.crc32(segments)
+    image_key, info_key, segments_key = _keys(index)
+    yield image_key, image
+    yield info_key, _seal(info)
+    if segments is not None:
+        yield segments_key, segments
+
+
+def open(path: str | Path) -> "Store":
+    """The store at the path. Raises: FileNotFoundError; StoreError if the file is damaged, foreign or newer."""
+    return Store(path)
+
+
+class Store(Sequence):
+    """A sequence of `Record`s, their segments as PNG. It may be pickled, forked and shared by threads; it never writes.
+
+    A file that is replaced is opened again at the next access. Damage to an item is noticed when that item is read;
+    damage to the index, which LMDB trusts, by `verify` alone.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).resolve()
+        len(self)  # fail here, not at the first item
+
+    @property
+    def meta(self) -> dict:
+        """What `write` was given, schema and count."""
+        return _parse_meta(self.path, *lmdb_file.read(self.path, b"meta"))
+
+    def __len__(self) -> int:
+        return _count(self.path, *lmdb_file.read(self.path, b"meta"))
+
+    def __getitem__(self, index: int) -> Record:
+        """Item `index`, negative ones from the end. Raises: IndexError; StoreError if the item is damaged."""
+        index, count = operator.index(index), len(self)
+        if not -count <= index < count:
+            raise IndexError(f"item {index} of {self.path}, which has {count}")
+        index %= count
+        image, info, segments = lmdb_file.read(self.path, *_keys(index))
+        try:
+            info = _unseal(info)
+            for name, blob in (("image", image), ("segments", segments)):
+                if info.pop(f"{name}_crc32", None) != (None if blob is None else zlib.crc32(blob)):
+                    raise ValueError(f"{name}: wrong checksum")
+        except ValueError as error:
+            raise StoreError(f"{self.path}: item {index} is damaged ({error}). Convert the data again") from error
+        return Record(image, segments, info)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+
+def verify(path: str | Path, progress: bool = False) -> dict[str, int]:
+    """Read, decode and compare everything; return counts: items, with_segments, segments, things, bytes.
+
+    Raises: FileNotFoundError; StoreError with up to ten problems and their items.
+    """
+    return _verify(Path(path).resolve(), decode=True, progress=progress)
+
+
+def _verify(path: Path, decode: bool, progress: bool) -> dict[str, int]:
+    lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
+    store, problems = Store(path), []
+    summary = dict.fromkeys(("items", "with_segments", "segments", "things"), 0) | {"bytes": path.stat().st_size}
+    for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
+        try:
+            record = store[index]
+            if decode:
+                _check(*record)
+        except StoreError as error:
+            problems.append(f"item {index}: {error}")
+            if len(problems) == 10:
+                break
+            continue
+        things = record.info.get("things") or {}
+        summary["items"] += 1
+        summary["with_segments"] += record.segments is not None
+        summary["segments"] += len(things)
+        summary["things"] += sum(things.values())
+    surplus = lmdb_file.count(path) - 1 - 2 * summary["items"] - summary["with_segments"]
+    if surplus and not problems:
+        problems = [f"it has {surplus} records that belong to no item"]
+    if problems:
+        raise StoreError("\n  ".join([f"{path} is not sound. Convert the data again:", *problems]))
+    return summary
+
+
+# One record
+
+
+def _keys(index: int) -> list[bytes]:
+    return [b"%08d/%s" % (index, part) for part in (b"image", b"info", b"segments")]
+
+
+def _check(image: bytes, segments: bytes | np.ndarray | None, info: dict) -> tuple[int, int]:
+    """Decode a record's parts and compare them; return width and height in pixels. Raises: StoreError."""
+    size = _decode("image", image).size
+    stated = info.get("width", size[0]), info.get("height", size[1])
+    if stated != size:
+        raise StoreError(f"the image has {size} pixels (width, height), its info says {stated}")
+    if "source" not in info:
+        raise StoreError(f"its info has no `source`, which says where it comes from; it has {sorted(info)}")
+    if segments is None:
+        labels = np.zeros(size[::-1], np.uint8)
+    elif isinstance(segments, np.ndarray):
+        labels = segments
+    else:
+        labels = np.asarray(_decode("segments", segments))
+        if segments[24:26] != b"\x08\x00":  # PNG header: bit depth, colour type
+            raise StoreError("the segments are not a PNG of 8 bits and one channel without palette")
+    if labels.dtype != np.uint8 or labels.shape != size[::-1]:
+        raise StoreError(f"the segments are {labels.dtype} {labels.shape}, the image needs uint8 {size[::-1]}")
+    used = set(np.flatnonzero(np.bincount(labels.ravel())[1 : LAST_SEGMENT + 1]) + 1)
+    for field, kind in BY_SEGMENT.items():
+        values = info.get(field) or {}
+        if set(values) != used and (values or field == "things"):
+            raise StoreError(f"the map has the segments {sorted(map(int, used))}, info[{field!r}] has {sorted(values)}")
+        if any(type(value) is not kind for value in values.values()):
+            raise StoreError(f"info[{field!r}] is {values}; the values must be {kind.__name__}")
+    return size
+
+
+def _decode(name: str, blob: bytes) -> Image.Image:
+    try:
+        if not blob.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+            raise ValueError(f"it begins with {blob[:8]!r} and is neither JPEG nor PNG")
+        image = Image.open(io.BytesIO(blob), formats=("JPEG", "PNG"))
+        image.load()
+        return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise StoreError(f"the {name} cannot be decoded: {error}") from error
+
+
+# Sealed JSON
+
+
+def _seal(content: dict) -> bytes:
+    """JSON that ends in its own CRC-32."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"not JSON ({error}): {content}") from error
+    return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'.encode()
+
+
+def _unseal(value: bytes | None) -> dict:
+    """The content of sealed JSON, with the ids of segments and classes as int. Raises: ValueError."""
+    text, _, checksum = (value or b"").rpartition(b', "crc32": ')
+    text += b"}"
+    if checksum != b"%d}" % zlib.crc32(text):
+        raise ValueError("JSON: wrong checksum" if value else "JSON: missing")
+    content = json.loads(text)
+    for field in BY_SEGMENT:
+        if isinstance(content.get(field), dict):
+            content[field] = {int(key): value for key, value in content[field].items()}
+    return content
+
+
+def _parse_meta(path: Path, value: bytes | None) -> dict:
+    try:
+        meta = _unseal(value)
+    except ValueError as error:
+        raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
+    if meta["schema"] > SCHEMA:
+        found = f"{path} has schema {meta['schema']}, this dias_lab reads up to {SCHEMA}"
+        raise StoreError(f"{found}. Update dias_lab or convert the data again")
+    return meta
+
+
+@functools.lru_cache(maxsize=64)
+def _count(path: Path, value: bytes | None) -> int:
+    return _parse_meta(path, value)["count"]

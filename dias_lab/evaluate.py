@@ -1,0 +1,71 @@
+"""Evaluation: a model's segments, from its first, last and decoder map, scored under a named protocol.
+
+A map is upsampled bilinearly to the protocol's square, each pixel goes to its strongest slot, and scores are computed an
+image, then averaged over the images where they are defined. Image i draws its slots from (seed, i).
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from dias_lab import checkpoint, runs
+from dias_lab.data import store as stores
+from dias_lab.data.dataset import squares
+from dias_lab.methods import Method, segments_from
+from dias_lab.metrics import segmentation_scores
+
+MAPS = ("first", "last", "decoder")
+METRICS = ("ari", "fg_ari", "mbo", "miou")
+
+
+class Evaluation(NamedTuple):
+    scores: dict  # protocol, store, images, and a dict of mean scores (fractions) for each map
+    images: pd.DataFrame  # a row an image: item, kept slots, reconstruction error, and "<map>.<metric>"
+
+
+@torch.no_grad()
+def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0) -> Evaluation:
+    """Score a model, or the best checkpoint of a run directory, on a store (or its path).
+
+    `limit`: only the first images; 0 takes all. With a run directory the scores are also written to
+    `scores/<store>-<protocol>.json`. Raises ValueError for an empty store or an unknown protocol.
+    """
+    model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
+    store = store if isinstance(store, stores.Store) else stores.open(store)
+    seed = model.config.seed if seed is None else seed
+    was_training = model.training
+    model.eval()
+    tables = [_score_batch(model, batch, protocol, seed) for batch in squares(store, model.config, limit)]
+    model.train(was_training)
+    if not tables:
+        raise ValueError(f"the store {store.path} is empty: there is nothing to evaluate")
+    images = pd.concat(tables, ignore_index=True)
+    scores = summarise(images, protocol, store.path.stem)
+    if subject is not model:
+        name = f"{store.path.stem}-{protocol}.json"
+        runs.write_json(runs.resolve(subject) / "scores" / name, {**scores, "about": runs.about()})
+    return Evaluation(scores, images)
+
+
+def _score_batch(model, batch, protocol, seed) -> pd.DataFrame:
+    items = batch["info"]["item"].tolist()
+    output = model(model.normalise(batch["image"]), draws=model.draw(items, seed))
+    error = (output.reconstruction - output.features).square().mean(dim=(1, 2, 3))
+    columns = {"item": items, "kept": output.keep.sum(1).cpu(), "reconstruction": error.cpu()}
+    true = batch["segments"].to(model.device)
+    for name, attention in zip(MAPS, (output.attention[0], output.attention[-1], output.decoder_attention)):
+        found = segmentation_scores(segments_from(attention, true.shape[-1]), true, protocol)
+        columns |= {f"{name}.{metric}": found[metric] for metric in METRICS}
+    return pd.DataFrame(columns)
+
+
+def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
+    """Mean scores over the images where they are defined, a dict a map; and how many images that are."""
+    means = images.mean()
+    scores = {"protocol": protocol, "store": store, "images": len(images)}
+    scores |= {"kept": float(means["kept"]), "reconstruction": float(means["reconstruction"])}
+    scores["valid"] = {metric: int(images[f"decoder.{metric}"].notna().sum()) for metric in METRICS}
+    for name in MAPS:
+        scores[name] = {metric: float(means[f"{name}.{metric}"]) for metric in METRICS}
+    return scores

@@ -1,0 +1,74 @@
+"""The losses: reconstruction of the feature map, and self-distillation between attention maps.
+
+Sources: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release (Genera1Z/DIAS). The release hands attention maps,
+which are already a softmax over slots, to a cross-entropy that takes the softmax again. Its value is squeezed: with n
+slots it lies between ln((e + n - 1) / e) and ln n for perfect and uniform maps (1.165 and 1.946 at 7 slots). That is
+form "release"; form "cross_entropy" takes the logarithm of the map itself.
+
+Axes: T iterations, B images, N slots, L = h * w locations, C feature channels.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def reconstruction_loss(reconstruction: Float[Tensor, "B C h w"], features: Float[Tensor, "B C h w"]) -> Tensor:
+    """Mean squared error over all values; in squared units of the feature map. The target gets no gradient."""
+    return F.mse_loss(reconstruction, features.detach())
+
+
+def distillation_loss(
+    attention: Float[Tensor, "T B N L"], form: str = "release", match: str = "identity", teacher: int = -1
+) -> Float[Tensor, ""]:
+    """Cross-entropy from the last map (teacher, detached) to the first (student); nats per location.
+
+    `form`: "release" or "cross_entropy", see the file head. `match`: "identity", or "hungarian", which permutes the
+    teacher's slots so that arg-max segments overlap best; needed where merging gave the slots new identities.
+    `teacher`: index of the teaching iteration. Raises ValueError for another form or match.
+    """
+    student, target = attention[0], attention[teacher].detach()
+    if match == "hungarian":
+        target = target.gather(1, match_segments(student, target)[..., None].expand_as(target))
+    elif match != "identity":
+        raise ValueError(f"match is 'identity' or 'hungarian', got {match!r}")
+    if form == "release":
+        return -(target * student.log_softmax(dim=1)).sum(dim=1).mean()
+    if form == "cross_entropy":
+        return -(target * student.clamp_min(1e-8).log()).sum(dim=1).mean()
+    raise ValueError(f"form is 'release' or 'cross_entropy', got {form!r}")
+
+
+@torch.no_grad()
+def match_segments(student: Float[Tensor, "B N L"], teacher: Float[Tensor, "B N L"]) -> Int[Tensor, "B N"]:
+    """For each student slot the teacher slot whose arg-max segment overlaps it best (IoU, one to one)."""
+    B, N, _ = student.shape
+    pairs = student.argmax(dim=1) * N + teacher.argmax(dim=1)  # [B L]
+    pairs = pairs + N * N * torch.arange(B, device=pairs.device)[:, None]
+    overlap = pairs.flatten().bincount(minlength=B * N * N).view(B, N, N).double()
+    union = overlap.sum(2, keepdim=True) + overlap.sum(1, keepdim=True) - overlap
+    iou = (overlap / union.clamp_min(1)).cpu().numpy()
+    columns = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in iou]
+    return torch.from_numpy(np.array(columns)).to(student.device).view(B, N)
+
+
+def schedule(kind: str, progress: float, start: float = 0.0) -> float:
+    """The weight of self-distillation, 0 to 1, at `progress` (0 to 1) through the training; 0 before `start`.
+
+    "cosine" rises from 0 to 1, "constant" stays 1, "square" is 1 in the middle half of what follows `start`.
+    """
+    if progress < start:
+        return 0.0
+    position = (progress - start) / (1 - start) if start < 1 else 0.0
+    if kind == "cosine":
+        return 0.5 * (1 - math.cos(math.pi * min(position, 1.0)))
+    if kind == "square":
+        return float(0.25 <= position < 0.75)
+    if kind == "constant":
+        return 1.0
+    raise ValueError(f"schedule is 'cosine', 'constant' or 'square', got {kind!r}")

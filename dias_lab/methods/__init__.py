@@ -1,0 +1,109 @@
+"""Methods: one paper, one file. `build(config)` makes the one that `config.method` names.
+
+Every method is a `Method`: a frozen backbone and what is trained, `forward`, `losses`, and the shared `prepare` and
+`trace`. Its output is a NamedTuple that begins with features, slots, attention, keep, reconstruction,
+decoder_attention.
+
+Axes: T iterations, B images, N slots, h w locations, R pixels of the protocol's square.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from dias_lab import draws
+from dias_lab.config import Config
+from dias_lab.data.dataset import square
+from dias_lab.trace import AttentionTrace
+
+
+class Method(nn.Module):
+    """What all methods share: preparing images, drawing random numbers, tracing attention."""
+
+    def __init__(self, config: Config, backbone: nn.Module):
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def num_locations(self) -> int:
+        return self.backbone.grid[0] * self.backbone.grid[1]
+
+    def prepare(self, images: UInt8[Tensor, "B 3 H W"], segments: Int[Tensor, "B H W"] | None = None):
+        """The protocol's centre square at `config.image_size` (R), normalised: float [B 3 R R] (and int [B R R]).
+
+        Raises ValueError unless the images are uint8 [B 3 H W] and the segments have their size.
+        """
+        images, segments = square(images, segments, self.config.image_size)
+        images = self.normalise(images)
+        return images if segments is None else (images, segments)
+
+    def normalise(self, images: UInt8[Tensor, "B 3 R R"]) -> Float[Tensor, "B 3 R R"]:
+        return (images.to(self.device, non_blocking=True) - self.mean) / self.std
+
+    def draw(self, places, seed: int | None = None, step: int = 0, num_locations: int | None = None) -> draws.Draws:
+        """The random numbers of the images at `places` of the global batch; without a seed, torch's state gives one."""
+        seed = int(torch.randint(2**62, ())) if seed is None else seed
+        config = self.config
+        num_locations = num_locations or self.num_locations
+        return draws.draw(seed, step, places, config.num_slots, config.slot_dim, num_locations, config)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state dict without the frozen backbone, whose weights come from elsewhere."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+
+    def load_trained_state(self, state: dict[str, Tensor]):
+        """Load what `trained_state` gave. Raises ValueError that lists missing, extra and misshapen names."""
+        own = self.trained_state()
+        problems = [f"missing {name}" for name in own if name not in state]
+        problems += [f"unknown {name}" for name in state if name not in own]
+        problems += [
+            f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ]
+        if problems:
+            raise ValueError(f"these weights are not of this {type(self).__name__}: " + "; ".join(problems[:10]))
+        self.load_state_dict(state, strict=False)
+
+    @torch.no_grad()
+    def trace(self, images: UInt8[Tensor, "B 3 H W"], segments=None, seed: int = 0, names=None, about=None):
+        """The AttentionTrace of images in evaluation mode. Image i draws from (seed, i), whatever else is in the batch."""
+        was_training = self.training
+        self.eval()
+        pictures, cut = square(images, segments, self.config.image_size)
+        output = self(self.normalise(pictures), draws=self.draw(range(len(pictures)), seed))
+        self.train(was_training)
+        decoded = output.decoder_attention
+        return AttentionTrace(
+            images=pictures.permute(0, 2, 3, 1).cpu().numpy(),
+            attention=output.attention.cpu().numpy().astype(np.float16),
+            decoder_attention=None if decoded is None else decoded.cpu().numpy().astype(np.float16),
+            keep=output.keep.cpu().numpy(),
+            segments=None if cut is None else cut.cpu().numpy().astype(np.uint8),
+            names=list(names) if names is not None else [f"image {i}" for i in range(len(pictures))],
+            about={"method": self.config.method, "seed": seed, **(about or {})},
+        )
+
+
+def segments_from(attention: Float[Tensor, "B N h w"], size: int) -> Int[Tensor, "B R R"]:
+    """Arg-max segments at `size` pixels (R) of maps that are first upsampled bilinearly."""
+    return F.interpolate(attention.float(), size=(size, size), mode="bilinear", align_corners=False).argmax(dim=1)
+
+
+def build(config: Config) -> Method:
+    """The method that `config.method` names, with its initial weights drawn from `config.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.method == "dias":
+            from dias_lab.methods.dias import DIAS
+
+            return DIAS(config)
+    raise ValueError(f"there is no method {config.method!r}")

@@ -1,0 +1,144 @@
+"""DIAS: Slot Attention with re-Initialization and self-Distillation.
+
+Sources: Zhao et al. 2025, arXiv:2507.23755; exact shapes and initial values from the release Genera1Z/DIAS, which leaves
+re-initialization out (`form="released"`). What the paper leaves open is a Config field, U1 to U10.
+
+Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, D slot width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dias_lab import losses
+from dias_lab.draws import Draws
+from dias_lab.methods import Method
+from dias_lab.modules.aggregator import SlotAttention
+from dias_lab.modules.backbone import build_backbone
+from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
+from dias_lab.modules.redundancy import cluster, is_leader, merge_redundant, one_hot_members
+
+
+class DIASOutput(NamedTuple):
+    features: Float[Tensor, "B C h w"]  # the reconstruction's target
+    slots: Float[Tensor, "B N D"]
+    attention: Float[Tensor, "T B N h w"]
+    keep: Bool[Tensor, "B N"]  # False where a slot was redundant
+    reconstruction: Float[Tensor, "B C h w"]
+    decoder_attention: Float[Tensor, "B N h w"] | None
+
+
+class DIAS(Method):
+    def __init__(self, config):
+        backbone = build_backbone(config)
+        super().__init__(config, backbone)
+        dim, num_locations = backbone.feature_dim, backbone.grid[0] * backbone.grid[1]
+        width = config.project_dim or dim
+        self.project = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
+        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
+        self.initializer = initializer(config.num_slots, config.slot_dim)
+        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        if config.decoder == "mlp":
+            mlp_dim = config.decoder_mlp_dim or 2048
+            self.decoder = MLPDecoder(dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
+        else:
+            self.decoder = RandomOrderDecoder(
+                dim, config.slot_dim, num_locations, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim
+            )
+        for module in (self.project, self.aggregator, self.decoder):
+            zero_biases(module)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 R R"],
+        initial_slots: Float[Tensor, "B N D"] | None = None,
+        decoder_attention: bool | None = None,
+        keep: Bool[Tensor, "B N"] | None = None,
+        draws: Draws | None = None,
+    ) -> DIASOutput:
+        """One pass over prepared images. `draws` fixes every random number; without it they come from torch's state.
+
+        `initial_slots` replaces the initializer's sample, `keep` leaves slots out from the start (and merges no more),
+        `decoder_attention` asks for the decoder's map in training, or declines it in evaluation.
+        """
+        features = self.backbone(images)  # [B C h w]
+        B, _, h, w = features.shape
+        tokens = features.flatten(2).transpose(1, 2)  # [B L C]
+        draws = self.draw(places=range(B), num_locations=h * w) if draws is None else draws
+        draws = Draws(*(draw.to(images.device, non_blocking=True) for draw in draws))
+        if initial_slots is None:
+            initial_slots = self.initializer(features, B, noise=draws.slots)
+        slots, attention, keep = self.aggregate(self.project(tokens), initial_slots, keep, draws)
+        hide = dict(order=draws.order, visible=draws.visible) if self.training else {}
+        reconstruction, decoded = self.decoder(tokens, slots, keep, need_attention=decoder_attention, **hide)
+        if decoded is not None:
+            wanted = not self.training if decoder_attention is None else decoder_attention
+            decoded = decoded.unflatten(2, (h, w)) if wanted else None
+        reconstruction = reconstruction.transpose(1, 2).unflatten(2, (h, w))
+        return DIASOutput(features, slots, attention.unflatten(3, (h, w)), keep, reconstruction, decoded)
+
+    def aggregate(self, tokens, slots, keep, draws):
+        """Slots, every iteration's attention map [T B N L], and which slots were kept.
+
+        Aggregate, find out which slots say the same thing, and aggregate again from the slots that are left.
+        """
+        config = self.config
+        merging = config.merging if self.training or config.merge_in_evaluation else "none"
+        if merging == "none" or keep is not None:
+            slots, attention = self.aggregator(tokens, slots, keep)
+            return slots, attention, torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        after = config.reinitialized_iterations if merging == "reinitialize" else 0
+        slots, attention = self.aggregator(tokens, slots, num_iterations=config.num_iterations - after)
+        merged, kept, leader = self.merge(slots, draws)
+        if merging == "merge":  # a cluster's map is the sum of its members' maps
+            members = one_hot_members(leader).to(attention.dtype)
+            return merged, torch.cat([attention[:-1], (members @ attention[-1])[None]]), kept
+        if config.reinitialize_from == "sample":
+            merged = self.initializer(tokens, len(slots), noise=draws.restart)
+        elif config.reinitialize_from == "survivor":
+            merged = slots
+        mask = kept if config.mask_reinitialized else None
+        slots, reinitialized = self.aggregator(tokens, merged, mask, num_iterations=after)
+        return slots, torch.cat([attention, reinitialized]), kept if config.mask_reinitialized else torch.ones_like(kept)
+
+    def merge(self, slots, draws):
+        """Merged slots [B N D], keep mask [B N] and each slot's leader [B N]; untouched where the draw says so."""
+        config = self.config
+        options = (config.merge_threshold, config.linkage, config.min_kept)
+        merged, keep = merge_redundant(slots, *options, gradient=config.merge_gradient)
+        leader = cluster(slots, *options)
+        if self.training and config.merge_probability < 1:
+            alone = torch.arange(slots.shape[1], device=slots.device).expand_as(leader)
+            merged = torch.where(draws.merge[:, None, None], merged, slots)
+            leader = torch.where(draws.merge[:, None], leader, alone)
+            keep = is_leader(leader)
+        return merged, keep, leader
+
+    def losses(self, output: DIASOutput, progress: float) -> tuple[dict, dict]:
+        """Unweighted losses, and their weights at `progress` (0 to 1) through the training."""
+        config = self.config
+        terms = {"reconstruction": losses.reconstruction_loss(output.reconstruction, output.features)}
+        weights = {"reconstruction": 1.0}
+        if config.distillation != "none":
+            reinitialized = config.merging == "reinitialize" and config.teacher == "before_merging"
+            terms["distillation"] = losses.distillation_loss(
+                output.attention.flatten(3),
+                config.distillation,
+                config.matching,
+                teacher=-1 - config.reinitialized_iterations if reinitialized else -1,
+            )
+            share = losses.schedule(config.distillation_schedule, progress, config.distillation_start)
+            weights["distillation"] = config.distillation_weight * share
+        return terms, weights
+
+
+def zero_biases(module: nn.Module):
+    """The release starts the biases of linear layers and of the GRU at 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.GRUCell)):
+            for name, parameter in part.named_parameters(recurse=False):
+                if "bias" in name:
+                    nn.init.zeros_(parameter)

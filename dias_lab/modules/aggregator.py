@@ -1,0 +1,75 @@
+"""Slot Attention that keeps the attention map of every iteration.
+
+Sources: Locatello et al. 2020, arXiv:2006.15055, Algorithm 1; keeping all maps follows DIAS, Zhao et al. 2025,
+arXiv:2507.23755.
+
+Axes: B images, N slots, L = h * w locations, C feature channels, D slot width, T iterations.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Aggregation(NamedTuple):
+    slots: Float[Tensor, "B N D"]
+    attention: Float[Tensor, "T B N L"]  # sums to 1 over N: the slots compete for each location
+
+
+class SlotAttention(nn.Module):
+    """Iterated cross-attention from slots to features, normalised over slots."""
+
+    def __init__(self, feature_dim: int, slot_dim: int, mlp_dim: int, num_iterations: int = 3):
+        super().__init__()
+        self.num_iterations = num_iterations
+        self.norm_features = nn.LayerNorm(feature_dim)
+        self.norm_slots = nn.LayerNorm(slot_dim)
+        self.to_query = nn.Linear(slot_dim, slot_dim, bias=False)
+        self.to_key = nn.Linear(feature_dim, slot_dim, bias=False)
+        self.to_value = nn.Linear(feature_dim, slot_dim, bias=False)
+        self.gru = nn.GRUCell(slot_dim, slot_dim)
+        self.norm_mlp = nn.LayerNorm(slot_dim)
+        self.mlp = nn.Sequential(nn.Linear(slot_dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, slot_dim))
+
+    def forward(
+        self,
+        features: Float[Tensor, "B L C"],
+        slots: Float[Tensor, "B N D"],
+        keep: Bool[Tensor, "B N"] | None = None,
+        num_iterations: int | None = None,
+    ) -> Aggregation:
+        """Slots after the iterations, and every iteration's attention map.
+
+        Slots where `keep` is False stay out of the competition: their maps are exactly 0. Raises ValueError for fewer
+        than one iteration, and for an image that keeps no slot.
+        """
+        num_iterations = self.num_iterations if num_iterations is None else num_iterations
+        if num_iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+        if keep is not None and keep.device.type == "cpu" and not keep.any(dim=1).all():
+            raise ValueError("keep is False for every slot of an image: nothing is left to compete for its locations")
+        key, value = self.keys_and_values(features)  # [B L D]
+        maps = []
+        for _ in range(num_iterations):
+            slots, attention = self.step(slots, key, value, keep)
+            maps.append(attention)
+        return Aggregation(slots, torch.stack(maps))
+
+    def keys_and_values(self, features: Float[Tensor, "B L C"]) -> tuple[Tensor, Tensor]:
+        """What the slots attend to, [B L D] each: the same in every iteration."""
+        features = self.norm_features(features)
+        return self.to_key(features), self.to_value(features)
+
+    def step(self, slots, key, value, keep=None) -> tuple[Tensor, Tensor]:
+        """One iteration: slots [B N D] and attention [B N L]. The GRU's state is the slot *before* its norm."""
+        query = self.to_query(self.norm_slots(slots)) * slots.shape[-1] ** -0.5
+        logits = query @ key.transpose(1, 2)  # [B N L]
+        if keep is not None:
+            logits = logits.masked_fill(~keep[:, :, None], -torch.inf)
+        attention = logits.softmax(dim=1)  # over slots
+        weights = attention / (attention.sum(dim=2, keepdim=True) + 1e-5)  # mean over locations
+        update = weights @ value
+        slots = self.gru(update.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+        return slots + self.mlp(self.norm_mlp(slots)), attention

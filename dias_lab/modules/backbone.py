@@ -1,0 +1,142 @@
+"""Frozen backbones: image -> feature map.
+
+Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it); or the
+built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and Recht 2007) of local colour,
+texture and a little position.
+
+Axes: B images, C feature channels, h w the map's locations.
+"""
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Resizes the protocol's square to its own size and maps it to features. Frozen: no gradient, always in eval mode.
+
+    Attributes: `feature_dim` C, `grid` (h, w), `mean` and `std` of the normalisation, three numbers in 0..1 each.
+    """
+
+    def __init__(self, size: int, mean, std):
+        super().__init__()
+        self.size, self.mean, self.std = size, tuple(mean), tuple(std)
+
+    def measure(self):
+        """Find `feature_dim` and `grid` by one pass over an empty image. Raises ValueError if the image is too small."""
+        self.eval()  # before any pass: batch statistics must not move
+        try:
+            features = self(torch.zeros(1, 3, self.size, self.size))
+        except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"the backbone cannot take {self.size}x{self.size} pixels: {error}") from error
+        if 0 in features.shape:
+            raise ValueError(f"{self.size}x{self.size} pixels are less than one patch of the backbone")
+        self.feature_dim, self.grid = features.shape[1], tuple(features.shape[2:])
+        self.requires_grad_(False)
+        return self
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B C h w"]:
+        if images.shape[-2:] != (self.size, self.size):  # without antialias, as the released models were trained
+            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", align_corners=False)
+        return self.features(images)
+
+
+class TimmBackbone(Backbone):
+    def __init__(self, name: str, weights: str, arguments: dict, stage: int, size: int, mean=None, std=None):
+        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        if settings is None:
+            close = timm.list_models(f"*{name}*")[:3] or timm.list_models(f"{name[:6]}*")[:3]
+            raise ValueError(f"timm has no model {name!r}" + (f"; near: {', '.join(close)}" if close else ""))
+        super().__init__(size, mean or settings.mean, std or settings.std)
+        if settings.fixed_input_size:  # vision transformers: the position table is resampled to this size
+            arguments = {"img_size": size, **arguments}
+        model = create(name, weights, arguments)
+        self.model, self.stage = model, stage
+        self.measure()
+
+    def features(self, images):
+        return self.model.forward_intermediates(
+            images, indices=[self.stage], norm=False, output_fmt="NCHW", intermediates_only=True
+        )[0]
+
+
+def create(name: str, weights: str, arguments: dict) -> nn.Module:
+    """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly."""
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(name, pretrained=False, **arguments)
+    if weights == "pretrained":
+        try:
+            return timm.create_model(name, pretrained=True, **arguments)
+        except TypeError:  # a wrong argument for this model
+            raise
+        except Exception as error:  # the hub client raises many kinds
+            raise ValueError(
+                f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {error}). Without a "
+                'network, give a local file as backbone_weights, or use backbone="fourier", which needs none.'
+            ) from error
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ValueError(f'backbone_weights is "pretrained", "random" or a file; there is no file {path}')
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments)
+    except Exception as error:  # safetensors, torch and timm raise their own kinds
+        raise ValueError(f"{path} does not hold the weights of {name} {arguments or ''}: {error}") from error
+
+
+class FourierBackbone(Backbone):
+    """cos(W f + b) of f = mean colour, deviation and position of each square of `stride` pixels; W, b random, fixed."""
+
+    def __init__(self, size: int, dim: int = 128, stride: int = 8, bandwidth: float = 1.0, position: float = 0.2):
+        super().__init__(size, mean=(0.5,) * 3, std=(0.25,) * 3)
+        self.stride, self.position_weight = stride, position
+        random = torch.Generator().manual_seed(0)
+        frequency = bandwidth * torch.randn(dim, 8, generator=random)
+        phase = 2 * torch.pi * torch.rand(dim, generator=random)
+        self.register_buffer("frequency", frequency, persistent=False)
+        self.register_buffer("phase", phase, persistent=False)
+        self.measure()
+
+    def features(self, images):
+        described = self.describe(images)  # [B 8 h w]
+        return 2**0.5 * torch.cos(F.conv2d(described, self.frequency[:, :, None, None], self.phase))
+
+    def describe(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B 8 h w"]:
+        """Mean colour, its deviation within the square, and weighted position in -1..1."""
+        mean = F.avg_pool2d(images, self.stride)
+        deviation = (F.avg_pool2d(images.square(), self.stride) - mean.square()).clamp_min(1e-6).sqrt()
+        B, _, h, w = mean.shape
+        y = torch.linspace(-1, 1, h, device=images.device)[:, None].expand(h, w)
+        x = torch.linspace(-1, 1, w, device=images.device)[None, :].expand(h, w)
+        position = self.position_weight * torch.stack([y, x]).to(images.dtype).expand(B, 2, h, w)
+        return torch.cat([mean, deviation, position], dim=1)
+
+
+def build_backbone(config) -> Backbone:
+    if config.backbone == "fourier":
+        return FourierBackbone(
+            config.backbone_size,
+            config.fourier_dim,
+            config.fourier_stride,
+            config.fourier_bandwidth,
+            config.fourier_position,
+        )
+    return TimmBackbone(
+        config.backbone,
+        config.backbone_weights,
+        json.loads(config.backbone_arguments),
+        config.backbone_stage,
+        config.backbone_size,
+        config.statistics("image_mean"),
+        config.statistics("image_std"),
+    )

@@ -1,0 +1,134 @@
+"""Decoders: slots -> feature map, and the map of which slot explains which location.
+
+Sources: random-order decoding: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release Genera1Z/DIAS; MLP decoder:
+DINOSAUR, Seitzer et al. 2023, arXiv:2209.14860.
+
+Axes: B images, N slots, L = h * w locations, C feature channels, D slot width.
+"""
+
+import copy
+import warnings
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+class RandomOrderDecoder(nn.Module):
+    """A transformer that reconstructs all locations from a visible prefix of a random order, and from the slots.
+
+    In training each image sees a different number of locations of a different order; the others hold a mask token. In
+    evaluation, nothing is hidden or permuted. The order is one of *visibility*: attention is not causal.
+    """
+
+    def __init__(
+        self, feature_dim: int, slot_dim: int, num_locations: int, num_layers=4, num_heads=4, mlp_dim: int | None = None
+    ):
+        super().__init__()
+        if feature_dim % num_heads:
+            raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")
+        self.mask_token = nn.Parameter(torch.randn(1, 1, feature_dim) * feature_dim**-0.5)
+        self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, feature_dim)))
+        self.project_features = projection(feature_dim, feature_dim)
+        self.project_slots = projection(slot_dim, feature_dim)
+        self.norm_input = nn.LayerNorm(feature_dim, bias=False)  # the first layer's own norm, moved before the residual
+        first = DecoderLayer(feature_dim, num_heads, mlp_dim or 4 * feature_dim)
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))  # the release starts them equal
+        self.layers[0].norm_self = nn.Identity()
+
+    def forward(
+        self,
+        features: Float[Tensor, "B L C"],
+        slots: Float[Tensor, "B N D"],
+        keep: Bool[Tensor, "B N"] | None = None,
+        order: Int[Tensor, "B L"] | None = None,
+        visible: Int[Tensor, "B"] | None = None,
+        need_attention: bool | None = None,
+    ) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B N L"] | None]:
+        """Reconstruction and, where needed, the attention map of the last layer (mean over heads, sums to 1 over N).
+
+        `order` and `visible`: the first `visible` locations of `order` keep their features. In training the two are
+        drawn where not given; in evaluation nothing is hidden unless they are. `need_attention` defaults to evaluation
+        only: in training no weights are computed that nobody reads. Slots outside `keep` get exactly 0.
+        """
+        B, L, C = features.shape
+        need_attention = not self.training if need_attention is None else need_attention
+        if order is None and self.training:
+            order = torch.rand(B, L, device=features.device).argsort(dim=1)
+        if visible is None and order is not None:
+            visible = torch.randint(max(L - 1, 1), (B,), device=features.device)
+        tokens = self.project_features(features)
+        position = resize_position(self.position, L).to(tokens.dtype)  # [1 L C]
+        if order is not None:  # no causal mask anywhere: hiding in place equals permuting, decoding and permuting back
+            rank = order.argsort(dim=1)  # [B L]: when each location's turn comes
+            tokens = torch.where((rank < visible[:, None])[..., None], tokens, self.mask_token.to(tokens.dtype))
+        hidden = self.norm_input(tokens + position)
+        memory = self.project_slots(slots)
+        attention = None
+        for number, layer in enumerate(self.layers, start=1):
+            hidden, attention = layer(hidden, memory, keep, need_attention and number == len(self.layers))
+        return hidden, attention
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm transformer layer without biases: locations look at each other, then at the slots."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(dim, bias=False)
+        self.self_attention = nn.MultiheadAttention(dim, num_heads, bias=False, batch_first=True)
+        self.norm_cross = nn.LayerNorm(dim, bias=False)
+        self.cross_attention = nn.MultiheadAttention(dim, num_heads, bias=False, batch_first=True)
+        self.norm_mlp = nn.LayerNorm(dim, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim, bias=False), nn.GELU(), nn.Linear(mlp_dim, dim, bias=False))
+
+    def forward(self, hidden, slots, keep=None, need_attention=False):
+        query = self.norm_self(hidden)
+        hidden = hidden + self.self_attention(query, query, query, need_weights=False)[0]
+        hidden_slots = None if keep is None else ~keep
+        update, attention = self.cross_attention(
+            self.norm_cross(hidden), slots, slots, key_padding_mask=hidden_slots, need_weights=need_attention
+        )
+        hidden = hidden + update
+        hidden = hidden + self.mlp(self.norm_mlp(hidden))
+        return hidden, attention.transpose(1, 2) if need_attention else None  # [B N L]
+
+
+class MLPDecoder(nn.Module):
+    """Every slot paints the whole map on its own, with a weight a location; the weights compete by softmax."""
+
+    def __init__(self, feature_dim: int, slot_dim: int, num_locations: int, num_layers: int = 4, mlp_dim: int = 2048):
+        super().__init__()
+        self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, slot_dim)))
+        widths = [slot_dim] + [mlp_dim] * (num_layers - 1)
+        layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.GELU())]
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], feature_dim + 1))
+
+    def forward(self, features, slots, keep=None, order=None, visible=None, need_attention=None):
+        """Reconstruction [B L C] and the weights [B N L]. They make the reconstruction, so they are always there."""
+        position = resize_position(self.position, features.shape[1])
+        painted = self.mlp(slots[:, :, None] + position[:, None])  # [B N L C+1]
+        values, logits = painted[..., :-1], painted[..., -1]
+        if keep is not None:
+            logits = logits.masked_fill(~keep[:, :, None], -torch.inf)
+        attention = logits.softmax(dim=1)
+        return torch.einsum("bnl,bnlc->blc", attention, values), attention
+
+
+def projection(source: int, target: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(source, target, bias=False), nn.LayerNorm(target))
+
+
+def resize_position(position: Float[Tensor, "1 M C"], num_locations: int) -> Float[Tensor, "1 L C"]:
+    """The position table for another (square) map than the trained one, bilinear, with a warning that says so."""
+    trained = position.shape[1]
+    if trained == num_locations:
+        return position
+    old, new = round(trained**0.5), round(num_locations**0.5)
+    if old * old != trained or new * new != num_locations:
+        raise ValueError(f"a position table of {trained} locations cannot serve {num_locations}: both must be squares")
+    warnings.warn(f"position table resized from {old}x{old} to {new}x{new} locations", stacklevel=3)
+    table = position.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    table = F.interpolate(table, size=(new, new), mode="bilinear", align_corners=False)
+    return table.flatten(2).transpose(1, 2)

@@ -1,0 +1,301 @@
+"""The run directory: identity, status, atomic results, and one table of many runs.
+
+A run's state is never stored; it is read off its files (config.json, metrics.json, error.json, lock), so that a killed
+process cannot leave a lie behind. Every write goes to a file beside the target, is synced, and then takes the target's
+name: a reader sees the old content or the new one, nothing between.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+VERSIONED = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scipy", "lmdb", "papermill", "plotly")
+CLAIM_VARIABLE = "DIAS_LAB_CLAIM"  # a notebook's process inherits the claim of whoever executes it
+
+
+class RunBusy(RuntimeError):
+    """Another live process works in this run directory."""
+
+
+def root() -> Path:
+    """The project's folder, which relative paths start from.
+
+    The environment variable DIAS_LAB_ROOT; else the nearest folder, from the working directory upwards, with this
+    project's pyproject.toml; else the same from the package upwards; else (installed, used elsewhere) the working directory.
+    """
+    if os.environ.get("DIAS_LAB_ROOT"):
+        return Path(os.environ["DIAS_LAB_ROOT"]).expanduser().resolve()
+    here = Path.cwd()
+    return next(filter(_is_project, (here, *here.parents, *PACKAGE.parents)), here)
+
+
+def _is_project(folder: Path) -> bool:
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "dias-lab"
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+def resolve(path) -> Path:
+    """An absolute path; a relative one starts at `root()`."""
+    return root() / Path(path).expanduser()
+
+
+def short(path) -> str:
+    """The path from `root()` if it is inside, for messages and tables."""
+    path = resolve(path)
+    return (path.relative_to(root()) if path.is_relative_to(root()) else path).as_posix()
+
+
+def write_text(path, text: str) -> None:
+    """Replace the file's content at once, and only when all of it is on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path, value) -> None:
+    """Atomic JSON. NaN and infinities become null; NumPy and PyTorch scalars become numbers, paths become text."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def append_line(path, record: dict) -> None:
+    """One JSON line at the end of the file. A line that a killed process left unfinished is dropped first."""
+    line = (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
+    with open(path, "ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line)
+
+
+def read_lines(path) -> list[dict]:
+    """The records of a .jsonl file. Only the last line may be torn (kill -9 in the middle of writing); it is left out."""
+    lines = Path(path).read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):  # a complete line is followed by another part, empty at the file's end
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+    return records
+
+
+def _plain(value):
+    """`value` as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None  # false for NaN as well
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; pass numbers, text, lists or dicts")
+
+
+def about() -> dict:
+    """What a result must carry besides its numbers: commit, versions, time. The caller adds the device."""
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in VERSIONED if _version(name)}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"package": _version("dias-lab"), "commit": commit(), "created": now, "versions": versions}
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the package's own files, with "-dirty" when tracked files differ from it; None outside git."""
+
+    def git(*words):
+        result = subprocess.run(["git", "-C", PACKAGE, *words], check=False, capture_output=True, text=True)
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    try:  # a package installed inside somebody else's repository is not of that repository's commit
+        if git("ls-files", "--error-unmatch", "__init__.py") is None or not (name := git("rev-parse", "HEAD")):
+            return None
+        return name + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except OSError:  # no git
+        return None
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # from metadata: nothing is imported
+        return importlib.metadata.version(name)
+
+
+def code_hash() -> str:
+    """12 hexadecimal digits that change with any .py or .js file of the package."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+def state(run_dir) -> str:
+    """ "done", "running", "failed" or "todo", derived from the files.
+
+    done: metrics.json, with no error.json after it. running: the lock of a live process. failed: error.json, with no
+    config.json after it. Else todo: never started, or killed and ready to be resumed.
+    """
+    files = [Path(run_dir, name) for name in ("config.json", "metrics.json", "error.json")]
+    times = {path.name: path.stat().st_mtime_ns for path in files if path.exists()}
+    error = times.get("error.json", -1)
+    if times.get("metrics.json", -1) > error:
+        return "done"
+    if _holder(Path(run_dir) / "lock"):
+        return "running"
+    return "failed" if error >= 0 and error >= times.get("config.json", -1) else "todo"
+
+
+@contextlib.contextmanager
+def claim(run_dir):
+    """Hold the run directory against other processes; gives the claim's token.
+
+    A lock whose process is dead is removed. A process that was started under a claim (a notebook by headless.execute)
+    shares it. Raises RunBusy when another live process holds the directory.
+    """
+    lock = Path(run_dir) / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(8)
+    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token}
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            holder = _holder(lock)
+            if holder is None:
+                _remove_stale(lock)
+            elif holder["token"] and holder["token"] == os.environ.get(CLAIM_VARIABLE):
+                yield holder["token"]
+                return
+            else:
+                raise RunBusy(
+                    f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}. Wait for it or stop it; "
+                    f"if it is certainly gone, delete {lock}"
+                ) from None
+        else:
+            with open(descriptor, "w") as file:
+                json.dump(mine, file)
+            break
+    try:
+        yield token
+    finally:
+        if (_holder(lock) or {}).get("token") == token:  # deleted by hand, it may be somebody else's by now
+            lock.unlink(missing_ok=True)
+
+
+def _holder(lock: Path) -> dict | None:
+    """Who holds the lock; None when nobody does, or the process is dead."""
+    try:
+        age = time.time() - lock.stat().st_mtime
+        content = json.loads(lock.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:  # just created, or its writer was killed at that very moment
+        return {"pid": "unknown", "host": platform.node(), "token": ""} if age < 5 else None
+    if content["host"] != platform.node():
+        return content  # its processes cannot be seen from here
+    return content if _started(content["pid"]) == content["started"] else None
+
+
+def _remove_stale(lock: Path) -> None:
+    """Take a dead process's lock away; of several processes that want to, exactly one takes each lock."""
+    aside = lock.with_name(f"lock.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(lock, aside)
+        if _holder(aside):  # another process was faster, and this lock is its new one: give it back
+            os.replace(aside, lock)
+        aside.unlink(missing_ok=True)
+
+
+def _started(pid: int) -> str | None:
+    """When the process started, which tells it from a later one of the same number; None when it is dead."""
+    if os.path.exists("/proc/self/stat"):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    import psutil
+
+    try:
+        return repr(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def collect(folder="runs"):
+    """One row per run below `folder` (a directory with config.json), as a pandas DataFrame.
+
+    Columns: run (path below the project), state, problem, the fields of Config, those of metrics.json with dots
+    ("scores.decoder.ari", "about.commit"; "metrics.steps" where Config has the name already), and of scores/*.json
+    ("test-dias.decoder.ari"). A file that cannot be read makes its run "failed" with the reason in `problem`.
+    """
+    import pandas
+
+    rows = [_row(path.parent) for path in sorted(resolve(folder).rglob("config.json"))]
+    return pandas.DataFrame(rows, columns=None if rows else ["run", "state", "problem"])
+
+
+def _row(run_dir: Path) -> dict:
+    row = {"run": short(run_dir), "state": state(run_dir), "problem": None}
+
+    def read(path: Path) -> dict:
+        try:
+            return dict(read_json(path))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError) as error:
+            row.update(state="failed", problem=f"{path.name}: {error}")
+            return {}
+
+    if row["state"] == "failed" and (error := read(run_dir / "error.json")):
+        row["problem"] = f"{error.get('ename')}: {error.get('evalue')}"
+    row.update(read(run_dir / "config.json"))
+    for key, value in _flat(read(run_dir / "metrics.json")).items():
+        row[f"metrics.{key}" if key in row else key] = value
+    for path in sorted((run_dir / "scores").glob("*.json")):
+        row.update(_flat(read(path), f"{path.stem}."))
+    return row
+
+
+def _flat(value: dict, prefix: str = "") -> dict:
+    pairs = {}
+    for key, item in value.items():
+        pairs.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
+    return pairs

@@ -1,0 +1,240 @@
+"""AttentionTrace: the arrays that pictures of attention are made of, and their file.
+
+Needs numpy only, so that a trace opens on a laptop where torch is not installed. The file is a plain `.npz`, one array
+per field, read without pickle; `names` and `about` are JSON text in uint8 arrays.
+
+Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
+"""
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+SCHEMA = 1
+AXES = "T B N h w"
+CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F
+MAX_SLOTS = 255  # segments are uint8
+TOLERANCE = 1e-2  # of a sum of float16 numbers
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionTrace:
+    """What each slot attends to, at every iteration, on some images.
+
+    images             uint8 [B H W 3]
+    attention          float16 [T B N h w]: in [0, 1], sums to 1 over N; other float types are converted
+    decoder_attention  float16 [B N h w] or None: the decoder's map, of the same kind
+    keep               bool [B N]: False where a slot was merged away
+    segments           uint8 [B H W] or None: the true ones; 0 background, 1 to 253 objects, 254 overlap, 255 void
+    names              B strings; numbers if not given
+    about              what JSON can hold: method, run, seed, ...; `schema` and `axes` are filled in. `axes` names the
+                       axes of `attention`: "T B N h w", or "T (B F) N h w" where images are the frames of clips
+
+    Raises ValueError for arrays that are not so, naming the expected axes.
+    """
+
+    images: np.ndarray
+    attention: np.ndarray
+    decoder_attention: np.ndarray | None
+    keep: np.ndarray
+    segments: np.ndarray | None = None
+    names: list[str] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("images", "attention", "decoder_attention", "keep", "segments"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        images, height, width = self._check("images", self.images, "B H W 3", (None, None, None, 3), np.uint8)[:3]
+        maps = self._check("attention", self.attention, AXES, (None, images, None, None, None))
+        self._check("keep", self.keep, "B N", (images, maps[2]), np.bool_)
+        if maps[2] > MAX_SLOTS:
+            raise ValueError(f"a trace holds at most {MAX_SLOTS} slots, got {maps[2]}")
+        if self.decoder_attention is not None:
+            self._check("decoder_attention", self.decoder_attention, "B N h w", (images, maps[2], None, None))
+        if self.segments is not None:
+            self._check("segments", self.segments, "B H W", (images, height, width), np.uint8)
+        names = [str(name) for name in self.names] or [str(number) for number in range(images)]
+        if len(names) != images:
+            raise ValueError(f"{len(names)} names for {images} images: give one each, or none")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "about", _checked_about(self.about))
+        for name in ("attention", "decoder_attention"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, self._half(name))
+
+    def _check(self, name: str, array: np.ndarray, axes: str, shape: tuple, dtype=None) -> tuple[int, ...]:
+        """The array's shape, or ValueError if it differs from `shape`, where None stands for any positive length."""
+        fits = array.ndim == len(shape) and all(
+            length == wanted if wanted is not None else length > 0
+            for length, wanted in zip(array.shape, shape, strict=True)
+        )
+        if not fits:
+            lengths = " ".join("?" if wanted is None else str(wanted) for wanted in shape)
+            raise ValueError(f"{name} must be [{axes}], here [{lengths}], got {list(array.shape)}")
+        if dtype is not None and array.dtype != dtype:
+            raise ValueError(f"{name} must be {np.dtype(dtype)} [{axes}], got {array.dtype}")
+        if dtype is None and array.dtype.kind != "f":
+            raise ValueError(f"{name} must be floats [{axes}], got {array.dtype}")
+        return array.shape
+
+    def _half(self, name: str) -> np.ndarray:
+        """The maps as float16, once they are known to be a distribution over slots."""
+        maps = getattr(self, name)
+        low, high = float(maps.min()), float(maps.max())
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails, too
+            raise ValueError(f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}")
+        total = maps.sum(axis=-3, dtype=np.float32)  # [T B h w] or [B h w]
+        wrong = np.abs(total - 1) > TOLERANCE
+        wrong &= self.keep.any(axis=1)[:, None, None]
+        if wrong.any():
+            place = tuple(int(number) for number in np.argwhere(wrong)[0])
+            axes = "iteration, image, row, column" if maps.ndim == 5 else "image, row, column"
+            raise ValueError(
+                f"{name} must sum to 1 over slots, got {total[place]:g} at ({axes}) = {place}: "
+                "give the softmax over slots, not the weights renormalised over locations"
+            )
+        return maps.clip(0, 1).astype(np.float16)
+
+    @property
+    def num_images(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_iterations(self) -> int:
+        return self.attention.shape[0]
+
+    @property
+    def num_slots(self) -> int:
+        return self.attention.shape[2]
+
+    @property
+    def stops(self) -> list:
+        """Every map there is, in order: 0..T-1, then "decoder" if there is one. Each goes into the methods below."""
+        return list(range(self.num_iterations)) + ["decoder"] * (self.decoder_attention is not None)
+
+    def maps_of(self, which) -> np.ndarray:
+        """Attention maps float16 [B N h w] of an iteration (an index from 0), or of the "decoder"."""
+        if which not in self.stops:
+            raise ValueError(f"the trace has no map {which!r}; it has {', '.join(map(repr, self.stops))}")
+        return self.decoder_attention if which == "decoder" else self.attention[which]
+
+    def segments_of(self, which) -> np.ndarray:
+        """Segments uint8 [B H W]: the slot whose upsampled map is the largest (a slot left out has a map of zeros)."""
+        height, width = self.images.shape[1:3]
+        return np.stack([upsample(maps, height, width).argmax(axis=0) for maps in self.maps_of(which)]).astype(np.uint8)
+
+    def entropy_of(self, which) -> np.ndarray:
+        """How undecided each location is, float32 [B h w]: entropy over slots / log N; 0 one slot, 1 all alike."""
+        maps = self.maps_of(which).astype(np.float32)
+        entropy = -(maps * np.log(np.maximum(maps, 1e-12))).sum(axis=1)
+        return (entropy / math.log(max(self.num_slots, 2))).clip(0, 1)
+
+    def __getitem__(self, images) -> "AttentionTrace":
+        """The trace of some of the images: a slice, a list of indices, or one index (the result has one image)."""
+        chosen = np.atleast_1d(np.arange(self.num_images)[images])
+        return AttentionTrace(
+            images=self.images[chosen],
+            attention=self.attention[:, chosen],
+            decoder_attention=None if self.decoder_attention is None else self.decoder_attention[chosen],
+            keep=self.keep[chosen],
+            segments=None if self.segments is None else self.segments[chosen],
+            names=[self.names[image] for image in chosen],
+            about=self.about,
+        )
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def save(self, path) -> None:
+        """Write `path`, whole or not at all. Folders that are missing are made."""
+        path = Path(path)
+        arrays = {"images": self.images, "attention": self.attention, "keep": self.keep}
+        arrays |= {"names": _to_bytes(self.names), "about": _to_bytes(self.about)}
+        for name in ("decoder_attention", "segments"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with open(beside, "wb") as file:  # a file, since numpy appends .npz to a name
+                np.savez_compressed(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path) -> "AttentionTrace":
+        """The trace in a file that `save` wrote. Raises ValueError, naming the file, for anything else."""
+        try:
+            with open(path, "rb") as file:
+                arrays = _read(file)
+            about = arrays.pop("about", None)  # first: a newer file may hold anything else
+            about = _checked_about({} if about is None else _from_bytes("about", about))
+            missing = {"images", "attention", "keep", "names"} - set(arrays)
+            if missing:
+                raise ValueError(f"it has no array {', '.join(sorted(missing))}")
+            arrays["names"] = _from_bytes("names", arrays["names"])
+            optional = {"decoder_attention": None, "segments": None}
+            return cls(**{**optional, **arrays, "about": about})
+        except (ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a trace that can be read: {error}") from error
+
+
+def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Maps [... h w] resized to float32 [... height width], bilinear.
+
+    Pixel centres are aligned and the border is repeated: torch's interpolate(mode="bilinear", align_corners=False).
+    """
+    rows, columns = _interpolation(maps.shape[-2], height), _interpolation(maps.shape[-1], width)
+    return rows @ maps.astype(np.float32) @ columns.T
+
+
+def _interpolation(size: int, new_size: int) -> np.ndarray:
+    """The matrix float32 [new_size size] of linear interpolation."""
+    position = ((np.arange(new_size) + 0.5) * (size / new_size) - 0.5).clip(0, size - 1)
+    return np.maximum(1 - np.abs(position[:, None] - np.arange(size)), 0).astype(np.float32)
+
+
+def _checked_about(about) -> dict:
+    if not isinstance(about, dict):
+        raise ValueError(f"about must be a dict, got {type(about).__name__}")
+    about = {"schema": SCHEMA, "axes": AXES, **about}
+    if type(about["schema"]) is not int or not 1 <= about["schema"] <= SCHEMA:
+        raise ValueError(
+            f"its schema is {about['schema']!r}, this version of dias_lab reads up to {SCHEMA}: update dias_lab"
+        )
+    if about["axes"] not in (AXES, CLIP_AXES):
+        raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
+    return about
+
+
+def _read(file) -> dict[str, np.ndarray]:
+    """The arrays of a trace's file, by name; other names are left alone."""
+    names = ("images", "attention", "decoder_attention", "keep", "segments", "names", "about")
+    archive = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array, not an .npz file")
+    with archive:
+        return {name: np.asarray(archive[name]) for name in names if name in archive}
+
+
+def _to_bytes(value) -> np.ndarray:
+    try:
+        return np.frombuffer(json.dumps(value).encode(), np.uint8)
+    except TypeError as error:
+        raise ValueError(f"`about` must be what JSON can hold: {error}") from None
+
+
+def _from_bytes(name: str, array: np.ndarray):
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise ValueError(f"{name} must be JSON text as uint8 [length], got {array.dtype} {list(array.shape)}")
+    return json.loads(array.tobytes())

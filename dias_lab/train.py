@@ -1,0 +1,251 @@
+"""Training: fit(config, run_dir), on Lightning Fabric; exact resume.
+
+Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their L2 norm, as in the release of
+DIAS (Genera1Z/DIAS). The best checkpoint is chosen on the validation split, which is never the test split. A step is a
+pure function of the weights and (seed, step), so a killed run that resumes ends with the same weights, bit for bit.
+"""
+
+import math
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from dias_lab import checkpoint, runs
+from dias_lab.config import Config
+from dias_lab.data import store as stores
+from dias_lab.data.dataset import batches
+from dias_lab.evaluate import METRICS, evaluate
+from dias_lab.methods import Method, build
+
+FREE_TO_CHANGE = {"data", "workers", "device", "log_every"}  # a resumed run may have these differ
+SCALER_PATIENCE = 50  # steps in a row that fp16's gradient scaler may skip
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient became NaN or infinite."""
+
+
+def fit(config: Config, run_dir, progress: bool = True) -> dict:
+    """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
+
+    Writes config.json, metrics.jsonl, checkpoints/ and metrics.json there (`runs.py` says what they are). Raises
+    ValueError where the run directory belongs to another config, runs.RunBusy where another process trains in it, and
+    NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite.
+    """
+    run_dir = runs.resolve(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with runs.claim(run_dir):
+        _check_same_config(config, run_dir)
+        if runs.state(run_dir) == "done" or (run_dir / "metrics.json").exists():
+            return runs.read_json(run_dir / "metrics.json")
+        (run_dir / "error.json").unlink(missing_ok=True)
+        runs.write_json(run_dir / "config.json", config.to_dict())
+        try:
+            return Training(config, run_dir).run(progress)
+        except Exception as error:
+            report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
+            runs.write_json(run_dir / "error.json", report)
+            raise
+
+
+def _check_same_config(config: Config, run_dir: Path):
+    if not (run_dir / "config.json").exists():
+        return
+    old, new = Config.load(run_dir).to_dict(), config.to_dict()
+    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name]]
+    changed = [text for text in changed if text.split()[0] not in FREE_TO_CHANGE]
+    if changed:
+        raise ValueError(
+            f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
+        )
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """Linear from 0 over the warm-up, then a cosine down to `final_learning_rate` of the peak at `config.steps`."""
+    warmup = int(config.warmup * config.steps)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    share = (step - warmup) / max(config.steps - warmup, 1)
+    low = config.learning_rate * config.final_learning_rate
+    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Training:
+    """One process's part of a run: the model, the optimiser, and the loop."""
+
+    def __init__(self, config: Config, run_dir: Path):
+        self.config, self.run_dir = config, run_dir
+        self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+        folder = runs.resolve(config.data)
+        self.train_store = stores.open(folder / "train.lmdb")
+        self.validation_store = stores.open(folder / "validation.lmdb")
+        self.model = build(config)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.step = 0  # updates done
+        self.best = {"step": 0, "score": -math.inf}
+        self.seconds, self.skipped = 0.0, 0
+        self.scores: dict = {}
+
+    def run(self, progress: bool) -> dict:
+        config = self.config
+        self.resume()
+        self.model.train()
+        bar = tqdm(
+            batches(self.train_store, config, step=self.step),
+            total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1,
+        )  # fmt: skip
+        sums, count, mark = {}, 0, time.perf_counter()
+        for batch in bar:
+            values = self.update(batch)
+            self.step += 1
+            count += 1
+            sums = {name: sums.get(name, 0) + value for name, value in values.items()}
+            due = self.step % config.evaluate_every == 0 or self.step == config.steps
+            if due or self.step % config.log_every == 0:
+                elapsed = time.perf_counter() - mark
+                self.log({name: float(value) / count for name, value in sums.items()}, count / elapsed, bar)
+                if due:
+                    self.evaluate_and_save()
+                self.seconds += time.perf_counter() - mark
+                sums, count, mark = {}, 0, time.perf_counter()
+        return self.finish()
+
+    def update(self, batch) -> dict:
+        """One optimiser step; the losses as tensors on the device."""
+        config = self.config
+        images = self.model.normalise(batch["image"])
+        draws = self.model.draw(range(config.batch_size), config.seed, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, config)
+        output = self.wrapped(images, draws=draws)
+        losses, self.weights = self.model.losses(output, self.step / config.steps)
+        loss = sum(self.weights[name] * losses[name] for name in losses)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False
+        )
+        self.check_finite(loss, norm, images, batch, draws)
+        self.optimizer.step()
+        values = {"loss": loss, **losses, "gradient_norm": norm, "kept": output.keep.float().sum(1).mean()}
+        return {name: value.detach() for name, value in values.items()}
+
+    def check_finite(self, loss, norm, images, batch, draws):
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        self.skipped = 0 if finite else self.skipped + 1
+        scaler_may_skip = self.config.precision == "16-mixed" and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE
+        if finite or scaler_may_skip:
+            return
+        culprit = first_non_finite(self.model, images, draws, self.step / self.config.steps)
+        folder = self.run_dir / "nonfinite" / str(self.step)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"image": batch["image"].contiguous(), "item": batch["info"]["item"]}, folder / "batch.safetensors")
+        save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
+        raise NonFiniteError(
+            f"step {self.step}: the loss is {loss.item()}, the gradient norm {norm.item()}; the first tensor that "
+            f"went bad is {culprit}. The batch and the weights are in {folder}. A lower learning_rate or precision='32-true' may help."
+        )
+
+    def log(self, means: dict, steps_per_second: float, bar):
+        rate = steps_per_second * self.config.batch_size
+        line = {"step": self.step, **means, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        line |= {f"weight_{name}": value for name, value in self.weights.items()}
+        runs.append_line(self.run_dir / "metrics.jsonl", {**line, "images_per_second": rate})
+        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
+
+    def evaluate_and_save(self):
+        """Scores on the validation split, then the checkpoint that they belong to."""
+        limit = self.config.evaluate_images
+        self.scores = evaluate(self.model, self.validation_store, self.config.protocol, limit=limit).scores
+        runs.append_line(self.run_dir / "metrics.jsonl", {"step": self.step, "validation": self.scores})
+        score = selection_score(self.scores)
+        if not score <= self.best["score"]:  # also where there is no score to compare
+            self.best = {"step": self.step, "score": score if score == score else -math.inf, "scores": self.scores}
+        state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
+        scaler = getattr(self.fabric._precision, "scaler", None)
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
+        best = {**self.best, "score": self.best["score"] if math.isfinite(self.best["score"]) else None}
+        checkpoint.save(self.run_dir, self.step, self.model, state, {"best": best, "seconds": self.seconds})
+        runs.write_json(self.run_dir / "checkpoints" / "best.json", best)
+        checkpoint.prune(self.run_dir, keep={self.step, self.best["step"]})
+
+    def resume(self):
+        """Go back to the last complete checkpoint: weights, optimiser, and the log up to its step."""
+        there = checkpoint.steps(self.run_dir)
+        log = self.run_dir / "metrics.jsonl"
+        if there:
+            state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            if "scaler" in state:
+                self.fabric._precision.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds, self.best = progress["step"], progress["seconds"], progress["best"]
+            self.best["score"] = -math.inf if self.best["score"] is None else self.best["score"]
+            self.scores = self.best.get("scores", {})
+        lines = runs.read_lines(log) if log.exists() else []
+        kept = [line for line in lines if line["step"] <= self.step]
+        log.unlink(missing_ok=True)
+        for line in kept:
+            runs.append_line(log, line)
+
+    def finish(self) -> dict:
+        device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else "cpu"
+        last = [line for line in runs.read_lines(self.run_dir / "metrics.jsonl") if "loss" in line][-1]
+        result = {
+            "steps": self.step,
+            "best_step": self.best["step"],
+            "seconds": self.seconds,
+            "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
+            "loss": {name: last[name] for name in ("loss", "reconstruction", "distillation") if name in last},
+            "scores": self.best["scores"],
+            "about": {**runs.about(), "device": device, "seed": self.config.seed, "threads": torch.get_num_threads()},
+        }
+        runs.write_json(self.run_dir / "metrics.json", result)
+        return result
+
+
+def selection_score(scores: dict) -> float:
+    """What chooses the best checkpoint: the mean of the decoder map's four scores; NaN where none is defined."""
+    values = [scores["decoder"][metric] for metric in METRICS]
+    defined = [value for value in values if value is not None and value == value]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def first_non_finite(model: Method, images, draws, progress: float) -> str:
+    """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
+    if not torch.isfinite(images).all():
+        return "the images"
+    found, handles = [], []
+
+    def look(name):
+        def hook(module, inputs, output):
+            tensors = output if isinstance(output, tuple) else (output,)
+            if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
+                found.append(f"the output of {name or 'the model'}")
+
+        return hook
+
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name}"
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_hook(look(name)))
+    output = model(images, draws=draws)
+    for handle in handles:
+        handle.remove()
+    losses, weights = model.losses(output, progress)
+    found += [f"the loss {name}" for name, loss in losses.items() if not torch.isfinite(loss)]
+    if found:
+        return found[0]
+    model.zero_grad()
+    sum(weights[name] * losses[name] for name in losses).backward()
+    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the gradient of {gradients[-1]}" if gradients else "not found when the step was done again in full precision"

@@ -1,0 +1,23 @@
+"""Pictures of attention traces: palette, overlays, figures, and the explorer. Needs numpy and plotting, never torch."""
+
+import importlib
+
+_HOME = {
+    "explore": "explorer",
+    "Explorer": "explorer",
+    "iterations_figure": "figures",
+    "figure_html": "figures",
+    "print_iterations": "figures",
+    "gallery": "figures",
+    "learning_curves": "figures",
+    "use": "palette",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    """A public name from its module, imported on first use: plotly takes longer to import than a trace to load."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

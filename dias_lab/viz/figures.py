@@ -1,0 +1,250 @@
+"""Figures of an AttentionTrace, and learning curves.
+
+`iterations_figure` and `learning_curves` are plotly figures that need no kernel; `print_iterations` and `gallery` are
+matplotlib figures for paper. Maps are in viridis from 0 to 1, slots in the palette's colours, y points down.
+
+Axes: B images, T iterations, N slots, h w locations, H W pixels. Text counts iterations from 1, slots from 0.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib import pyplot
+from PIL import Image
+from plotly import graph_objects as go
+from plotly.subplots import make_subplots
+
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz import overlay, palette
+
+
+def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 150) -> go.Figure:
+    """One image's maps with a slider over the iterations, the decoder's map last.
+
+    Panels, each `size` pixels wide: the image, the true segments if there are any, the arg-max segments, and every
+    slot's map at its own resolution, smoothed by the browser. Zooming one zooms all. The slider switches traces on and
+    off; there are no animation frames, so nothing plays by itself and the figure opens on the first iteration. Segments
+    are the arg-max over the slots that are kept in the end, at every iteration.
+    """
+    trace = trace[[image]]
+    height, width = trace.images.shape[1:3]
+    fixed = [("image", _source(trace.images[0], "JPEG"))]
+    if trace.segments is not None:
+        fixed.append(("true segments", _source(overlay.colour_true_segments(trace.segments[0]))))
+    titles = [title for title, _ in fixed] + ["arg-max segments"]
+    titles += [_slot_title(trace, slot) for slot in range(trace.num_slots)]
+    columns = min(len(titles), 6, max(4, math.ceil(math.sqrt(2.2 * len(titles)))))
+    rows = math.ceil(len(titles) / columns)
+    places = [(1 + panel // columns, 1 + panel % columns) for panel in range(len(titles))]
+
+    panel_height = size * height / width
+    gap, title_height, top, bottom, left, right = 10, 22, 86, 92, 40, 110  # pixels
+    plot_width = columns * size + (columns - 1) * gap
+    plot_height = rows * panel_height + (rows - 1) * (gap + title_height)
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles,
+        horizontal_spacing=gap / plot_width, vertical_spacing=(gap + title_height) / plot_height,
+    )  # fmt: skip
+    for (_, source), (row, column) in zip(fixed, places, strict=False):
+        figure.add_trace(go.Image(source=source, hoverinfo="skip"), row, column)
+    for stop in trace.stops:
+        shown = stop == 0
+        segments = _source(overlay.colour_segments(trace.segments_of(stop)[0]))
+        row, column = places[len(fixed)]
+        figure.add_trace(go.Image(source=segments, hoverinfo="skip", visible=shown), row, column)
+        percent = np.round(100 * trace.maps_of(stop)[0].astype(np.float32)).astype(np.uint8)  # a byte per location
+        for slot, (row, column) in enumerate(places[len(fixed) + 1 :]):
+            figure.add_trace(_heat_map(percent[slot], slot, (height, width), visible=shown), row, column)
+
+    figure.update_xaxes(visible=False, range=[-0.5, width - 0.5], matches="x")
+    figure.update_yaxes(visible=False, range=[height - 0.5, -0.5], matches="y")
+    figure.update_annotations(font_size=13)
+    for slot, annotation in enumerate(figure.layout.annotations[len(fixed) + 1 :]):
+        annotation.font.color = palette.ink(slot) if trace.keep[0, slot] else palette.MERGED
+    bar = {
+        "title": "attention",
+        "tickvals": [0, 50, 100],
+        "ticktext": ["0", "0.5", "1"],
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
+    figure.update_layout(
+        template=palette.template(),
+        title={"text": _title(trace), "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14}},
+        width=plot_width + left + right,
+        height=plot_height + top + bottom,
+        margin={"l": left, "r": right, "t": top, "b": bottom},
+        coloraxis={"cmin": 0, "cmax": 100, "colorscale": "Viridis", "colorbar": bar},
+        modebar={"remove": ["zoomIn2d", "zoomOut2d", "autoScale2d"]},  # they would cover the title
+        sliders=[_slider(trace, len(fixed))],
+    )
+    return figure
+
+
+def figure_html(figure: go.Figure) -> str:
+    """The figure as a whole HTML page that needs no network: plotly.js (4.9 MB) is inside. Nothing plays by itself."""
+    return figure.to_html(include_plotlyjs=True, full_html=True, auto_play=False)
+
+
+def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
+    """One image's maps for print, as a matplotlib Figure: a row per iteration and one for the decoder.
+
+    Columns, each `size` inches wide: the image with the true segments below it, the arg-max segments laid over the
+    image, and every slot's map, upsampled.
+    """
+    trace = trace[[image]]
+    height, width = trace.images.shape[1:3]
+    titles = ["image", "segments"] + [_slot_title(trace, slot, "\n") for slot in range(trace.num_slots)]
+    figure, axes = _panels(len(trace.stops), len(titles), size, height / width, title=_title(trace, "\n"))
+    axes[0, 0].imshow(trace.images[0])
+    if trace.segments is not None and len(axes) > 1:
+        axes[1, 0].imshow(overlay.colour_true_segments(trace.segments[0]))
+        axes[1, 0].text(0.04, 0.04, "true segments", color="white", fontsize=7, transform=axes[1, 0].transAxes)
+    for row, stop in zip(axes, trace.stops, strict=True):
+        segments = trace.segments_of(stop)[0]
+        row[0].set_ylabel(_stop_name(stop), fontsize=9)
+        row[1].imshow(_segments_over(trace.images[0], segments))
+        for slot, panel in enumerate(row[2:]):
+            maps = overlay.upsample(trace.maps_of(stop)[0, slot], height, width)
+            drawn = panel.imshow(maps, cmap=palette.MAPS, vmin=0, vmax=1)
+    for column, panel in enumerate(axes[0]):
+        slot = column - 2
+        colour = "black" if slot < 0 else palette.ink(slot) if trace.keep[0, slot] else palette.MERGED
+        panel.set_title(titles[column], color=colour, fontsize=9, fontweight="bold" if slot >= 0 else "normal")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, pad=0.01, ticks=[0, 0.5, 1])
+    bar.set_label("attention", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1.3):
+    """All images of a trace side by side with their segments, as a matplotlib Figure.
+
+    For each image: itself, its true segments if there are any, and the arg-max segments of the maps in `which`: an
+    iteration's index, "decoder", or a list of them; None means the first iteration, the last one and the decoder.
+    `columns` images stand in a row; a panel is `size` inches wide.
+    """
+    if which is None:
+        which = list(dict.fromkeys([0, trace.num_iterations - 1, trace.stops[-1]]))
+    elif isinstance(which, (str, int)):
+        which = [which]
+    panels = [("image", trace.images)]
+    if trace.segments is not None:
+        panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
+    panels += [(_stop_name(stop), _segments_over(trace.images, trace.segments_of(stop))) for stop in which]
+
+    columns = min(columns, len(trace))
+    rows = math.ceil(len(trace) / columns)
+    height, width = trace.images.shape[1:3]
+    figure, axes = _panels(rows, columns * len(panels), size, height / width)
+    for image, name in enumerate(trace.names):
+        row, first = image // columns, image % columns * len(panels)
+        for panel, (title, pictures) in zip(axes[row, first : first + len(panels)], panels, strict=True):
+            panel.imshow(pictures[image])
+            if row == 0:
+                panel.set_title(title, fontsize=9)
+        axes[row, first].set_ylabel(name if len(name) < 16 else f"…{name[-14:]}", fontsize=7)
+    return figure
+
+
+def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | None = None) -> go.Figure:
+    """Curves of the values in `metrics.jsonl` over training steps, as a plotly Figure.
+
+    `records` are one run's rows (dicts with "step" and values), or several runs as {name: rows}. A run has one colour,
+    a key one dash. Rows without a key, or with None or NaN, are left out. Raises ValueError for a key in no row.
+    """
+    runs = records if isinstance(records, dict) else {"": records}
+    runs = {name: list(rows) for name, rows in runs.items()}
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    present = {key for rows in runs.values() for row in rows for key in row} - {"step"}
+    for key in keys:
+        if key not in present:
+            raise ValueError(f"no record has {key!r}; they have {', '.join(sorted(present)) or 'nothing'}")
+    dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+    figure = go.Figure()
+    for number, (name, rows) in enumerate(runs.items()):
+        for order, key in enumerate(keys):
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and row[key] == row[key]]
+            colour = number if len(runs) > 1 else order
+            label = " ".join(part for part in (name, key if len(keys) > 1 or not name else "") if part)
+            figure.add_trace(go.Scatter(
+                x=np.array([step for step, _ in points]), y=np.array([value for _, value in points], np.float32),
+                mode="lines+markers" if len(points) < 30 else "lines", name=label,
+                line={"color": palette.ink(colour), "dash": dashes[order % len(dashes)] if len(runs) > 1 else "solid"},
+            ))  # fmt: skip
+    figure.update_layout(
+        template=palette.template(),
+        title=title or f"{', '.join(keys)} over training",
+        xaxis_title="step",
+        yaxis_title=", ".join(keys),
+        showlegend=len(figure.data) > 1,
+        height=360,
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        hovermode="x unified",
+    )
+    return figure
+
+
+def _heat_map(percent: np.ndarray, slot: int, size: tuple[int, int], visible: bool) -> go.Heatmap:
+    """One map uint8 [h w], in percent, stretched over an image of `size` pixels."""
+    step_y, step_x = size[0] / percent.shape[0], size[1] / percent.shape[1]
+    return go.Heatmap(
+        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best", coloraxis="coloraxis",
+        hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
+    )  # fmt: skip
+
+
+def _slider(trace: AttentionTrace, num_fixed: int) -> dict:
+    steps = []
+    for stop in trace.stops:
+        visible = [True] * num_fixed + [other == stop for other in trace.stops for _ in range(trace.num_slots + 1)]
+        steps.append({"label": _stop_name(stop), "method": "restyle", "args": [{"visible": visible}]})
+    return {"active": 0, "steps": steps, "x": 0, "len": 1, "pad": {"t": 24}, "currentvalue": {"visible": False}}
+
+
+def _title(trace: AttentionTrace, line_break: str = "<br>") -> str:
+    """What is seen, of a trace with one image."""
+    merged = np.flatnonzero(~trace.keep[0])
+    text = f"{trace.names[0]}: where {trace.num_slots} slots look, iteration by iteration"
+    if len(merged):
+        text += f"{line_break}merged away: slot{'s' * (len(merged) > 1)} {', '.join(map(str, merged))}"
+    return text
+
+
+def _slot_title(trace: AttentionTrace, slot: int, separator: str = ", ") -> str:
+    return f"slot {slot}" if trace.keep[0, slot] else f"slot {slot}{separator}merged"
+
+
+def _stop_name(stop) -> str:
+    return "decoder" if stop == "decoder" else f"iteration {stop + 1}"
+
+
+def _segments_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    grey = image.mean(axis=-1, keepdims=True)  # the image's own colours would change the slots'
+    return overlay.draw_outlines(overlay.blend(grey, overlay.colour_segments(segments), 0.6), segments)
+
+
+def _panels(rows: int, columns: int, size: float, aspect: float, title: str | None = None):
+    """A matplotlib figure of empty panels [rows columns]; closed, so that a notebook shows it once."""
+    shape = (columns * size * 1.06 + 0.7, rows * size * aspect * 1.06 + 0.5 + 0.4 * (title is not None))
+    figure, axes = pyplot.subplots(rows, columns, figsize=shape, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    for panel in axes.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        for side in panel.spines.values():
+            side.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    pyplot.close(figure)
+    return figure, axes
+
+
+def _source(image: np.ndarray, form: str = "PNG") -> str:
+    """An image uint8 [H W 3] as a data address."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, form, **({"quality": 92} if form == "JPEG" else {"optimize": True}))
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

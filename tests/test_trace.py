@@ -1,0 +1,260 @@
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from dias_lab.trace import CLIP_AXES, AttentionTrace, upsample
+
+B, T, N, h, w, H, W = 2, 3, 4, 5, 6, 20, 27
+
+
+@pytest.fixture
+def fields():
+    random = np.random.default_rng(0)
+    keep = np.ones((B, N), bool)
+    keep[1, 2] = False
+    return {
+        "images": random.integers(0, 256, (B, H, W, 3), dtype=np.uint8),
+        "attention": maps(random, (T, B)),
+        "decoder_attention": maps(random, (B,)),
+        "keep": keep,
+        "segments": random.integers(0, 4, (B, H, W), dtype=np.uint8),
+        "names": ["apple", "bowl, äöü"],
+        "about": {"method": "dias", "seed": 3},
+    }
+
+
+def maps(random, leading):
+    logits = 3 * random.standard_normal((*leading, N, h, w))
+    return (np.exp(logits) / np.exp(logits).sum(axis=-3, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def trace(fields):
+    return AttentionTrace(**fields)
+
+
+def test_save_then_load_is_the_same_trace(trace, tmp_path):
+    path = tmp_path / "new folder" / "x.npz"
+    trace.save(path)
+    again = AttentionTrace.load(path)
+    for name in ("images", "attention", "decoder_attention", "keep", "segments"):
+        first, second = getattr(trace, name), getattr(again, name)
+        assert first.dtype == second.dtype
+        np.testing.assert_array_equal(first, second)
+    assert again.names == trace.names
+    assert again.about == trace.about == {"schema": 1, "axes": "T B N h w", "method": "dias", "seed": 3}
+    assert [file.name for file in path.parent.iterdir()] == ["x.npz"]
+
+
+def test_what_is_optional_stays_none(fields, tmp_path):
+    fields |= {"decoder_attention": None, "segments": None, "names": []}
+    AttentionTrace(**fields).save(tmp_path / "x.npz")
+    again = AttentionTrace.load(tmp_path / "x.npz")
+    assert again.decoder_attention is None and again.segments is None
+    assert again.names == ["0", "1"]
+    assert again.stops == [0, 1, 2]
+
+
+def test_a_failed_save_leaves_the_old_file(trace, fields, tmp_path):
+    trace.save(tmp_path / "x.npz")
+    before = (tmp_path / "x.npz").read_bytes()
+    fields["about"] = {"seed": {1, 2}}
+    with pytest.raises(ValueError, match="JSON"):
+        AttentionTrace(**fields).save(tmp_path / "x.npz")
+    assert (tmp_path / "x.npz").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_maps_become_half_precision(trace, fields):
+    assert trace.attention.dtype == trace.decoder_attention.dtype == np.float16
+    np.testing.assert_allclose(trace.attention, fields["attention"], atol=1e-3)
+    assert (trace.num_images, len(trace), trace.num_iterations, trace.num_slots) == (B, B, T, N)
+    assert trace.stops == [0, 1, 2, "decoder"]
+
+
+@pytest.mark.parametrize("size", [(20, 27), (5, 6), (16, 16), (3, 4), (1, 1)])
+def test_upsampling_equals_torch(size):
+    values = np.random.default_rng(0).random((2, 3, 5, 6), dtype=np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(values), size, mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(upsample(values, *size), expected.numpy(), atol=1e-6)
+
+
+def test_segments_equal_torch(fields):
+    trace = AttentionTrace(**fields | {"keep": np.ones((B, N), bool)})
+    for which in trace.stops:
+        values = torch.from_numpy(trace.maps_of(which).astype(np.float32))
+        larger = torch.nn.functional.interpolate(values, (H, W), mode="bilinear", align_corners=False)
+        segments = trace.segments_of(which)
+        assert segments.dtype == np.uint8
+        np.testing.assert_array_equal(segments, larger.argmax(dim=1).numpy())
+
+
+def test_slots_that_are_left_out_never_win(fields):
+    for maps in (fields["attention"][-1, 1], fields["decoder_attention"][1]):
+        maps[2] = 0
+        maps /= maps.sum(axis=0)
+    trace = AttentionTrace(**fields)
+    assert 2 in trace.segments_of(0)[1]  # it was still there
+    for which in trace.stops[-2:]:
+        assert 2 not in trace.segments_of(which)[1]
+
+
+def test_entropy_is_zero_when_decided_and_one_when_not(fields):
+    attention = np.full((T, B, N, h, w), 1 / N, np.float32)
+    attention[1] = np.eye(N, dtype=np.float32)[1][:, None, None]
+    trace = AttentionTrace(**fields | {"attention": attention})
+    assert trace.entropy_of(0).shape == (B, h, w)
+    assert trace.entropy_of(0).dtype == np.float32
+    np.testing.assert_allclose(trace.entropy_of(0), 1, atol=1e-3)
+    assert (trace.entropy_of(1) == 0).all()
+
+
+@pytest.mark.parametrize("images", [1, [1], slice(1, None), np.array([False, True])])
+def test_choosing_images(trace, images):
+    chosen = trace[images]
+    assert chosen.names == ["bowl, äöü"] and chosen.num_images == 1
+    np.testing.assert_array_equal(chosen.segments_of("decoder"), trace.segments_of("decoder")[1:])
+    np.testing.assert_array_equal(chosen.attention, trace.attention[:, 1:])
+    np.testing.assert_array_equal(chosen.segments, trace.segments[1:])
+    assert chosen.about == trace.about
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("images", lambda a: a[0], r"images must be \[B H W 3\], here \[\? \? \? 3\]"),
+        ("images", lambda a: a / 255, "images must be uint8.*float64"),
+        ("attention", lambda a: a[:, :1], r"attention must be \[T B N h w\], here \[\? 2 \? \? \?\], got \[3, 1,"),
+        ("attention", lambda a: a[:0], r"got \[0, 2,"),
+        ("attention", lambda a: (a * 100).astype(int), "attention must be floats"),
+        ("attention", lambda a: a * np.nan, "finite"),
+        ("attention", lambda a: a * 4, r"in \[0, 1\]"),
+        ("attention", lambda a: a / 2, r"sum to 1 over slots, got 0.5 at \(iteration, image, row, column\) = \(0, 0"),
+        ("decoder_attention", lambda a: a[:, 1:], r"decoder_attention must be \[B N h w\], here \[2 4 "),
+        ("decoder_attention", lambda a: a / 2, r"decoder_attention must sum .* \(image, row, column\)"),
+        ("keep", lambda a: a[:, 1:], r"keep must be \[B N\], here \[2 4\], got \[2, 3\]"),
+        ("keep", lambda a: a.astype(float), "keep must be bool"),
+        ("segments", lambda a: a[:, 1:], r"segments must be \[B H W\], here \[2 20 27\]"),
+        ("segments", lambda a: a.astype(int), "segments must be uint8"),
+        ("names", lambda a: a[:1], "1 names for 2 images"),
+        ("about", lambda a: [], "about must be a dict"),
+        ("about", lambda a: {"axes": "B T"}, "about\\['axes'\\]"),
+    ],
+)
+def test_bad_fields_are_named(fields, name, change, message):
+    fields[name] = change(fields[name])
+    with pytest.raises(ValueError, match=message):
+        AttentionTrace(**fields)
+
+
+def test_an_image_without_slots_needs_no_sum(fields):
+    fields["keep"][1] = False
+    fields["attention"][:, 1] = 0
+    AttentionTrace(**fields).segments_of(0)
+
+
+def test_clips_have_their_axes_reserved(fields):
+    fields["about"] = {"axes": CLIP_AXES, "frames": 2}
+    assert AttentionTrace(**fields).about["axes"] == CLIP_AXES
+
+
+def test_unknown_maps_are_named(trace):
+    with pytest.raises(ValueError, match="no map 3; it has 0, 1, 2, 'decoder'"):
+        trace.segments_of(3)
+
+
+@pytest.fixture
+def change_file(trace, tmp_path):
+    """Saves the trace with some arrays replaced (None: left out); returns the path."""
+
+    def change(**changed):
+        path = tmp_path / "changed.npz"
+        trace.save(path)
+        with np.load(path) as archive:
+            arrays = {**archive, **changed}
+        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+        return path
+
+    return change
+
+
+def text(value):
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"about": text({"schema": 2})}, "schema is 2.*update"),
+        ({"about": text({"schema": "1"})}, "schema is '1'"),
+        ({"about": np.zeros(3)}, "about must be JSON"),
+        ({"about": np.frombuffer(b"\xff{", np.uint8)}, "not a trace"),
+        ({"attention": None}, "no array attention"),
+        ({"keep": np.ones((B, N + 1), bool)}, "keep must be"),
+        ({"images": np.array([{"a": 1}], dtype=object)}, "[Oo]bject"),
+    ],
+)
+def test_bad_files_are_named(change_file, changed, message):
+    path = change_file(**changed)
+    with pytest.raises(ValueError, match=f"changed.npz.*{message}"):
+        AttentionTrace.load(path)
+
+
+def test_unreadable_files_are_named(trace, tmp_path):
+    trace.save(tmp_path / "x.npz")
+    whole = (tmp_path / "x.npz").read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    damaged = whole[:3000] + bytes(50) + whole[3050:]
+    for content in (b"", b"PK", b"hello", whole[:100], whole[:-30], array.getvalue(), damaged):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.npz"):
+            AttentionTrace.load(tmp_path / "bad.npz")
+    with pytest.raises(FileNotFoundError):
+        AttentionTrace.load(tmp_path / "none.npz")
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_object_arrays_are_not_executed(change_file, tmp_path):
+    path = change_file(names=np.array([Hostile(tmp_path / "executed")], dtype=object))
+    with zipfile.ZipFile(path) as archive:
+        assert b"executed" in archive.read("names.npy")
+    with pytest.raises(ValueError, match="changed.npz"):
+        AttentionTrace.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+WITHOUT_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch must not be imported here")
+sys.meta_path.insert(0, NoTorch())
+"""
+
+
+def test_needs_no_torch(trace, tmp_path):
+    trace.save(tmp_path / "x.npz")
+    code = WITHOUT_TORCH + (
+        "from dias_lab.trace import AttentionTrace\n"
+        "trace = AttentionTrace.load(sys.argv[1])\n"
+        "trace[:1].save(sys.argv[1])\n"
+        "print(AttentionTrace.load(sys.argv[1]).segments_of('decoder').shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.npz"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "(1, 20, 27)"
