@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dias_lab.data.dataset import squares
-from dias_lab.evaluate import METRICS
+from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.methods import segments_from
 from dias_lab.metrics import segmentation_scores
 
@@ -62,3 +62,12 @@ def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.
             columns |= {f"{name}.{metric}": found[metric] for metric in METRICS}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def score_table(evaluated: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Means x100 over the images: a row for each map and each baseline, a column for each score."""
+    means = pd.concat([evaluated, baselines.drop(columns="item")], axis=1).mean() * 100
+    rows = {name: f"{name} map" for name in MAPS} | {name: name for name in ("k-means", "position", "ceiling")}
+    titles = dict(zip(METRICS, ("ARI", "FG-ARI", "mBO", "mIoU"), strict=True))
+    table = {row: {title: means[f"{name}.{metric}"] for metric, title in titles.items()} for name, row in rows.items()}
+    return pd.DataFrame(table).T

@@ -14,6 +14,7 @@ import os
 import platform
 import secrets
 import subprocess
+import sys
 import time
 import tomllib
 from datetime import UTC, datetime
@@ -54,8 +55,7 @@ def resolve(path) -> Path:
 
 def short(path) -> str:
     """The path from `root()` if it is inside, for messages and tables."""
-    path = resolve(path)
-    return (path.relative_to(root()) if path.is_relative_to(root()) else path).as_posix()
+    return resolve(path).as_posix().removeprefix(f"{root().as_posix()}/")
 
 
 def write_text(path, text: str) -> None:
@@ -99,8 +99,7 @@ def append_line(path, record: dict) -> None:
 
 def read_lines(path) -> list[dict]:
     """The records of a .jsonl file. Only the last line may be torn (kill -9 in the middle of writing); it is left out."""
-    lines = Path(path).read_bytes().split(b"\n")
-    records = []
+    lines, records = Path(path).read_bytes().split(b"\n"), []
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
@@ -136,6 +135,15 @@ def about() -> dict:
 
 
 @functools.cache
+def introduction(place=None) -> str:
+    """A notebook's first line of output: interpreter, commit, torch's device, and where things are read or written."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    where = "" if place is None else f"\n{short(resolve(place))}"
+    return f"{sys.executable}\ndias_lab {commit() or 'outside git'}, torch {torch.__version__}, {device}{where}"
+
+
 def commit() -> str | None:
     """The commit of the package's own files, with "-dirty" when tracked files differ from it; None outside git."""
 

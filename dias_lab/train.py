@@ -38,6 +38,7 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
     NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite.
     """
     run_dir = runs.resolve(run_dir)
+    open_stores(config)  # before anything is written
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
         _check_same_config(config, run_dir)
@@ -51,6 +52,12 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
             report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
             runs.write_json(run_dir / "error.json", report)
             raise
+
+
+def open_stores(config: Config) -> tuple[stores.Store, stores.Store]:
+    """The training and the validation split. Raises FileNotFoundError or StoreError, naming the file."""
+    folder = runs.resolve(config.data)
+    return stores.open(folder / "train.lmdb"), stores.open(folder / "validation.lmdb")
 
 
 def _check_same_config(config: Config, run_dir: Path):
@@ -81,9 +88,7 @@ class Training:
     def __init__(self, config: Config, run_dir: Path):
         self.config, self.run_dir = config, run_dir
         self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-        folder = runs.resolve(config.data)
-        self.train_store = stores.open(folder / "train.lmdb")
-        self.validation_store = stores.open(folder / "validation.lmdb")
+        self.train_store, self.validation_store = open_stores(config)
         self.model = build(config)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
@@ -150,7 +155,8 @@ class Training:
         save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
         raise NonFiniteError(
             f"step {self.step}: the loss is {loss.item()}, the gradient norm {norm.item()}; the first tensor that "
-            f"went bad is {culprit}. The batch and the weights are in {folder}. A lower learning_rate or precision='32-true' may help."
+            f"went bad is {culprit}. The batch and the weights are in {folder}; a lower learning_rate or "
+            "precision='32-true' may help."
         )
 
     def log(self, means: dict, steps_per_second: float, bar):

@@ -117,6 +117,12 @@ def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]
     return image, table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
 
 
+def source_name(info: dict) -> str:
+    """What to call an item in a figure: its file's name, or what its source says."""
+    source = info["source"]
+    return Path(source["file"]).name if isinstance(source, dict) and "file" in source else str(source)
+
+
 def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:
     return torch.from_numpy(np.array(picture))
 

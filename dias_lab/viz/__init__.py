@@ -1,14 +1,13 @@
-"""Pictures of attention traces: palette, overlays, figures, and the explorer. Needs numpy and plotting, never torch."""
+"""Pictures of attention traces: palette, overlays and figures. Needs numpy and plotting, never torch."""
 
 import importlib
 
 _HOME = {
-    "explore": "explorer",
-    "Explorer": "explorer",
     "iterations_figure": "figures",
     "figure_html": "figures",
     "print_iterations": "figures",
     "gallery": "figures",
+    "contact_sheet": "figures",
     "learning_curves": "figures",
     "use": "palette",
 }

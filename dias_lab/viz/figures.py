@@ -150,6 +150,17 @@ def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1
     return figure
 
 
+def contact_sheet(images, segments, columns: int = 6, size: float = 1.4):
+    """Pictures uint8 [H W 3] of any sizes with their true segments [H W] below, as a matplotlib Figure."""
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure, axes = _panels(2 * rows, columns, size, 0.8)
+    for index, (image, labels) in enumerate(zip(images, segments, strict=True)):
+        axes[index // columns * 2, index % columns].imshow(image)
+        axes[index // columns * 2 + 1, index % columns].imshow(overlay.colour_true_segments(labels))
+    return figure
+
+
 def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | None = None) -> go.Figure:
     """Curves of the values in `metrics.jsonl` over training steps, as a plotly Figure.
 

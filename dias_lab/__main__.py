@@ -1,0 +1,193 @@
+"""The shell: python -m dias_lab COMMAND. Typed by tyro from functions and from Config.
+
+Exit status: 0 done, 1 failed, 2 refused before anything started.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dias_lab.config import Config
+
+WORDS_IN_ONE = ("--image-mean", "--image-std")  # fields of text that people write as several words
+
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+class Refused(Exception):
+    """What the user asked for cannot be started; the message says why."""
+
+
+def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
+    """Make the built-in scenes."""
+    from dias_lab.data.convert import scenes
+
+    for path in scenes.convert(out, train, validation, test, progress=True).values():
+        print(f"wrote {path}")
+
+
+def convert_coco(root: Path, out: Path, validation: float = 0.05, limit: int | None = None):
+    """Convert COCO 2017 panoptic from its original layout at `root`. `limit`: only the first images of each split."""
+    from dias_lab.data.convert import coco
+
+    if not root.is_dir():
+        raise Refused(f"there is no folder {root}; --root is the one that has train2017/, val2017/ and annotations/")
+    for path in coco.convert(root, out, validation, limit, progress=True).values():
+        print(f"wrote {path}")
+
+
+def convert(arguments: list[str]):
+    """Convert a data set to stores: convert scenes|coco."""
+    commands = {"scenes": convert_scenes, "coco": convert_coco}
+    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dias_lab convert", args=arguments)
+
+
+def verify(arguments: list[str]):
+    """Check every record of a store, or of all stores in a folder."""
+
+    def command(path: tyro.conf.Positional[Path]):
+        from dias_lab.data import store
+
+        paths = sorted(path.glob("*.lmdb")) if path.is_dir() else [path]
+        if not paths or not path.exists():
+            raise Refused(f"there is no store at {path}")
+        for one in paths:
+            print(f"{one}: {json.dumps(store.verify(one, progress=True))}")
+
+    tyro.cli(command, prog="python -m dias_lab verify", args=arguments)
+
+
+def train(arguments: list[str]):
+    """Train a model in a run directory, or resume it there."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        run_dir: Path
+        config: tyro.conf.OmitArgPrefixes[Config]
+        preset: str = "scenes"
+        form: str = "complete"
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="scenes")
+    first.add_argument("--form", default="complete")
+    chosen = first.parse_known_args(arguments)[0]
+    preset = refused_if_wrong(Config.preset, chosen.preset, chosen.form)
+    default = Options(tyro.MISSING, preset, chosen.preset, chosen.form)
+    options = refused_if_wrong(
+        tyro.cli, Options, default=default, prog="python -m dias_lab train", args=one_word(arguments)
+    )
+
+    from dias_lab.train import fit, open_stores
+
+    refused_if_wrong(open_stores, options.config)
+    result = fit(options.config, options.run_dir)
+    print(f"wrote {options.run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
+    print_scores(result["scores"])
+
+
+def evaluate(arguments: list[str]):
+    """Score the best checkpoint of a run on a store."""
+
+    def command(run_dir: Path, data: Path, split: str = "test", protocol: str = "dias", limit: int = 0):
+        from dias_lab.evaluate import evaluate
+
+        path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
+        if not path.exists():
+            raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
+        print_scores(evaluate(run_dir, path, protocol, limit=limit).scores)
+        print(f"wrote {run_dir / 'scores' / f'{path.stem}-{protocol}.json'}")
+
+    tyro.cli(command, prog="python -m dias_lab evaluate", args=arguments)
+
+
+def trace(arguments: list[str]):
+    """Write the attention maps of photos to a trace that figures and explorer open."""
+
+    def command(images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, seed: int = 0):
+        from dias_lab import checkpoint
+        from dias_lab.data.dataset import read_photos
+
+        if (run_dir is None) != shipped:
+            raise Refused("say which model: either --run-dir RUN or --shipped")
+        model = checkpoint.shipped() if shipped else checkpoint.load_model(run_dir)
+        pictures, names = read_photos(images, model.config.image_size)
+        about = {"run": "shipped" if shipped else str(run_dir)}
+        model.trace(pictures, seed=seed, names=names, about=about).save(out)
+        print(f"wrote {out}: {len(names)} images")
+
+    tyro.cli(command, prog="python -m dias_lab trace", args=arguments)
+
+
+def run(arguments: list[str]) -> int:
+    """Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."""
+    from dias_lab import book
+
+    options = refused_if_wrong(tyro.cli, book.Options, prog="python -m dias_lab run", args=one_word(arguments))
+    return book.run(options)
+
+
+COMMANDS = {"convert": convert, "verify": verify, "train": train, "evaluate": evaluate, "trace": trace, "run": run}
+
+
+def refused_if_wrong(function, *arguments, **options):
+    try:
+        return function(*arguments, **options)
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
+
+
+def one_word(arguments: list[str]) -> list[str]:
+    """`--image-mean 0.5 0.5 0.5` as one option with one value."""
+    joined, option = [], ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument
+        elif option in WORDS_IN_ONE and joined[-1] != option:
+            joined[-1] += f" {argument}"
+            continue
+        joined.append(argument)
+    return joined
+
+
+def print_scores(scores: dict):
+    header = ("map", "ARI", "FG-ARI", "mBO", "mIoU")
+    print(f"{scores['images']} images of {scores['store']}, protocol {scores['protocol']}, scores x100")
+    print("{:>9} {:>6} {:>6} {:>6} {:>6}".format(*header))
+    for name in ("first", "last", "decoder"):
+        values = (scores[name][metric] for metric in ("ari", "fg_ari", "mbo", "miou"))
+        print(f"{name:>9} " + " ".join("   n/a" if value is None else f"{100 * value:6.1f}" for value in values))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m dias_lab COMMAND [--help]\n")
+        for name, command in COMMANDS.items():
+            print(f"  {name:10s} {command.__doc__}")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            from dias_lab.config import nearest
+
+            raise Refused(f"there is no command {name!r}{nearest(name, COMMANDS)}")
+        return COMMANDS[name](rest) or 0
+    except Refused as refusal:
+        print(f"dias_lab {name}: refused: {refusal}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"dias_lab {name}: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dias_lab {name}: interrupted; nothing that was complete is lost", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The ordered notebooks, headless, with a small ablation before the fifth; then the HTML gallery.
+
+A book is notebooks/0*.ipynb run with one set of options; its outputs are in runs/book-<hash of the options>/. A step whose
+notebook, parameters, package code and needed steps are unchanged is not repeated; a training that was killed resumes.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dias_lab import gallery, headless, parameters, runs
+from dias_lab.config import Config
+
+ABLATION = {"merging": ("none", "reinitialize"), "distillation": ("none", "cross_entropy")}
+PHOTOS = {"steps": 150, "batch_size": 8}  # about a minute on two cores; a full schedule takes a GPU, and --steps
+UNIT = "03"  # the notebook that each run of the ablation executes
+NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
+NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
+
+Fields = dataclasses.make_dataclass(
+    "Fields",
+    [(field.name, field.type | None, None) for field in dataclasses.fields(Config) if field.name != "data"],
+    frozen=True,
+)
+Fields.__module__ = __name__
+Fields.__doc__ = "Every field of Config; None means as the preset has it."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Fields):
+    """Options of the book. Whatever is not given is as the preset, or the notebook, has it."""
+
+    preset: str | None = None  # scenes (default), coco, voc or clevrtex
+    form: str | None = None  # complete (default) or released
+    data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
+    only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
+    ablation: bool = True  # run the small ablation, and the notebook that reads it
+    ablation_steps: int | None = None  # training steps of each of its runs; None: 120 on scenes, else a quarter of steps
+    jobs: int = 2  # runs of the ablation at a time, one thread each
+
+
+@dataclasses.dataclass
+class Step:
+    """One notebook to execute."""
+
+    name: str
+    notebook: Path
+    out_dir: Path
+    parameters: dict
+    made: list[Path]  # without all of these the step is not done, whatever its marker says
+    needs: list[str]  # names of steps
+    markers: list[Path] = dataclasses.field(default_factory=list)  # step.json of those
+    training: Path | None = None  # the run directory that it trains
+    threads: int | None = None
+    identity: str = ""
+    part: str = "notebook"
+
+
+def run(options: Options) -> int:
+    """Execute the book and write its gallery. Exit status: 0 done, 1 something failed, 2 refused before the start."""
+    try:
+        book, steps = plan(options)
+        wanted = _selected(steps, options.only)
+    except ValueError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    try:
+        with runs.claim(book):
+            entries = _execute(steps, wanted, options.jobs)
+    except runs.RunBusy as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 1
+    name = book.name.replace("book", options.preset or "scenes", 1)
+    given = {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
+    shown = [entries[step.name] for step in steps if step.name in entries]
+    print(f"gallery   {runs.short(gallery.publish(runs.resolve('site'), name, given, shown))}", flush=True)
+    return 0 if all(entries[name].state == "done" for name in wanted) else 1
+
+
+def _execute(steps: list[Step], wanted: set[str], jobs: int) -> dict[str, gallery.Entry]:
+    """Execute the wanted steps; of the others, the entries that earlier calls left."""
+    entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for part, group in itertools.groupby((step for step in steps if step.name in wanted), key=lambda step: step.part):
+            each = pool.map if part == "ablation" else map
+            for entry in each(lambda step: _run(step, entries), list(group)):
+                entries[entry.name] = entry
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        headless.stop()  # after Ctrl-C; otherwise nothing is left to stop
+    return entries
+
+
+def plan(options: Options) -> tuple[Path, list[Step]]:
+    """The book's directory and its steps in order; ValueError for whatever can be known to be wrong before the start."""
+    preset, given = options.preset or "scenes", _given(options)
+    fields = {name: value for name, value in given.items() if name in Config.field_names() and name != "data"}
+    if preset != "scenes" and "steps" not in fields:
+        fields = PHOTOS | fields
+        print(f"size      {fields['steps']} steps of {fields['batch_size']} photos; more with --steps and --batch-size")
+    config = Config.preset(preset, options.form or "complete", **fields)
+    if options.jobs < 1 or (options.ablation_steps or 1) < 1:
+        raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
+    data, root = _data(options.data, preset, config.data)
+    hashed = {name: value for name, value in given.items() if name not in NOT_HASHED} | {"data": [data, root]}
+    book = Path("runs") / f"book-{_hash(hashed, 8)}"
+    pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
+    pieces |= {"data": data} | ({"root": root} if root else {})
+    places = {"book": book, "run_dir": book / "training", "ablation_dir": book / "ablation"}
+    pieces |= {name: path.as_posix() for name, path in (places | {"trace": book / "training/trace.npz"}).items()}
+
+    steps = []
+    for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
+        number = notebook.stem[:2]
+        if number == "05" and options.ablation:
+            steps += _units(options, config, pieces, runs.resolve(book) / "ablation")
+        if number != "05" or options.ablation:
+            values = _taken(notebook, pieces)
+            step = Step(notebook.stem, notebook, runs.resolve(book) / notebook.stem, values, [], NEEDS.get(number, ["03"]))
+            step.made = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
+            if number == UNIT and "run_dir" in values:
+                step.training = runs.resolve(values["run_dir"])
+            steps.append(step)
+    if not steps:
+        raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")
+    _link(steps)
+    return runs.resolve(book), steps
+
+
+def _hash(value, digits: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+def _given(options: Options) -> dict:
+    """The options that differ from their defaults."""
+    default = Options()
+    return {name: value for name, value in dataclasses.asdict(options).items() if value != getattr(default, name)}
+
+
+def _data(data: str | None, preset: str, own: str) -> tuple[str, str | None]:
+    """The folder of stores, and the folder to convert into it, if any."""
+    if data is None:
+        if preset != "scenes" and not any(runs.resolve(own).glob("*.lmdb")):
+            raise ValueError(
+                f"the preset {preset} needs its data, and there are no stores in {runs.resolve(own)}. Give --data with "
+                f"the data set's folder, or convert it: python -m dias_lab convert {preset} --root DIR --out {own}"
+            )
+        return own, None
+    path = Path(data).expanduser().resolve()  # as typed: from the working directory
+    if not path.exists():
+        raise ValueError(f"--data {data}: there is no {path}")
+    if any(path.glob("*.lmdb")):
+        return str(path), None
+    target = f"data/{preset}-{_hash(str(path), 8)}"
+    print(f"data      {path} holds no stores (*.lmdb); notebook 01 converts it into {target}")
+    return target, str(path)
+
+
+def _taken(notebook: Path, pieces: dict) -> dict:
+    """The pieces that the notebook takes, checked."""
+    names = set(parameters.declared(notebook))
+    if parameters.takes_config(notebook):
+        names |= {"preset", "form", *Config.field_names()} & set(pieces)
+    return parameters.check(notebook, {name: value for name, value in pieces.items() if name in names})
+
+
+def _units(options: Options, config: Config, pieces: dict, folder: Path) -> list[Step]:
+    notebook = next(iter(sorted(runs.resolve("notebooks").glob(f"{UNIT}*.ipynb"))), None)
+    if notebook is None:
+        raise ValueError(f"the ablation needs a notebook {UNIT}*.ipynb; leave it out with --no-ablation")
+    few = min(120, config.steps) if options.preset in (None, "scenes") else -(-config.steps // 4)
+    units = []
+    for choice in itertools.product(*ABLATION.values()):
+        axes = dict(zip(ABLATION, choice, strict=True))
+        out = folder / "_".join(f"{axis}-{value}" for axis, value in axes.items())
+        own = {**axes, "steps": options.ablation_steps or few, "run_dir": f"{pieces['ablation_dir']}/{out.name}"}
+        values = _taken(notebook, pieces | own)
+        units.append(Step(out.name, notebook, out, values, [], ["01"], training=out, threads=1, part="ablation"))
+    return units
+
+
+def _link(steps: list[Step]) -> None:
+    """Needs as names of steps, and each step's identity: what, if it is unchanged, makes repeating it pointless."""
+    code, known = runs.code_hash(), {}
+    for index, step in enumerate(steps):
+        step.needs = [other.name for other in steps[:index] if {other.part, other.name[:2]} & set(step.needs)]
+        step.markers = [other.out_dir / "step.json" for other in steps[:index] if other.name in step.needs]
+        content = [step.notebook.read_text(encoding="utf-8"), step.parameters, code, [known[name] for name in step.needs]]
+        step.identity = known[step.name] = _hash(content, 16)
+
+
+def _selected(steps: list[Step], only: list[str] | None) -> set[str]:
+    """The names of the steps to run: those that `only` names, and what they need."""
+    named = {step.name: step for step in steps}
+    wanted = []
+    for prefix in [""] if only is None else only:
+        found = [name for name in named if name.startswith(prefix)]
+        if not found:
+            raise ValueError(f"--only {prefix}: there is no such notebook; there are {', '.join(named)}")
+        wanted += found
+    for name in wanted:  # grows while it is read
+        wanted += named[name].needs
+    return set(wanted)
+
+
+def _found(step: Step) -> gallery.Entry | None:
+    """The step's entry when it is done and nothing has changed since."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        marker = step.out_dir / "step.json"
+        known = runs.read_json(marker)
+        if any(other.stat().st_mtime_ns > marker.stat().st_mtime_ns for other in step.markers):
+            return None  # what it needs was repeated
+        made = step.made + ([step.training / "metrics.json"] if known.get("trained") else [])
+        if known["identity"] == step.identity and known["done"] and all(any(p.parent.glob(p.name)) for p in made):
+            return gallery.Entry(step.name, "done", known["seconds"], step.out_dir / "run.ipynb", None, step.part)
+    return None
+
+
+def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
+    """Execute one step, or find it done; prints its line."""
+    marker, executed = step.out_dir / "step.json", step.out_dir / "run.ipynb"
+    needed = [entries[name] for name in step.needs]
+    failed = [entry.name for entry in needed if entry.state == "skipped" or (entry.state, entry.part) == ("failed", "notebook")]
+    if failed:
+        print(f"skipped   {step.name}: it needs {', '.join(failed)}", flush=True)
+        return gallery.Entry(step.name, "skipped", part=step.part)
+    if entry := _found(step):
+        print(f"reused    {step.name}   {runs.short(executed)}", flush=True)
+        return entry
+    if not marker.exists() or runs.read_json(marker)["identity"] != step.identity:
+        for folder in {step.out_dir, step.training} - {None}:  # nothing of the old may be taken for the new
+            shutil.rmtree(folder, ignore_errors=True)
+    record = {"identity": step.identity, "done": False}
+    runs.write_json(marker, record)
+    outcome = headless.execute(step.notebook, step.out_dir, step.parameters, threads=step.threads)
+    if outcome.state == "done":
+        trained = bool(step.training and (step.training / "metrics.json").exists())
+        runs.write_json(marker, record | {"done": True, "seconds": outcome.seconds, "trained": trained})
+        print(f"{outcome.seconds:7.1f} s {step.name}   {runs.short(executed)}", flush=True)
+    else:
+        print(f"failed    {outcome.error['message']}", flush=True)
+    return gallery.Entry(step.name, outcome.state, outcome.seconds, executed, outcome.error, step.part)

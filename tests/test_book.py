@@ -1,0 +1,186 @@
+"""The ordered notebooks: what each gets, what is reused, skipped and refused, and the gallery's pages."""
+
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from dias_lab import book, gallery, runs
+
+CONFIG = "from dias_lab import runs\nfrom dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
+CONVERT = "from dias_lab import runs\np = runs.resolve(data)\np.mkdir(parents=True, exist_ok=True)\n(p / 'train.lmdb').touch()"
+TRAIN = """folder = runs.resolve(run_dir)
+with runs.claim(folder):
+    runs.write_json(folder / "config.json", config.to_dict())
+    assert config.merging != "merge"
+    runs.write_json(folder / "metrics.json", {"steps": config.steps})"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    monkeypatch.setattr(book, "ABLATION", {"merging": ("none", "merge")})  # the second one fails in TRAIN
+    monkeypatch.setattr(runs, "code_hash", lambda: "0")  # whoever edits the package meanwhile
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def _write(root, name, parameters, *cells, title="# Title\n\nA *question*? More."):
+    first = [new_markdown_cell(title), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    notebook = new_notebook(cells=[*first, *(new_code_cell(cell) for cell in cells)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, root / f"notebooks/{name}.ipynb")
+
+
+def _states(output: str) -> dict[str, str]:
+    """Step name -> first word of its line ("" for executed steps)."""
+    rows = re.findall(r"^(reused|skipped|failed|\s+[\d.]+ s)\s+([\w-]+)", output, re.MULTILINE)
+    return {name: word if word.isalpha() else "ran" for word, name in rows}
+
+
+def test_book_runs_reuses_and_reports(root, capsys):
+    _write(root, "01_data", "data: str = ''", CONVERT)
+    _write(root, "03_training", "steps: int = None\nrun_dir: str = ''", CONFIG, TRAIN)
+    _write(root, "05_ablations", "ablation_dir: str = ''", "from dias_lab import runs\nlen(runs.collect(ablation_dir))")
+    options = book.Options(num_slots=5, only=["01", "05"])
+    assert book.run(options) == 1  # one run of the ablation fails, the others and 05 do not
+    out = capsys.readouterr().out
+    assert _states(out) == {"01_data": "ran", "merging-none": "ran", "03_training": "failed", "05_ablations": "ran"}
+    assert "AssertionError" in out
+    (folder,) = (root / "runs").glob("book-*")
+    config = runs.read_json(folder / "ablation/merging-none/config.json")
+    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 120)
+    assert nbformat.read(folder / "05_ablations/run.ipynb", 4).cells[-1].outputs[0].data["text/plain"] == "2"
+
+    (root / "data/scenes/train.lmdb").unlink()  # what a step made is gone: it is made again, and so is what follows
+    _write(root, "05_ablations", "ablation_dir: str = ''", "1")
+    assert book.run(book.Options(num_slots=5, only=["01"])) == 0
+    assert _states(capsys.readouterr().out) == {"01_data": "ran"}
+    assert book.run(book.Options(num_slots=5, only=["01"])) == 0
+    assert _states(capsys.readouterr().out) == {"01_data": "reused"}
+
+
+def test_dependents_of_a_failure_are_skipped(root, capsys):
+    _write(root, "00_tour", "x: int = 1", "x")
+    _write(root, "01_data", "x: int = 1", "1/0")
+    _write(root, "03_training", "x: int = 1", "x")
+    _write(root, "04_maps", "x: int = 1", "x")
+    assert book.run(book.Options(ablation=False)) == 1
+    captured = capsys.readouterr().out
+    assert _states(captured) == {"00_tour": "ran", "01_data": "failed", "03_training": "skipped", "04_maps": "skipped"}
+    assert "01_data.ipynb, cell 3 of 3, line 1 (1/0): ZeroDivisionError" in captured
+    page = (root / "site/index.html").read_text()
+    assert re.search(r'href="scenes-\w+/01_data.html#error"', page)
+    (shown,) = (root / "site").glob("scenes-*/01_data.html")
+    assert 'id="error"' in shown.read_text()
+
+
+def test_each_notebook_gets_what_it_declares(root):
+    _write(root, "01_data", "root: str | None = None\ndata: str = ''", "1")
+    _write(root, "02_method", "x: int = 1", "1")
+    _write(root, "03_training", "preset: str = 'scenes'\nrun_dir: str = ''", CONFIG)
+    _write(root, "04_maps", "trace: str = ''\nbook: str = ''", "1")
+    photos = root / "photos"
+    photos.mkdir()
+    options = book.Options(preset="voc", data=str(photos), steps=41, image_mean="0.5")
+    folder, steps = book.plan(options)
+    given = {step.name: step.parameters for step in steps}
+    name, data = runs.short(folder), given["01_data"]["data"]
+    assert re.fullmatch(r"data/voc-[0-9a-f]{8}", data)
+    assert given["01_data"] == {"root": str(photos), "data": data}
+    assert given["02_method"] == {}
+    fields = {"preset": "voc", "steps": 41, "image_mean": "0.5", "data": data}
+    assert given["03_training"] == fields | {"run_dir": f"{name}/training"}
+    assert given["04_maps"] == {"trace": f"{name}/training/trace.npz", "book": name}
+
+    (photos / "train.lmdb").touch()
+    assert book.plan(options)[1][0].parameters == {"data": str(photos)}
+
+    _write(root, "05_ablations", "ablation_dir: str = ''", "1")
+    units = [step for step in book.plan(options)[1] if step.part == "ablation"]
+    assert [step.parameters["merging"] for step in units] == ["none", "merge"]
+    assert units[0].parameters["steps"] == 11  # a quarter of 41
+    assert units[0].parameters["run_dir"] == runs.short(units[0].out_dir)
+    assert book.plan(options)[1][-1].needs == [step.name for step in units]
+
+
+def test_identity_changes_with_what_matters(root, monkeypatch):
+    _write(root, "01_data", "x: int = 1", "1")
+    _write(root, "03_training", "x: int = 1", CONFIG)
+
+    def identities(**options):
+        folder, steps = book.plan(book.Options(ablation=False, **options))
+        return folder, [step.identity for step in steps]
+
+    folder, before = identities()
+    assert identities(jobs=1, only=["03"]) == (folder, before)
+    other, after = identities(seed=7)
+    assert other != folder
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+    _write(root, "01_data", "x: int = 1", "2")
+    assert all(new != old for new, old in zip(identities()[1], before, strict=True))
+    monkeypatch.setattr(runs, "code_hash", lambda: "1")
+    assert identities()[1] != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "coco"}, "--data"),
+        ({"preset": "cocoo"}, "did you mean 'coco'"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"merging": "nonne"}, "did you mean 'none'"),
+        ({"data": "nowhere"}, "there is no"),
+        ({"only": ["07"]}, "there is no such notebook"),
+        ({"jobs": 0}, "at least 1"),
+    ],
+)
+def test_refused_before_the_start(root, capsys, options, message):
+    _write(root, "00_tour", "x: int = 1", "1")
+    assert book.run(book.Options(**options)) == 2
+    assert message in capsys.readouterr().err
+    assert not (root / "runs").exists()
+
+
+def test_options_have_every_field_of_config():
+    from dias_lab.config import Config
+
+    values = {name: getattr(book.Options(), name) for name in Config.field_names()}
+    assert set(values.values()) == {None}
+
+
+FIGURES = """import matplotlib.pyplot as plt
+plt.plot([1, 2]);"""
+PLOT = "import plotly.graph_objects as go\ngo.Figure(go.Scatter(y=[1, 2, 3]))"
+TITLE = "# Slots\n\nWhat does $s_n$ see? See [next](01_data.ipynb).\n\n$$\\begin{aligned} a &= \\frac{1}{2} \\\\ b &= 3\\end{aligned}$$"
+
+
+def test_gallery_pages_need_no_network(root, capsys):
+    _write(root, "00_tour", "x: int = 1", FIGURES, PLOT, title=TITLE)
+    assert book.run(book.Options(ablation=False)) == 0
+    (page,) = (root / "site").glob("scenes-*/00_tour.html")
+    text = page.read_text()
+    for html in (text, (root / "site/index.html").read_text()):
+        assert re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""", html) == []
+        assert not re.search(r"@import|url\(['\"]?https?:|import\(['\"]https?:", html)
+    assert 'src="../assets/plotly.min.js"' in text
+    assert (root / "site/assets/plotly.min.js").stat().st_size > 1_000_000
+    assert "Plotly.newPlot" in text
+    assert text.count("<math") == 2
+    assert 'href="01_data.html"' in text
+    assert len(text) < 500_000
+    assert "prefers-color-scheme" in text
+    index = (root / "site/index.html").read_text()
+    assert "What does $s_n$ see?" in index
+    assert re.search(r'<img alt="[^"]+" src="scenes-\w+/00_tour.png"', index)
+
+
+@pytest.mark.parametrize("tex", [r"\operatorname*{arg\,max}_n a", r"\begin{align} a &= b \\ c &= d \end{align}", r"\lVert x \rVert < 1"])
+def test_equations_become_mathml(tex):
+    assert gallery.math(tex, "block").startswith("<math ")
+
+
+@pytest.mark.parametrize("tex", [r"\unknown{x}", "a & b", r"\left( a"])
+def test_equations_without_translation_stay_tex(tex):
+    assert gallery.math(tex, "inline").startswith('<code class="tex">')

@@ -1,0 +1,141 @@
+"""The project's own rules: imports run downwards, notebooks are clean, the files around the package agree."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dias_lab"
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+# lowest first; a module imports only from layers below its own, or from its own
+LAYERS = [
+    ["config", "losses", "metrics", "trace", "runs", "draws", "data.store", "data.lmdb_file"],
+    ["data"],
+    ["modules"],
+    ["methods"],
+    ["reference", "checkpoint"],
+    ["train", "evaluate", "baselines"],
+    ["parameters", "headless", "gallery"],
+    ["book", "grid"],
+    ["__main__"],
+]
+VIZ_MAY_IMPORT = {"trace", "viz"}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _layer(module: str) -> int | None:
+    names = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+    while module and module not in names:
+        module = module.rpartition(".")[0]
+    return names.get(module)
+
+
+def _imported(path: Path) -> set[str]:
+    """The modules of this package that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: write `from dias_lab...`"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in (name for name in names if name.startswith("dias_lab.")):
+            module = name.removeprefix("dias_lab.")
+            while module and not (PACKAGE / module.replace(".", "/")).with_suffix(".py").exists():
+                if (PACKAGE / module.replace(".", "/") / "__init__.py").exists():
+                    break
+                module = module.rpartition(".")[0]  # a class or function of it
+            found.add(module)
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=_module)
+def test_imports_run_downwards(path):
+    module, imported = _module(path), _imported(path)
+    if module.startswith("viz"):
+        assert {name.partition(".")[0] for name in imported} <= VIZ_MAY_IMPORT
+    elif module:  # dias_lab/__init__.py resolves names lazily, and another test watches that
+        assert _layer(module) is not None, f"tests/test_project.py must say in which layer dias_lab.{module} is"
+        above = {name for name in imported if not name.startswith("viz") and (_layer(name) or 0) > _layer(module)}
+        assert not above, f"dias_lab.{module} imports from above: {above}"
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, dias_lab; print([name for name in ('torch', 'numpy', 'pandas', 'timm') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+
+
+def test_files_stay_readable():
+    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 320}
+    assert not long
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("parameters") == 1
+    assert "injected-parameters" not in tags
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None, "run nbstripout on it"
+        assert "papermill" not in cell.metadata
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_reads_every_parameter(path):
+    from papermill import inspect_notebook
+
+    from dias_lab import parameters
+
+    assert set(inspect_notebook(str(path))) == set(parameters.declared(path))
+    parameters.check(path, {})
+
+
+def test_environment_file_installs_the_project():
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    pip = lines[lines.index("  - pip:") + 1 :]
+    assert [line.strip() for line in pip] == ["- -e .[test]"]
+
+
+def test_lock_pins_every_dependency_and_names_no_place():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?:|file:|@ |^-|/", text, re.MULTILINE)
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    names = {re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") for requirement in wanted}
+    assert not names - set(pinned), "run make lock"
+    assert len(text.splitlines()) == text.count("==") - text.count(" == '") - text.count("_version =="), "exact pins only"
+
+
+def test_readme_opens_with_the_two_commands():
+    text = (ROOT / "README.md").read_text()[:2000]
+    if not text:
+        pytest.skip("no README yet")
+    assert 0 <= text.find("make run") < text.find("make test")
+
+
+def test_stores_and_outputs_are_ignored_and_the_package_is_not():
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.skip("not a git checkout")
+
+    def ignored(path):
+        return subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT, check=False).returncode == 0
+
+    assert all(ignored(path) for path in ("data/coco/train.lmdb", "runs/x/run.ipynb", "site/index.html", ".venv/x"))
+    assert not any(ignored(path) for path in ("data/README.md", "dias_lab/data/store.py", "notebooks/00_tour.ipynb"))
