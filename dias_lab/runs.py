@@ -141,7 +141,9 @@ def introduction(place=None) -> str:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     where = "" if place is None else f"\n{short(resolve(place))}"
-    return f"{sys.executable}\ndias_lab {commit() or 'outside git'}, torch {torch.__version__}, {device}{where}"
+    name, _, dirty = (commit() or "outside git").partition("-")
+    name = f"{name[:12]} with changes" if dirty else name[:12]
+    return f"{sys.executable}\ndias_lab {name}, torch {torch.__version__}, {device}{where}"
 
 
 def commit() -> str | None:
