@@ -11,6 +11,7 @@ import itertools
 import json
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -226,6 +227,16 @@ def _found(step: Step) -> gallery.Entry | None:
     return None
 
 
+def _set_aside(step: Step) -> None:
+    """Nothing of the old notebook, parameters or code may be taken for the new; but a training may have cost hours."""
+    if step.training and (step.training / "checkpoints").exists():
+        kept = runs.resolve("runs/replaced") / f"{step.training.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        step.training.rename(kept)
+        print(f"set aside {runs.short(kept)}: trained by other code, parameters or data; delete it when you like", flush=True)
+    shutil.rmtree(step.out_dir, ignore_errors=True)
+
+
 def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
     """Execute one step, or find it done; prints its line."""
     marker, executed = step.out_dir / "step.json", step.out_dir / "run.ipynb"
@@ -238,8 +249,7 @@ def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
         print(f"reused    {step.name}   {runs.short(executed)}", flush=True)
         return entry
     if not marker.exists() or runs.read_json(marker)["identity"] != step.identity:
-        for folder in {step.out_dir, step.training} - {None}:  # nothing of the old may be taken for the new
-            shutil.rmtree(folder, ignore_errors=True)
+        _set_aside(step)
     record = {"identity": step.identity, "done": False}
     runs.write_json(marker, record)
     outcome = headless.execute(step.notebook, step.out_dir, step.parameters, threads=step.threads)

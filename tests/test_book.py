@@ -184,3 +184,13 @@ def test_equations_become_mathml(tex):
 @pytest.mark.parametrize("tex", [r"\unknown{x}", "a & b", r"\left( a"])
 def test_equations_without_translation_stay_tex(tex):
     assert gallery.math(tex, "inline").startswith('<code class="tex">')
+
+
+def test_a_training_that_other_code_made_is_set_aside_and_not_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    out, training = tmp_path / "runs/book/03", tmp_path / "runs/book/training"
+    (training / "checkpoints/500").mkdir(parents=True)
+    out.mkdir()
+    book._set_aside(book.Step("03", tmp_path / "03.ipynb", out, {}, [], [], training=training))
+    assert not training.exists() and not out.exists()
+    assert len(list(tmp_path.glob("runs/replaced/training-*/checkpoints/500"))) == 1
