@@ -83,10 +83,11 @@ def train(arguments: list[str]):
         tyro.cli, Options, default=default, prog="python -m dias_lab train", args=one_word(arguments)
     )
 
-    from dias_lab.train import fit, open_stores
+    from dias_lab.train import check, fit
 
-    refused_if_wrong(open_stores, options.config)
-    result = fit(options.config, options.run_dir)
+    run_dir = options.run_dir.resolve()  # as typed: from the working directory
+    refused_if_wrong(check, options.config, run_dir)
+    result = fit(options.config, run_dir)
     print(f"wrote {options.run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
     print_scores(result["scores"])
 
@@ -95,13 +96,15 @@ def evaluate(arguments: list[str]):
     """Score the best checkpoint of a run on a store."""
 
     def command(run_dir: Path, data: Path, split: str = "test", protocol: str = "dias", limit: int = 0):
-        from dias_lab.evaluate import evaluate
+        from dias_lab.data import store
+        from dias_lab.evaluate import evaluate, scores_file
 
         path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
         if not path.exists():
             raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
-        print_scores(evaluate(run_dir, path, protocol, limit=limit).scores)
-        print(f"wrote {run_dir / 'scores' / f'{path.stem}-{protocol}.json'}")
+        run_dir, one = run_dir.resolve(), store.open(path.resolve())
+        print_scores(evaluate(run_dir, one, protocol, limit=limit).scores)
+        print(f"wrote {scores_file(run_dir, one, protocol, limit)}")
 
     tyro.cli(command, prog="python -m dias_lab evaluate", args=arguments)
 
@@ -115,7 +118,7 @@ def trace(arguments: list[str]):
 
         if (run_dir is None) != shipped:
             raise Refused("say which model: either --run-dir RUN or --shipped")
-        model = checkpoint.shipped() if shipped else checkpoint.load_model(run_dir)
+        model = checkpoint.shipped() if shipped else checkpoint.load_model(run_dir.resolve())
         pictures, names = read_photos(images, model.config.image_size)
         about = {"run": "shipped" if shipped else str(run_dir)}
         model.trace(pictures, seed=seed, names=names, about=about).save(out)
@@ -160,8 +163,9 @@ def print_scores(scores: dict):
     print(f"{scores['images']} images of {scores['store']}, protocol {scores['protocol']}, scores x100")
     print("{:>9} {:>6} {:>6} {:>6} {:>6}".format(*header))
     for name in ("first", "last", "decoder"):
-        values = (scores[name][metric] for metric in ("ari", "fg_ari", "mbo", "miou"))
-        print(f"{name:>9} " + " ".join("   n/a" if value is None else f"{100 * value:6.1f}" for value in values))
+        values = [scores[name][metric] for metric in ("ari", "fg_ari", "mbo", "miou")]
+        shown = ["   n/a" if value is None or value != value else f"{100 * value:6.1f}" for value in values]
+        print(f"{name:>9} {' '.join(shown)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,11 +37,12 @@ def position_segments(grid: tuple[int, int], num_clusters: int, size: int, count
 
 
 def ceiling_segments(true: Int[Tensor, "B R R"], grid: tuple[int, int]) -> Int[Tensor, "B R R"]:
-    """The best that a map of `grid` locations could say: the true segments, averaged over each location."""
-    labels = true.long()
-    one_hot = F.one_hot(labels, 256)[..., :VOID].permute(0, 3, 1, 2).float()  # void belongs to no segment
-    used = int(labels[labels < VOID].max()) + 1 if (labels < VOID).any() else 1
-    return segments_from(F.adaptive_avg_pool2d(one_hot[:, :used], grid), true.shape[-1])
+    """What a perfect map of `grid` locations says: the true segments, averaged over each location."""
+    labels = true.long().masked_fill(true >= VOID, -1) + 1  # void becomes 0
+    one_hot = F.one_hot(labels)[..., 1:].permute(0, 3, 1, 2).float()  # and belongs to no segment
+    if not one_hot.shape[1]:
+        return torch.zeros_like(labels)
+    return segments_from(F.adaptive_avg_pool2d(one_hot, grid), true.shape[-1])
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class Options(Fields):
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
     ablation: bool = True  # run the small ablation, and the notebook that reads it
-    ablation_steps: int | None = None  # training steps of each of its runs; None: 120 on scenes, else a quarter of steps
+    ablation_steps: int | None = None  # training steps of each of its runs; None: 200 on scenes, else a quarter of steps
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
 
@@ -109,6 +109,12 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     if preset != "scenes" and "steps" not in fields:
         fields = PHOTOS | fields
         print(f"size      {fields['steps']} steps of {fields['batch_size']} photos; more with --steps and --batch-size")
+    weights = fields.get("backbone_weights", "pretrained")
+    if weights not in ("pretrained", "random"):
+        path = Path(weights).expanduser().resolve()  # as typed: from the working directory
+        if not path.is_file():
+            raise ValueError(f"--backbone-weights {weights}: there is no file {path}")
+        fields["backbone_weights"] = str(path)
     config = Config.preset(preset, options.form or "complete", **fields)
     if options.jobs < 1 or (options.ablation_steps or 1) < 1:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
@@ -179,7 +185,7 @@ def _units(options: Options, config: Config, pieces: dict, folder: Path) -> list
     notebook = next(iter(sorted(runs.resolve("notebooks").glob(f"{UNIT}*.ipynb"))), None)
     if notebook is None:
         raise ValueError(f"the ablation needs a notebook {UNIT}*.ipynb; leave it out with --no-ablation")
-    few = min(120, config.steps) if options.preset in (None, "scenes") else -(-config.steps // 4)
+    few = min(200, config.steps) if options.preset in (None, "scenes") else -(-config.steps // 4)
     units = []
     for choice in itertools.product(*ABLATION.values()):
         axes = dict(zip(ABLATION, choice, strict=True))

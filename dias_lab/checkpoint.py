@@ -6,6 +6,7 @@ synced and renamed, so a process killed at any moment leaves the one before. `ch
 """
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dias_lab import runs
 from dias_lab.config import Config
 from dias_lab.methods import Method, build
 
+WAY_OUT = "Delete that folder to go on from the checkpoint before."
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
 
 
@@ -30,15 +32,14 @@ def save(run_dir: Path, step: int, model: Method, state: dict, progress: dict) -
     torch.save(state, partial / STATE)
     runs.write_json(partial / PROGRESS, {"step": step, **progress})
     for path in [*partial.iterdir(), partial]:
-        _sync(path)
-    if target.exists():  # left by a run that was killed before it could go on: the same step of the same run
-        shutil.rmtree(target)
+        sync(path)
     os.replace(partial, target)
-    _sync(folder)
+    sync(folder)
     return target
 
 
-def _sync(path: Path):
+def sync(path: Path):
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,27 +56,36 @@ def steps(run_dir: Path) -> list[int]:
 def load(run_dir: Path, step: int, model: Method) -> tuple[dict, dict]:
     """Put the weights of checkpoint `step` into the model; returns its state and its progress."""
     folder = Path(run_dir) / "checkpoints" / str(step)
+    load_weights(model, folder)
+    try:
+        return torch.load(folder / STATE, map_location="cpu", weights_only=True), runs.read_json(folder / PROGRESS)
+    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{folder / STATE} cannot be read ({error}). {WAY_OUT}") from error
+
+
+def load_weights(model: Method, folder: Path):
     try:
         model.load_trained_state(load_file(folder / WEIGHTS))
-        return torch.load(folder / STATE, map_location="cpu", weights_only=True), runs.read_json(folder / PROGRESS)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {folder} cannot be read ({error}). Delete that folder to go on from the one before."
-        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}). {WAY_OUT}") from error
 
 
 def prune(run_dir: Path, keep: set[int]):
+    folder = Path(run_dir) / "checkpoints"
     for step in steps(run_dir):
         if step not in keep:
-            shutil.rmtree(Path(run_dir) / "checkpoints" / str(step))
+            os.replace(folder / str(step), folder / f".old-{step}")  # at once: half a checkpoint must not look whole
+    for old in folder.glob(".old-*"):
+        shutil.rmtree(old)
 
 
-def load_model(run_dir, which: str | int = "best", device: str = "cpu") -> Method:
+def load_model(run_dir, which: str | int = "best", device: str | None = None) -> Method:
     """The model of a run, in evaluation mode: its "best" checkpoint, its "last", or that of a step.
 
-    Raises ValueError for a folder that is no run, or that has no such checkpoint yet.
+    `device`: by default a GPU where there is one, unless the run's config says otherwise. Raises ValueError for a folder
+    that is no run, or that has no such checkpoint yet.
     """
-    run_dir = Path(run_dir)
+    run_dir = runs.resolve(run_dir)
     config = Config.load(run_dir)
     there = steps(run_dir)
     if not there:
@@ -88,13 +98,14 @@ def load_model(run_dir, which: str | int = "best", device: str = "cpu") -> Metho
     if step not in there:
         raise ValueError(f"{run_dir} has no checkpoint {step!r}; it has {', '.join(map(str, there))}, best and last")
     model = build(config)
-    model.load_trained_state(load_file(run_dir / "checkpoints" / str(step) / WEIGHTS))
-    return model.to(device).eval()
+    load_weights(model, run_dir / "checkpoints" / str(step))
+    model.step = step
+    return model.to(device or ("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")).eval()
 
 
 def shipped() -> Method:
     """The small model that comes with the package: DIAS, trained on the built-in scenes, in evaluation mode."""
     folder = Path(__file__).parent / "shipped"
     model = build(Config.load(folder))
-    model.load_trained_state(load_file(folder / WEIGHTS))
+    load_weights(model, folder)
     return model.eval()

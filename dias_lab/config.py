@@ -9,6 +9,7 @@ re-initialization; each is a field, and its comment gives the reason for the def
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Config:
     log_every: int = 50  # steps
     evaluate_every: int = 2500  # steps; also how often a checkpoint is written
     evaluate_images: int = 0  # of the validation split; 0: all
-    protocol: str = "dias"  # of the scores that choose the best checkpoint
+    protocol: Literal["dias", "dias-v1", "spot", "oclf", "videosaur"] = "dias"  # of the scores that choose the best checkpoint
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
@@ -122,6 +123,14 @@ class Config:
             raise ValueError(
                 f"re-initialization needs at least one iteration before and one after: num_iterations is "
                 f"{self.num_iterations}, reinitialized_iterations {self.reinitialized_iterations}"
+            )
+        if self.teacher == "before_merging" and self.merging != "reinitialize":
+            raise ValueError('Config.teacher "before_merging" needs merging="reinitialize": otherwise there is one last map')
+        iterations = self.num_iterations - self.reinitialized_iterations * (self.teacher == "before_merging")
+        if self.distillation != "none" and iterations < 2:
+            raise ValueError(
+                f"self-distillation needs a last map that is not the first: with num_iterations {self.num_iterations} they "
+                'are the same; take more iterations, or distillation="none"'
             )
         try:
             arguments = json.loads(self.backbone_arguments)
@@ -230,16 +239,17 @@ def _three_numbers(name: str, value) -> str:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
         raise ValueError(f"Config.{name} needs numbers, got {value!r}") from None
-    if len(numbers) not in (0, 1, 3) or (name == "image_std" and any(not number > 0 for number in numbers)):
+    finite = all(math.isfinite(number) and (number > 0 or name == "image_mean") for number in numbers)
+    if len(numbers) not in (0, 1, 3) or not finite:
         raise ValueError(f"Config.{name} needs one or three numbers (std above 0), or nothing; got {value!r}")
-    return " ".join(f"{number:g}" for number in numbers)
+    return " ".join(repr(number) for number in numbers)
 
 
 PRESETS = types.MappingProxyType({
     "scenes": dict(
-        data="data/scenes", image_size=128, backbone="fourier", backbone_size=128, num_slots=6, fourier_dim=64, slot_dim=96,
-        slot_mlp_dim=192, decoder_layers=2, visible_probability=0.25, visible_fraction=0.05, steps=5000,
-        distillation_weight=0.3, learning_rate=1e-3, log_every=20, evaluate_every=500, evaluate_images=200,
+        data="data/scenes", image_size=128, backbone="fourier", backbone_size=96, num_slots=6, fourier_dim=64,
+        fourier_position=0.0, slot_dim=96, slot_mlp_dim=192, decoder_layers=2, merge_threshold=0.02, distillation_weight=0.05,
+        distillation_start=0.5, steps=1200, learning_rate=1e-3, log_every=20, evaluate_every=300, evaluate_images=200,
     ),
     "coco": dict(data="data/coco", num_slots=7),
     "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),

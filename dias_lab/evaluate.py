@@ -4,6 +4,8 @@ A map is upsampled bilinearly to the protocol's square, each pixel goes to its s
 image, then averaged over the images where they are defined. Image i draws its slots from (seed, i).
 """
 
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -31,8 +33,9 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
     `limit`: only the first images; 0 takes all. With a run directory the scores are also written to
     `scores/<store>-<protocol>.json`. Raises ValueError for an empty store or an unknown protocol.
     """
+    started = time.perf_counter()
     model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
-    store = store if isinstance(store, stores.Store) else stores.open(store)
+    store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
     seed = model.config.seed if seed is None else seed
     was_training = model.training
     model.eval()
@@ -43,9 +46,16 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
     images = pd.concat(tables, ignore_index=True)
     scores = summarise(images, protocol, store.path.stem)
     if subject is not model:
-        name = f"{store.path.stem}-{protocol}.json"
-        runs.write_json(runs.resolve(subject) / "scores" / name, {**scores, "about": runs.about()})
+        facts = {"seed": seed, "step": model.step, "device": str(model.device), "data": str(store.path)}
+        about = {**runs.about(), **facts, "seconds": time.perf_counter() - started}
+        runs.write_json(scores_file(subject, store, protocol, limit), {**scores, "about": about})
     return Evaluation(scores, images)
+
+
+def scores_file(run_dir, store: stores.Store, protocol: str, limit: int = 0) -> Path:
+    """Where the scores of a run go; those of a part of the split stand apart from those of the whole."""
+    part = f"-first{limit}" if 0 < limit < len(store) else ""
+    return runs.resolve(run_dir) / "scores" / f"{store.path.stem}-{protocol}{part}.json"
 
 
 def _score_batch(model, batch, protocol, seed) -> pd.DataFrame:

@@ -120,15 +120,16 @@ def _kill(process: subprocess.Popen, token: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
-    for _ in range(3):  # once more for what was being started meanwhile
-        found = False
+    for _ in range(20):  # again, for what was being started meanwhile
+        found = []
         for other in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if other.pid != os.getpid() and other.environ().get(runs.CLAIM_VARIABLE) == token:
                     other.kill()
-                    found = True
+                    found.append(other)
         if not found:
             return
+        psutil.wait_procs(found, timeout=5)
 
 
 def _result(scratch: str) -> dict:

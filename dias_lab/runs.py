@@ -97,6 +97,11 @@ def append_line(path, record: dict) -> None:
         file.write(line)
 
 
+def write_lines(path, records) -> None:
+    """A whole file of records, at once."""
+    write_text(path, "".join(json.dumps(_plain(record)) + "\n" for record in records))
+
+
 def read_lines(path) -> list[dict]:
     """The records of a .jsonl file. Only the last line may be torn (kill -9 in the middle of writing); it is left out."""
     lines, records = Path(path).read_bytes().split(b"\n"), []

@@ -6,6 +6,7 @@ pure function of the weights and (seed, step), so a killed run that resumes ends
 """
 
 import math
+import os
 import time
 import traceback
 from pathlib import Path
@@ -38,11 +39,10 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
     NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite.
     """
     run_dir = runs.resolve(run_dir)
-    open_stores(config)  # before anything is written
+    check(config, run_dir)  # before anything is written
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
-        _check_same_config(config, run_dir)
-        if runs.state(run_dir) == "done" or (run_dir / "metrics.json").exists():
+        if (run_dir / "metrics.json").exists():
             return runs.read_json(run_dir / "metrics.json")
         (run_dir / "error.json").unlink(missing_ok=True)
         runs.write_json(run_dir / "config.json", config.to_dict())
@@ -60,13 +60,17 @@ def open_stores(config: Config) -> tuple[stores.Store, stores.Store]:
     return stores.open(folder / "train.lmdb"), stores.open(folder / "validation.lmdb")
 
 
-def _check_same_config(config: Config, run_dir: Path):
+def check(config: Config, run_dir: Path):
+    """Whether the training can start: ValueError or FileNotFoundError says why not."""
+    open_stores(config)
+    if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
+        raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
     if not (run_dir / "config.json").exists():
         return
     old, new = Config.load(run_dir).to_dict(), config.to_dict()
-    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name]]
-    changed = [text for text in changed if text.split()[0] not in FREE_TO_CHANGE]
-    if changed:
+    names = [name for name in new if new[name] != old[name] and name not in FREE_TO_CHANGE]
+    if names:
+        changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in names]
         raise ValueError(
             f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
         )
@@ -88,15 +92,19 @@ class Training:
     def __init__(self, config: Config, run_dir: Path):
         self.config, self.run_dir = config, run_dir
         self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+        if self.fabric.device.type == "cuda":  # the same step gives the same bits
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
         self.train_store, self.validation_store = open_stores(config)
         self.model = build(config)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
         self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.step = 0  # updates done
-        self.best = {"step": 0, "score": -math.inf}
+        self.best = {"step": 0, "score": None, "scores": {}}
         self.seconds, self.skipped = 0.0, 0
-        self.scores: dict = {}
+        meta = self.train_store.meta
+        self.data = {name: meta[name] for name in ("dataset", "split", "count")}
 
     def run(self, progress: bool) -> dict:
         config = self.config
@@ -106,7 +114,7 @@ class Training:
             batches(self.train_store, config, step=self.step),
             total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1,
         )  # fmt: skip
-        sums, count, mark = {}, 0, time.perf_counter()
+        sums, count, self.mark = {}, 0, time.perf_counter()
         for batch in bar:
             values = self.update(batch)
             self.step += 1
@@ -114,13 +122,19 @@ class Training:
             sums = {name: sums.get(name, 0) + value for name, value in values.items()}
             due = self.step % config.evaluate_every == 0 or self.step == config.steps
             if due or self.step % config.log_every == 0:
-                elapsed = time.perf_counter() - mark
-                self.log({name: float(value) / count for name, value in sums.items()}, count / elapsed, bar)
+                means = {name: float(value) / count for name, value in sums.items()}
+                self.log(means, count / self.tick(), bar)
                 if due:
                     self.evaluate_and_save()
-                self.seconds += time.perf_counter() - mark
-                sums, count, mark = {}, 0, time.perf_counter()
+                    self.tick()
+                sums, count = {}, 0
         return self.finish()
+
+    def tick(self) -> float:
+        """Seconds since the last tick, added to those of the run."""
+        elapsed, self.mark = time.perf_counter() - self.mark, time.perf_counter()
+        self.seconds += elapsed
+        return elapsed
 
     def update(self, batch) -> dict:
         """One optimiser step; the losses as tensors on the device."""
@@ -145,7 +159,7 @@ class Training:
     def check_finite(self, loss, norm, images, batch, draws):
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         self.skipped = 0 if finite else self.skipped + 1
-        scaler_may_skip = self.config.precision == "16-mixed" and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE
+        scaler_may_skip = self.scaler is not None and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE
         if finite or scaler_may_skip:
             return
         culprit = first_non_finite(self.model, images, draws, self.step / self.config.steps)
@@ -169,41 +183,54 @@ class Training:
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
         limit = self.config.evaluate_images
-        self.scores = evaluate(self.model, self.validation_store, self.config.protocol, limit=limit).scores
-        runs.append_line(self.run_dir / "metrics.jsonl", {"step": self.step, "validation": self.scores})
-        score = selection_score(self.scores)
-        if not score <= self.best["score"]:  # also where there is no score to compare
-            self.best = {"step": self.step, "score": score if score == score else -math.inf, "scores": self.scores}
+        scores = evaluate(self.model, self.validation_store, self.config.protocol, limit=limit).scores
+        log = self.run_dir / "metrics.jsonl"
+        runs.append_line(log, {"step": self.step, "validation": scores})
+        checkpoint.sync(log)  # the log is never behind its checkpoint
+        score = selection_score(scores)
+        if self.best["score"] is None or score > self.best["score"]:
+            self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
-        scaler = getattr(self.fabric._precision, "scaler", None)
-        if scaler is not None:
-            state["scaler"] = scaler.state_dict()
-        best = {**self.best, "score": self.best["score"] if math.isfinite(self.best["score"]) else None}
-        checkpoint.save(self.run_dir, self.step, self.model, state, {"best": best, "seconds": self.seconds})
-        runs.write_json(self.run_dir / "checkpoints" / "best.json", best)
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
+        progress = {"best": self.best, "seconds": self.seconds, "data": self.data}
+        checkpoint.save(self.run_dir, self.step, self.model, state, progress)
+        self.settle()
+
+    def settle(self):
+        """What follows from the last checkpoint: which one is best, and which are not needed."""
+        runs.write_json(self.run_dir / "checkpoints" / "best.json", self.best)
         checkpoint.prune(self.run_dir, keep={self.step, self.best["step"]})
+
+    @property
+    def scaler(self):
+        """fp16's gradient scaler, or None."""
+        return getattr(self.fabric._precision, "scaler", None)
 
     def resume(self):
         """Go back to the last complete checkpoint: weights, optimiser, and the log up to its step."""
         there = checkpoint.steps(self.run_dir)
-        log = self.run_dir / "metrics.jsonl"
         if there:
             state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
+            if progress["data"] != self.data:
+                raise ValueError(
+                    f"{self.run_dir} was trained on {progress['data']}, and {self.train_store.path} is {self.data}: "
+                    "the batches would not be the same. Choose another run directory, or the old data."
+                )
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
-            if "scaler" in state:
-                self.fabric._precision.scaler.load_state_dict(state["scaler"])
+            if "scaler" in state and self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds, self.best = progress["step"], progress["seconds"], progress["best"]
-            self.best["score"] = -math.inf if self.best["score"] is None else self.best["score"]
-            self.scores = self.best.get("scores", {})
+            self.settle()
+        log = self.run_dir / "metrics.jsonl"
         lines = runs.read_lines(log) if log.exists() else []
         kept = [line for line in lines if line["step"] <= self.step]
-        log.unlink(missing_ok=True)
-        for line in kept:
-            runs.append_line(log, line)
+        if len(kept) < len(lines):
+            runs.write_lines(log, kept)
 
     def finish(self) -> dict:
-        device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else "cpu"
+        device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else str(self.fabric.device)
         last = [line for line in runs.read_lines(self.run_dir / "metrics.jsonl") if "loss" in line][-1]
         result = {
             "steps": self.step,

@@ -75,12 +75,21 @@ def test_local_weights_load_strictly_and_wrong_ones_are_refused(tmp_path):
 
 
 def test_no_network_for_pretrained_weights_names_the_ways_out(monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError("connection refused")
+    create_model = timm.create_model
+
+    def fail(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise OSError("connection refused")
+        return create_model(*args, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(ValueError, match="local file as backbone_weights, or use backbone=\"fourier\""):
         vit("pretrained")
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(ValueError, match="does not take backbone_arguments.*foo"):
+        vit(foo=1)
 
 
 def test_unknown_model_names_near_ones():

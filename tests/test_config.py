@@ -1,8 +1,10 @@
 import json
+import typing
 
 import pytest
 
 from dias_lab.config import FORMS, PRESETS, Config
+from dias_lab.metrics import PROTOCOLS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -33,6 +35,11 @@ def test_a_field_by_hand_wins_over_preset_and_form():
         (lambda: Config(merge_threshold=3), "0 to 2"),
         (lambda: Config(num_iterations=1), "one iteration before and one after"),
         (lambda: Config(backbone_arguments="{pad: 1}"), "not JSON"),
+        (lambda: Config(image_mean="nan"), "one or three"),
+        (lambda: Config(protocol="diass"), "did you mean 'dias'"),
+        (lambda: Config(teacher="before_merging", merging="none"), "needs merging"),
+        (lambda: Config(teacher="before_merging", num_iterations=2), "not the first"),
+        (lambda: Config(merging="none", num_iterations=1), "not the first"),
         (lambda: Config(image_mean="a b c"), "needs numbers"),
         (lambda: Config(image_std=[0.5, 0.5]), "one or three"),
         (lambda: Config(image_std=0), "above 0"),
@@ -47,6 +54,11 @@ def test_wrong_values_are_refused_by_name(call, words):
 def test_statistics_have_one_meaning_in_all_spellings(spelling):
     assert Config(image_mean=spelling).statistics("image_mean") == (0.5, 0.5, 0.5)
     assert Config().statistics("image_mean") is None
+    assert Config(image_mean=[0.48145466, 0.4578275, 0.40821073]).statistics("image_mean")[0] == 0.48145466
+
+
+def test_protocols_are_those_of_the_metrics():
+    assert set(typing.get_args(typing.get_type_hints(Config)["protocol"])) == set(PROTOCOLS)
 
 
 def test_parameters_of_a_notebook_make_a_config():

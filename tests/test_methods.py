@@ -3,6 +3,7 @@ import torch
 
 from dias_lab.methods import build, segments_from
 from dias_lab.methods.dias import DIASOutput
+from dias_lab.modules.redundancy import cluster
 
 FORMS = {
     "released": dict(merging="none", matching="identity", distillation="release"),
@@ -67,6 +68,23 @@ def test_merging_alone_adds_up_the_members_maps(small_config, images):
     a, b = merged(images, draws=draws), plain(images, draws=draws)
     torch.testing.assert_close(a.attention[:-1], b.attention[:-1])
     assert (a.attention[-1][~a.keep] == 0).all() and not a.keep.all()
+    for image in range(3):
+        leader = cluster(b.slots[image : image + 1], 1.0, min_kept=1)[0]
+        for slot in range(5):
+            expected = b.attention[-1, image, leader == slot].sum(dim=0)
+            torch.testing.assert_close(a.attention[-1, image, slot], expected)
+
+
+def test_initial_values_are_those_of_the_release(small_config):
+    model = build(small_config)
+    biases = [p for name, p in model.named_parameters() if "bias" in name and "norm" not in name and "project.0" not in name]
+    assert len(biases) == 8 and all((bias == 0).all() for bias in biases)  # projector, GRU, the slots' MLP; and two norms
+    first, second = model.decoder.layers
+    assert torch.equal(first.mlp[0].weight, second.mlp[0].weight)  # layers start equal
+    assert model.decoder.position.abs().max() <= 2 and 0.7 < model.decoder.position.std() < 1
+    assert 0.1 < model.decoder.mask_token.std() < 0.5  # 16 ** -0.5
+    bound = (6 / 24) ** 0.5
+    assert model.initializer.log_std.abs().max() <= bound and model.initializer.mean.abs().max() <= bound
 
 
 def test_released_form_is_permutation_equivariant(small_config, images):

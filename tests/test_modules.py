@@ -205,6 +205,13 @@ def test_gradient_reaches_every_member_of_a_cluster_unless_declined():
     torch.testing.assert_close(slots.grad[0, :, 0], torch.tensor([0.0, 1, 0, 1]))
 
 
+def test_clusters_do_not_depend_on_reduced_precision():
+    slots = torch.randn(64, 7, 16, generator=torch.Generator().manual_seed(0)) * 0.2 + 1
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = cluster(slots, 0.05)
+    assert torch.equal(reduced, cluster(slots, 0.05))
+
+
 def test_unknown_linkage_is_refused():
     with pytest.raises(ValueError, match="ward"):
         merge_redundant(torch.randn(1, 3, 2), 0.1, linkage="ward")
@@ -281,6 +288,21 @@ def test_hidden_locations_do_not_leak(decoder):
     changed[:, 3:] += 1
     expected, _ = model(features, slots, order=order, visible=visible)
     torch.testing.assert_close(model(changed, slots, order=order, visible=visible)[0], expected)
+
+
+def test_given_order_means_no_sampling(decoder):
+    model, features, slots = decoder
+    order = torch.arange(L).expand(B, L)
+    everything = model(features, slots, order=order, visible=torch.tensor([L, L]))[0]
+    assert torch.equal(model(features, slots, order=order)[0], everything)  # in training as well
+    with pytest.raises(ValueError, match="give the order"):
+        model(features, slots, visible=torch.tensor([1, 2]))
+
+
+def test_the_decoders_own_draws_follow_the_release():
+    order, visible = RandomOrderDecoder(C, D, 256, 1).sample(300, 256, "cpu")
+    assert torch.equal(order.sort(1).values, torch.arange(256).expand(300, 256))
+    assert 0.35 < (visible == 24).float().mean() < 0.65 and 0 <= visible.min() and visible.max() <= 254
 
 
 def test_evaluation_hides_nothing_and_is_deterministic(decoder):

@@ -124,10 +124,25 @@ def test_lock_pins_every_dependency_and_names_no_place():
 
 
 def test_readme_opens_with_the_two_commands():
-    text = (ROOT / "README.md").read_text()[:2000]
-    if not text:
-        pytest.skip("no README yet")
-    assert 0 <= text.find("make run") < text.find("make test")
+    text = (ROOT / "README.md").read_text()
+    assert 0 <= text.find("make run") < text.find("make test") < 300
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    missing = [link for link in links if not link.startswith("http") and not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_the_shipped_model_is_small_and_says_how_it_was_made():
+    from dias_lab import Config, runs, shipped
+
+    folder = PACKAGE / "shipped"
+    assert (folder / "weights.safetensors").stat().st_size < 4_000_000
+    made = runs.read_json(folder / "metrics.json")
+    assert made["command"].startswith("python -m dias_lab train --preset scenes")
+    assert shipped().config == Config.load(folder) and made["scores"]["protocol"] == "dias"
 
 
 def test_stores_and_outputs_are_ignored_and_the_package_is_not():

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +44,7 @@ def whole(small_scenes, tmp_path_factory):
 
 def small(small_scenes, **fields):
     sizes = dict(
-        fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5, decoder_layers=2, decoder_heads=2,
+        backbone_size=128, fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5, decoder_layers=2, decoder_heads=2,
         steps=20, batch_size=4, log_every=3, evaluate_every=5, evaluate_images=3, device="cpu", data=str(small_scenes),
     )  # fmt: skip
     return Config.preset("scenes", **{**sizes, **fields})
@@ -104,6 +106,60 @@ def test_a_killed_run_resumes_bit_for_bit(whole, small_scenes, tmp_path, delay):
     assert runs.read_json(tmp_path / "metrics.json")["scores"] == runs.read_json(whole / "metrics.json")["scores"]
 
 
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it, nothing is tidied up."""
+
+
+@pytest.mark.parametrize("moment", range(1, 60, 3))
+def test_killed_at_any_write_the_run_ends_the_same(whole, small_scenes, tmp_path, monkeypatch, moment):
+    calls = 0
+
+    def deadly(function):
+        def wrapped(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                raise Killed
+            return function(*arguments, **options)
+
+        return wrapped
+
+    for module, name in (
+        (os, "replace"), (os, "fsync"), (shutil, "rmtree"), (runs, "append_line"), (runs, "write_json"), (runs, "write_lines"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, deadly(getattr(module, name)))
+    for _ in range(2):  # and once more, on the way back
+        with contextlib.suppress(Killed):
+            fit(small(small_scenes), tmp_path, progress=False)
+        calls = 0
+    monkeypatch.undo()
+    fit(small(small_scenes), tmp_path, progress=False)
+    assert same_weights(whole, tmp_path) and losses(whole) == losses(tmp_path)
+    assert checkpoint.steps(tmp_path) == checkpoint.steps(whole)
+    for name in ("metrics.json", "checkpoints/best.json"):
+        ours, theirs = runs.read_json(tmp_path / name), runs.read_json(whole / name)
+        assert ours["scores"] == theirs["scores"] and ours.get("best_step") == theirs.get("best_step")
+        assert 0 < ours.get("seconds", 1) < 1000
+    validation = [[line for line in runs.read_lines(run / "metrics.jsonl") if "validation" in line] for run in (whole, tmp_path)]
+    assert validation[0] == validation[1]
+
+
+def test_another_store_under_the_same_name_is_refused(whole, small_scenes, tmp_path):
+    from dias_lab.data.convert import scenes
+
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    scenes.convert(tmp_path / "data", train=11, validation=2, test=1)
+    with pytest.raises(ValueError, match="'count': 10.*'count': 11"):
+        fit(small(small_scenes, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
+
+
+def test_fp16_needs_a_gpu(small_scenes, tmp_path):
+    with pytest.raises(ValueError, match="16-mixed"):
+        fit(small(small_scenes, precision="16-mixed"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_directory_belongs_to_one_config(whole, small_scenes):
     with pytest.raises(ValueError, match="num_slots was 5, is 6"):
         fit(small(small_scenes, num_slots=6), whole, progress=False)
@@ -125,8 +181,6 @@ def test_missing_store_is_named(small_scenes, tmp_path):
 
 
 def test_corrupt_checkpoint_is_named_with_the_way_out(whole, small_scenes, tmp_path):
-    import shutil
-
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     path = tmp_path / "run" / "checkpoints" / "20" / "weights.safetensors"
@@ -177,6 +231,10 @@ def test_evaluation_is_deterministic_and_written_beside_the_run(whole, small_sce
     assert first.scores == again.scores and len(first.images) == 3
     written = runs.read_json(whole / "scores" / "test-dias.json")
     assert written["decoder"] == first.scores["decoder"] and written["protocol"] == "dias"
+    part = evaluate(whole, small_scenes / "test.lmdb", limit=1)  # stands apart from the whole
+    assert runs.read_json(whole / "scores" / "test-dias-first1.json")["images"] == part.scores["images"] == 1
+    assert runs.read_json(whole / "scores" / "test-dias.json")["images"] == 3
+    assert {"seed", "step", "device", "data", "seconds", "commit"} <= written["about"].keys()
     assert evaluate(whole, small_scenes / "test.lmdb", "spot").scores["decoder"]["mbo"] != first.scores["decoder"]["mbo"]
     with pytest.raises(ValueError, match="did you mean 'dias'"):
         evaluate(whole, small_scenes / "test.lmdb", "diass")

@@ -1,1 +1,10 @@
-"""Data: the store, what fills it (`convert`), and what reads it. Nothing is imported before it is needed."""
+"""Data: stores, converters, the built-in scenes, and batches."""
+
+import importlib
+
+
+def __getattr__(name: str):
+    """The modules, on first use: the store needs no torch, and must not wait for it."""
+    if name in ("convert", "dataset", "scenes", "store"):
+        return importlib.import_module(f"dias_lab.data.{name}")
+    raise AttributeError(f"dias_lab.data has no {name!r}")

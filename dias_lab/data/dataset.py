@@ -85,20 +85,20 @@ class Squares(Dataset):
 def batches(store, config, seed: int | None = None, step: int = 0, steps: int | None = None) -> Iterator[dict]:
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
-    return iter(loader(Batches(store, config, seed), range(step, steps), config.workers))
+    return iter(loader(Batches(store, config, seed), range(step, steps), config))
 
 
-def squares(store, config, limit: int = 0, workers: int = 0) -> Iterator[dict]:
+def squares(store, config, limit: int = 0) -> Iterator[dict]:
     """Evaluation batches of the first `limit` items (0: all)."""
     dataset = Squares(store, config.image_size, config.batch_size, limit)
-    return iter(loader(dataset, range(len(dataset)), workers))
+    return iter(loader(dataset, range(len(dataset)), config))
 
 
-def loader(dataset: Dataset, order, workers: int) -> DataLoader:
-    context = "forkserver" if workers else None  # neither the store's map nor torch's threads cross a fork
-    pin = torch.cuda.is_available()
+def loader(dataset: Dataset, order, config) -> DataLoader:
+    context = "forkserver" if config.workers else None  # neither the store's map nor torch's threads cross a fork
+    pin = config.device != "cpu" and torch.cuda.is_available()
     return DataLoader(
-        dataset, batch_size=None, sampler=order, num_workers=workers, multiprocessing_context=context, pin_memory=pin
+        dataset, batch_size=None, sampler=order, num_workers=config.workers, multiprocessing_context=context, pin_memory=pin
     )
 
 

@@ -25,6 +25,7 @@ class Method(nn.Module):
     def __init__(self, config: Config, backbone: nn.Module):
         super().__init__()
         self.config, self.backbone = config, backbone
+        self.step = 0  # of the checkpoint that was loaded
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
@@ -43,7 +44,7 @@ class Method(nn.Module):
         """
         images, segments = square(images, segments, self.config.image_size)
         images = self.normalise(images)
-        return images if segments is None else (images, segments)
+        return images if segments is None else (images, segments.to(self.device))
 
     def normalise(self, images: UInt8[Tensor, "B 3 R R"]) -> Float[Tensor, "B 3 R R"]:
         return (images.to(self.device, non_blocking=True) - self.mean) / self.std
@@ -79,14 +80,17 @@ class Method(nn.Module):
         was_training = self.training
         self.eval()
         pictures, cut = square(images, segments, self.config.image_size)
-        output = self(self.normalise(pictures), draws=self.draw(range(len(pictures)), seed))
+        parts = []
+        for places in torch.arange(len(pictures)).split(self.config.batch_size):
+            output = self(self.normalise(pictures[places]), draws=self.draw(places.tolist(), seed))
+            parts.append([part.cpu().numpy() for part in (output.attention, output.decoder_attention, output.keep)])
         self.train(was_training)
-        decoded = output.decoder_attention
+        attention, decoded, keep = zip(*parts, strict=True)
         return AttentionTrace(
             images=pictures.permute(0, 2, 3, 1).cpu().numpy(),
-            attention=output.attention.cpu().numpy().astype(np.float16),
-            decoder_attention=None if decoded is None else decoded.cpu().numpy().astype(np.float16),
-            keep=output.keep.cpu().numpy(),
+            attention=np.concatenate(attention, axis=1).astype(np.float16),
+            decoder_attention=np.concatenate(decoded).astype(np.float16),
+            keep=np.concatenate(keep),
             segments=None if cut is None else cut.cpu().numpy().astype(np.uint8),
             names=list(names) if names is not None else [f"image {i}" for i in range(len(pictures))],
             about={"method": self.config.method, "seed": seed, **(about or {})},

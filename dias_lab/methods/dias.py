@@ -19,7 +19,7 @@ from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
-from dias_lab.modules.redundancy import cluster, is_leader, merge_redundant, one_hot_members
+from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members
 
 
 class DIASOutput(NamedTuple):
@@ -46,8 +46,9 @@ class DIAS(Method):
             self.decoder = MLPDecoder(dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
         else:
             self.decoder = RandomOrderDecoder(
-                dim, config.slot_dim, num_locations, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim
-            )
+                dim, config.slot_dim, num_locations, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
+                config.visible_probability, config.visible_fraction,
+            )  # fmt: skip
         for module in (self.project, self.aggregator, self.decoder):
             zero_biases(module)
 
@@ -107,15 +108,11 @@ class DIAS(Method):
     def merge(self, slots, draws):
         """Merged slots [B N D], keep mask [B N] and each slot's leader [B N]; untouched where the draw says so."""
         config = self.config
-        options = (config.merge_threshold, config.linkage, config.min_kept)
-        merged, keep = merge_redundant(slots, *options, gradient=config.merge_gradient)
-        leader = cluster(slots, *options)
+        leader = cluster(slots, config.merge_threshold, config.linkage, config.min_kept)
         if self.training and config.merge_probability < 1:
-            alone = torch.arange(slots.shape[1], device=slots.device).expand_as(leader)
-            merged = torch.where(draws.merge[:, None, None], merged, slots)
+            alone = torch.arange(slots.shape[1], device=slots.device)
             leader = torch.where(draws.merge[:, None], leader, alone)
-            keep = is_leader(leader)
-        return merged, keep, leader
+        return *merge_clusters(slots, leader, config.merge_gradient), leader
 
     def losses(self, output: DIASOutput, progress: float) -> tuple[dict, dict]:
         """Unweighted losses, and their weights at `progress` (0 to 1) through the training."""

@@ -43,7 +43,7 @@ class SlotAttention(nn.Module):
         """Slots after the iterations, and every iteration's attention map.
 
         Slots where `keep` is False stay out of the competition: their maps are exactly 0. Raises ValueError for fewer
-        than one iteration, and for an image that keeps no slot.
+        than one iteration, and for an image that keeps no slot (on a GPU that gives NaN: no look at the mask from here).
         """
         num_iterations = self.num_iterations if num_iterations is None else num_iterations
         if num_iterations < 1:

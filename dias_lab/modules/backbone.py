@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dias_lab import runs
+
 
 class Backbone(nn.Module):
     """Resizes the protocol's square to its own size and maps it to features. Frozen: no gradient, always in eval mode.
@@ -71,21 +73,23 @@ class TimmBackbone(Backbone):
 
 def create(name: str, weights: str, arguments: dict) -> nn.Module:
     """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = timm.create_model(name, pretrained=False, **arguments)
+        except TypeError as error:
+            raise ValueError(f"timm's {name} does not take backbone_arguments {arguments}: {error}") from error
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return timm.create_model(name, pretrained=False, **arguments)
+        return model
     if weights == "pretrained":
         try:
             return timm.create_model(name, pretrained=True, **arguments)
-        except TypeError:  # a wrong argument for this model
-            raise
         except Exception as error:  # the hub client raises many kinds
             raise ValueError(
                 f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {error}). Without a "
                 'network, give a local file as backbone_weights, or use backbone="fourier", which needs none.'
             ) from error
-    path = Path(weights).expanduser()
+    path = runs.resolve(Path(weights).expanduser())
     if not path.is_file():
         raise ValueError(f'backbone_weights is "pretrained", "random" or a file; there is no file {path}')
     try:

@@ -23,9 +23,11 @@ class RandomOrderDecoder(nn.Module):
     """
 
     def __init__(
-        self, feature_dim: int, slot_dim: int, num_locations: int, num_layers=4, num_heads=4, mlp_dim: int | None = None
-    ):
+        self, feature_dim: int, slot_dim: int, num_locations: int, num_layers=4, num_heads=4, mlp_dim: int | None = None,
+        visible_probability: float = 0.5, visible_fraction: float = 0.1,
+    ):  # fmt: skip
         super().__init__()
+        self.visible_probability, self.visible_fraction = visible_probability, visible_fraction
         if feature_dim % num_heads:
             raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")
         self.mask_token = nn.Parameter(torch.randn(1, 1, feature_dim) * feature_dim**-0.5)
@@ -48,19 +50,20 @@ class RandomOrderDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B N L"] | None]:
         """Reconstruction and, where needed, the attention map of the last layer (mean over heads, sums to 1 over N).
 
-        `order` and `visible`: the first `visible` locations of `order` keep their features. In training the two are
-        drawn where not given; in evaluation nothing is hidden unless they are. `need_attention` defaults to evaluation
-        only: in training no weights are computed that nobody reads. Slots outside `keep` get exactly 0.
+        `order` and `visible`: the first `visible` locations of `order` keep their features; an order alone hides
+        nothing. In training the two are drawn where neither is given; in evaluation nothing is hidden. `need_attention`
+        defaults to evaluation only: in training no weights are computed that nobody reads. Slots outside `keep` get
+        exactly 0. Raises ValueError for `visible` without `order`.
         """
         B, L, C = features.shape
         need_attention = not self.training if need_attention is None else need_attention
+        if visible is not None and order is None:
+            raise ValueError("visible says how many locations of an order are seen: give the order, too")
         if order is None and self.training:
-            order = torch.rand(B, L, device=features.device).argsort(dim=1)
-        if visible is None and order is not None:
-            visible = torch.randint(max(L - 1, 1), (B,), device=features.device)
+            order, visible = self.sample(B, L, features.device)
         tokens = self.project_features(features)
         position = resize_position(self.position, L).to(tokens.dtype)  # [1 L C]
-        if order is not None:  # no causal mask anywhere: hiding in place equals permuting, decoding and permuting back
+        if visible is not None:  # no causal mask anywhere: hiding in place equals permuting, decoding and permuting back
             rank = order.argsort(dim=1)  # [B L]: when each location's turn comes
             tokens = torch.where((rank < visible[:, None])[..., None], tokens, self.mask_token.to(tokens.dtype))
         hidden = self.norm_input(tokens + position)
@@ -69,6 +72,14 @@ class RandomOrderDecoder(nn.Module):
         for number, layer in enumerate(self.layers, start=1):
             hidden, attention = layer(hidden, memory, keep, need_attention and number == len(self.layers))
         return hidden, attention
+
+
+    def sample(self, B: int, L: int, device) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B"]]:
+        """A random order, and how much of it is visible: uniform from 0 to L - 2, or a constant share, less one."""
+        constant = max(int(self.visible_fraction * L) - 1, 0)
+        uniform = torch.rand(B, device=device) < self.visible_probability
+        visible = torch.where(uniform, torch.randint(max(L - 1, 1), (B,), device=device), constant)
+        return torch.rand(B, L, device=device).argsort(dim=1), visible
 
 
 class DecoderLayer(nn.Module):

@@ -26,7 +26,13 @@ def merge_redundant(
     `min_kept` clusters would remain, that image's slots stay as they are. Without `gradient` the mean of merged slots
     is a constant. Raises ValueError for another linkage than complete, average or single.
     """
-    leader = cluster(slots, threshold, linkage, min_kept)
+    return merge_clusters(slots, cluster(slots, threshold, linkage, min_kept), gradient)
+
+
+def merge_clusters(
+    slots: Float[Tensor, "B N D"], leader: Int[Tensor, "B N"], gradient: bool = True
+) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+    """The same for clusters that are known: `leader` is what `cluster` gives."""
     membership = one_hot_members(leader).to(slots.dtype)
     mean = membership @ (slots if gradient else slots.detach()) / membership.sum(-1, keepdim=True).clamp_min(1)
     keep = is_leader(leader)
@@ -42,9 +48,10 @@ def cluster(
     if linkage not in ("complete", "average", "single"):
         raise ValueError(f"linkage is 'complete', 'average' or 'single', got {linkage!r}")
     B, N, _ = slots.shape
-    direction = F.normalize(slots.float(), dim=-1)
     index = torch.arange(N, device=slots.device)
-    distance = 1 - direction @ direction.transpose(1, 2)  # [B N N]
+    with torch.autocast(slots.device.type, enabled=False):  # in half precision close slots would fall together
+        direction = F.normalize(slots.float(), dim=-1)
+        distance = 1 - direction @ direction.transpose(1, 2)  # [B N N]
     distance = distance.masked_fill(index[:, None] == index, torch.inf)
     leader = index.expand(B, N)
     size = torch.ones(B, N, device=slots.device)

@@ -171,12 +171,14 @@ def _ids(mask: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _categories(root: Path, table: dict) -> dict[int, tuple[str, bool]]:
-    """Name and thing flag by category id: of panoptic_coco_categories.json if it is there, else the table's own."""
+    """Name and thing flag by category id: of panoptic_coco_categories.json where there is one, else the table's own."""
     categories = table.get("categories")
-    for folder in (root / "annotations", root):
-        path = folder / "panoptic_coco_categories.json"
-        if path.exists():
+    paths = [folder / "panoptic_coco_categories.json" for folder in (root, root / "annotations")]
+    if path := next((path for path in paths if path.exists()), None):
+        try:
             categories = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ConversionError(f"{path} is not JSON ({error}). Fetch it again") from error
     if not categories:
         raise ValueError("it has no categories, and there is no panoptic_coco_categories.json")
     return {category["id"]: (category["name"], bool(category["isthing"])) for category in categories}
