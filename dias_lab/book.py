@@ -19,7 +19,7 @@ from dias_lab import gallery, headless, parameters, runs
 from dias_lab.config import Config
 
 ABLATION = {"merging": ("none", "reinitialize"), "distillation": ("none", "cross_entropy")}
-PHOTOS = {"steps": 150, "batch_size": 8}  # about a minute on two cores; a full schedule takes a GPU, and --steps
+PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
 UNIT = "03"  # the notebook that each run of the ablation executes
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
@@ -108,7 +108,7 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     fields = {name: value for name, value in given.items() if name in Config.field_names() and name != "data"}
     if preset != "scenes" and "steps" not in fields:
         fields = PHOTOS | fields
-        print(f"size      {fields['steps']} steps of {fields['batch_size']} photos; more with --steps and --batch-size")
+        print(f"size      {', '.join(f'{name} {fields[name]}' for name in PHOTOS)}: small; --steps chooses another")
     weights = fields.get("backbone_weights", "pretrained")
     if weights not in ("pretrained", "random"):
         path = Path(weights).expanduser().resolve()  # as typed: from the working directory

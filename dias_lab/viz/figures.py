@@ -21,7 +21,7 @@ from dias_lab.trace import AttentionTrace
 from dias_lab.viz import overlay, palette
 
 
-def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 150) -> go.Figure:
+def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) -> go.Figure:
     """One image's maps with a slider over the iterations, the decoder's map last.
 
     Panels, each `size` pixels wide: the image, the true segments if there are any, the arg-max segments, and every
