@@ -85,9 +85,13 @@ def train(arguments: list[str]):
 
     from dias_lab.train import check, fit
 
-    run_dir = options.run_dir.resolve()  # as typed: from the working directory
-    refused_if_wrong(check, options.config, run_dir)
-    result = fit(options.config, run_dir)
+    run_dir, config = options.run_dir.resolve(), options.config  # paths as typed: from the working directory
+    for flag, name in (("--data", "data"), ("--backbone-weights", "backbone_weights")):
+        path = Path(getattr(config, name))
+        if any(word.split("=")[0] == flag for word in arguments) and path.exists():
+            config = config.replace(**{name: str(path.resolve())})
+    refused_if_wrong(check, config, run_dir)
+    result = fit(config, run_dir)
     print(f"wrote {options.run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
     print_scores(result["scores"])
 

@@ -63,5 +63,13 @@ def test_what_cannot_work_says_why(words, status, message, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_paths_are_those_of_the_working_directory(small_scenes, tmp_path, monkeypatch):
+    (tmp_path / "mine").symlink_to(small_scenes)
+    monkeypatch.chdir(tmp_path)
+    assert run("train", *SMALL, "--data", "mine", "--run-dir", "run") == 0
+    assert run("evaluate", "--run-dir", "run", "--data", "mine") == 0
+    assert (tmp_path / "run" / "scores" / "test-dias.json").exists()
+
+
 def test_statistics_may_be_several_words():
     assert one_word("--a 1 --image-mean 0.5 0.5 0.5 --b c d".split()) == ["--a", "1", "--image-mean", "0.5 0.5 0.5", "--b", "c", "d"]
