@@ -18,7 +18,6 @@ from dias_lab import runs
 from dias_lab.config import Config
 from dias_lab.methods import Method, build
 
-WAY_OUT = "Delete that folder to go on from the checkpoint before."
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
 
 
@@ -56,18 +55,21 @@ def steps(run_dir: Path) -> list[int]:
 def load(run_dir: Path, step: int, model: Method) -> tuple[dict, dict]:
     """Put the weights of checkpoint `step` into the model; returns its state and its progress."""
     folder = Path(run_dir) / "checkpoints" / str(step)
-    load_weights(model, folder)
     try:
+        load_weights(model, folder)
         return torch.load(folder / STATE, map_location="cpu", weights_only=True), runs.read_json(folder / PROGRESS)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{folder / STATE} cannot be read ({error}). {WAY_OUT}") from error
+        raise ValueError(
+            f"checkpoint {folder} cannot be read ({error}). Delete that folder to go on from the one before."
+        ) from error
 
 
 def load_weights(model: Method, folder: Path):
+    """Put the weights in `folder` into the model. Raises ValueError for a damaged file or another model's weights."""
     try:
         model.load_trained_state(load_file(folder / WEIGHTS))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}). {WAY_OUT}") from error
+        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
 
 
 def prune(run_dir: Path, keep: set[int]):

@@ -10,9 +10,8 @@ releases of Genera1Z multiply pair counts in int64, which overflows at 256x256 p
 Axes: B images, H W pixels, N predicted segments, S true segments. A clip of F frames is one image of F*H rows.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,13 +47,6 @@ PROTOCOLS = {
     "oclf": Protocol("ignore", False, "ignore", background_in_iou=False, empty_ari=1.0),
     "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=NAN),  # as it scores COCO
 }
-
-
-class Score(NamedTuple):
-    """The mean of one score over its valid images, and how many they are."""
-
-    mean: float
-    n: int
 
 
 def segmentation_scores(
@@ -100,22 +92,6 @@ def segmentation_scores(
             scores["mbo_class"] = _overlap_scores(*_counted(confusion["classes"], protocol), protocol)[0]
         parts.append(scores)
     return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-
-
-def mean_scores(scores: dict[str, Float[Tensor, "B"]] | Iterable[dict[str, Float[Tensor, "B"]]]) -> dict[str, Score]:
-    """Mean over the valid images (those that are not NaN) and their number; NaN and 0 where there are none.
-
-    `scores` is what `segmentation_scores` returns, or several of them (one a batch): images weigh the same in any batch.
-    """
-    parts = [scores] if isinstance(scores, dict) else list(scores)
-    if not parts:
-        raise ValueError("mean_scores got no scores: is the data set empty?")
-    means = {}
-    for name in parts[0]:
-        values = torch.cat([part[name] for part in parts])
-        valid = values[~values.isnan()]
-        means[name] = Score(valid.mean().item(), len(valid))  # the mean of nothing is NaN
-    return means
 
 
 def _label_map(name: str, labels) -> Int[Tensor, "B H W"]:

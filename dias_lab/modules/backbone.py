@@ -73,29 +73,27 @@ class TimmBackbone(Backbone):
 
 def create(name: str, weights: str, arguments: dict) -> nn.Module:
     """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            model = timm.create_model(name, pretrained=False, **arguments)
-        except TypeError as error:
-            raise ValueError(f"timm's {name} does not take backbone_arguments {arguments}: {error}") from error
-    if weights == "random":
-        return model
-    if weights == "pretrained":
-        try:
-            return timm.create_model(name, pretrained=True, **arguments)
-        except Exception as error:  # the hub client raises many kinds
+    path = runs.resolve(Path(weights).expanduser())
+    if weights in ("pretrained", "random"):
+        source = {"pretrained": weights == "pretrained"}
+    elif path.is_file():
+        source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    else:
+        raise ValueError(f'backbone_weights is "pretrained", "random" or a file; there is no file {path}')
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(name, **source, **arguments)
+    except TypeError as error:
+        raise ValueError(f"timm's {name} does not take backbone_arguments {arguments}: {error}") from error
+    except Exception as error:  # hub client, safetensors, torch and timm raise their own kinds
+        if weights == "pretrained":
             raise ValueError(
                 f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {error}). Without a "
                 'network, give a local file as backbone_weights, or use backbone="fourier", which needs none.'
             ) from error
-    path = runs.resolve(Path(weights).expanduser())
-    if not path.is_file():
-        raise ValueError(f'backbone_weights is "pretrained", "random" or a file; there is no file {path}')
-    try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments)
-    except Exception as error:  # safetensors, torch and timm raise their own kinds
-        raise ValueError(f"{path} does not hold the weights of {name} {arguments or ''}: {error}") from error
+        problem = "timm cannot build" if weights == "random" else f"{path} does not hold the weights of"
+        raise ValueError(f"{problem} {name} {arguments or ''}: {error}") from error
 
 
 class FourierBackbone(Backbone):
