@@ -131,6 +131,45 @@ def trace(arguments: list[str]):
     tyro.cli(command, prog="python -m dias_lab trace", args=arguments)
 
 
+def explore(arguments: list[str]):
+    """Write a trace, or two of the same images side by side, as an HTML page to explore; it needs no network."""
+
+    def command(traces: tyro.conf.Positional[list[Path]], out: Path):
+        """Write an HTML page to explore, with everything inside.
+
+        Args:
+            traces: one or two files that `python -m dias_lab trace` wrote
+            out: the page
+        """
+        from dias_lab import viz
+
+        loaded = [read_trace(path) for path in traces]
+        refused_if_wrong(viz.explore, loaded).to_html(out)
+        print(f"wrote {out}: {len(loaded[0])} images, {out.stat().st_size / 1e6:.2f} MB; open it in a browser")
+
+    tyro.cli(command, prog="python -m dias_lab explore", args=arguments)
+
+
+def segments(arguments: list[str]):
+    """Write the slots' segments of a trace as label PNGs and COCO RLE JSON."""
+
+    def command(trace: tyro.conf.Positional[Path], out: Path, map: str | None = None):
+        """Write label PNGs and segments.json; label n + 1 is slot n.
+
+        Args:
+            trace: what `python -m dias_lab trace` wrote
+            out: a folder
+            map: an iteration, counted from 1, or decoder; the last of all if not given
+        """
+        from dias_lab import segments
+
+        loaded = read_trace(trace)
+        which = refused_if_wrong(segments.stop_of, loaded, map)
+        print(f"wrote {segments.export(loaded, out, which)} and {len(loaded)} label maps beside it")
+
+    tyro.cli(command, prog="python -m dias_lab segments", args=arguments)
+
+
 def run(arguments: list[str]) -> int:
     """Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."""
     from dias_lab import book
@@ -139,7 +178,16 @@ def run(arguments: list[str]) -> int:
     return book.run(options)
 
 
-COMMANDS = {"convert": convert, "verify": verify, "train": train, "evaluate": evaluate, "trace": trace, "run": run}
+COMMANDS = {
+    "convert": convert, "verify": verify, "train": train, "evaluate": evaluate, "trace": trace, "explore": explore,
+    "segments": segments, "run": run,
+}  # fmt: skip
+
+
+def read_trace(path: Path):
+    from dias_lab.trace import AttentionTrace
+
+    return refused_if_wrong(AttentionTrace.load, path)
 
 
 def refused_if_wrong(function, *arguments, **options):

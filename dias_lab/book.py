@@ -20,6 +20,7 @@ from dias_lab.config import Config
 
 ABLATION = {"merging": ("none", "reinitialize"), "distillation": ("none", "cross_entropy")}
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
+SCENES_ABLATION = {"steps": 120, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
 UNIT = "03"  # the notebook that each run of the ablation executes
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
@@ -42,7 +43,7 @@ class Options(Fields):
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
     ablation: bool = True  # run the small ablation, and the notebook that reads it
-    ablation_steps: int | None = None  # training steps of each of its runs; None: 200 on scenes, else a quarter of steps
+    ablation_steps: int | None = None  # steps of each run; None: 120 on scenes (16x16 maps), else a quarter of steps
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
 
@@ -123,6 +124,7 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     book = Path("runs") / f"book-{_hash(hashed, 8)}"
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
     pieces |= {"data": data} | ({"root": root} if root else {})
+    pieces |= {"live": False}  # nobody is there to move a control
     places = {"book": book, "run_dir": book / "training", "ablation_dir": book / "ablation"}
     pieces |= {name: path.as_posix() for name, path in (places | {"trace": book / "training/trace.npz"}).items()}
 
@@ -130,7 +132,7 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
         number = notebook.stem[:2]
         if number == "05" and options.ablation:
-            steps += _units(options, config, pieces, runs.resolve(book) / "ablation")
+            steps += _units(options, config, fields, pieces, runs.resolve(book) / "ablation")
         if number != "05" or options.ablation:
             values = _taken(notebook, pieces)
             step = Step(notebook.stem, notebook, runs.resolve(book) / notebook.stem, values, [], NEEDS.get(number, ["03"]))
@@ -181,17 +183,21 @@ def _taken(notebook: Path, pieces: dict) -> dict:
     return parameters.check(notebook, {name: value for name, value in pieces.items() if name in names})
 
 
-def _units(options: Options, config: Config, pieces: dict, folder: Path) -> list[Step]:
+def _units(options: Options, config: Config, fields: dict, pieces: dict, folder: Path) -> list[Step]:
     notebook = next(iter(sorted(runs.resolve("notebooks").glob(f"{UNIT}*.ipynb"))), None)
     if notebook is None:
         raise ValueError(f"the ablation needs a notebook {UNIT}*.ipynb; leave it out with --no-ablation")
-    few = min(200, config.steps) if options.preset in (None, "scenes") else -(-config.steps // 4)
+    if options.preset in (None, "scenes"):
+        small = SCENES_ABLATION | fields | {"steps": min(SCENES_ABLATION["steps"], config.steps)}
+    else:
+        small = {"steps": -(-config.steps // 4)}
+    if options.ablation_steps:
+        small["steps"] = options.ablation_steps
     units = []
     for choice in itertools.product(*ABLATION.values()):
         axes = dict(zip(ABLATION, choice, strict=True))
         out = folder / "_".join(f"{axis}-{value}" for axis, value in axes.items())
-        own = {**axes, "steps": options.ablation_steps or few, "run_dir": f"{pieces['ablation_dir']}/{out.name}"}
-        values = _taken(notebook, pieces | own)
+        values = _taken(notebook, pieces | small | axes | {"run_dir": f"{pieces['ablation_dir']}/{out.name}"})
         units.append(Step(out.name, notebook, out, values, [], ["01"], training=out, threads=1, part="ablation"))
     return units
 

@@ -37,9 +37,10 @@ class Config:
     backbone_size: int = 224  # pixels; the square is resized to it, bicubic without antialias
     image_mean: str = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm
     image_std: str = ""
-    fourier_dim: int = 128  # channels; this and the next three: fourier only
+    fourier_dim: int = 128  # channels; this and the next four: fourier only
     fourier_stride: int = 8  # pixels per location
     fourier_bandwidth: float = 1.0  # spread of the random frequencies
+    fourier_texture: float = 1.0  # weight of the colours' deviation within a location beside their mean
     fourier_position: float = 0.2  # weight of the position beside colour and texture
 
     # slots and aggregation
@@ -49,6 +50,8 @@ class Config:
     num_iterations: int = 3  # in all, those after re-initialization included
     initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each
     project_dim: int = 0  # channels between features and aggregator; 0: as many as the features have
+    aggregator_start: Literal["random", "k_means"] = "random"  # initial values; "k_means": aggregation starts as soft k-means
+    sharpness: float = 6.0  # k_means only: a slot's first logits are sharpness * sqrt(slot_dim) * cosine
 
     # redundancy and re-initialization
     merging: Literal["none", "merge", "reinitialize"] = "reinitialize"  # "merge" keeps the merged slots as they are
@@ -66,6 +69,7 @@ class Config:
 
     # decoder
     decoder: Literal["random_order", "mlp"] = "random_order"
+    decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location
     decoder_layers: int = 4
     decoder_heads: int = 4  # random_order only
     decoder_mlp_dim: int = 0  # 0: four times the features' channels (mlp decoder: 2048)
@@ -83,6 +87,7 @@ class Config:
     steps: int = 100_000
     batch_size: int = 32
     learning_rate: float = 2e-4
+    aggregator_rate: float = 1.0  # learning rate of all that comes before the decoder, as a share of learning_rate
     final_learning_rate: float = 1e-3  # as a share of learning_rate
     warmup: float = 0.05  # share of the steps
     gradient_clip: float = 1.0  # L2 norm over all parameters
@@ -105,10 +110,10 @@ class Config:
         positive = ("image_size backbone_size num_slots slot_dim slot_mlp_dim num_iterations fourier_dim fourier_stride "
                     "decoder_layers decoder_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
         not_negative = ("project_dim reinitialized_iterations min_kept decoder_mlp_dim workers evaluate_images "
-                        "seed fourier_position distillation_weight").split()  # fmt: skip
+                        "seed fourier_texture fourier_position distillation_weight aggregator_rate").split()  # fmt: skip
         shares = ("visible_probability visible_fraction merge_probability crop_scale warmup final_learning_rate "
                   "distillation_start").split()  # fmt: skip
-        for name in positive + ["learning_rate", "gradient_clip", "fourier_bandwidth"]:
+        for name in positive + ["learning_rate", "gradient_clip", "fourier_bandwidth", "sharpness"]:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Config.{name} must be above 0, got {getattr(self, name)!r}")
         for name in not_negative:
@@ -247,9 +252,11 @@ def _three_numbers(name: str, value) -> str:
 
 PRESETS = types.MappingProxyType({
     "scenes": dict(
-        data="data/scenes", image_size=128, backbone="fourier", backbone_size=96, num_slots=6, fourier_dim=64,
-        fourier_position=0.0, slot_dim=96, slot_mlp_dim=192, decoder_layers=2, merge_threshold=0.02, distillation_weight=0.05,
-        distillation_start=0.5, steps=1200, learning_rate=1e-3, log_every=20, evaluate_every=300, evaluate_images=200,
+        data="data/scenes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
+        fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
+        num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
+        decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
+        learning_rate=5e-4, aggregator_rate=0.1, log_every=20, evaluate_every=50, evaluate_images=100,
     ),
     "coco": dict(data="data/coco", num_slots=7),
     "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),

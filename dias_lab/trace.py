@@ -6,11 +6,11 @@ per field, read without pickle; `names` and `about` are JSON text in uint8 array
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """
 
+import contextlib
 import json
 import math
 import os
-import zipfile
-import zlib
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,22 +154,13 @@ class AttentionTrace:
 
     def save(self, path) -> None:
         """Write `path`, whole or not at all. Folders that are missing are made."""
-        path = Path(path)
         arrays = {"images": self.images, "attention": self.attention, "keep": self.keep}
         arrays |= {"names": _to_bytes(self.names), "about": _to_bytes(self.about)}
         for name in ("decoder_attention", "segments"):
             if getattr(self, name) is not None:
                 arrays[name] = getattr(self, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with open(beside, "wb") as file:  # a file, since numpy appends .npz to a name
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as file:  # a file, since numpy appends .npz to a name
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path) -> "AttentionTrace":
@@ -183,10 +174,33 @@ class AttentionTrace:
             if missing:
                 raise ValueError(f"it has no array {', '.join(sorted(missing))}")
             arrays["names"] = _from_bytes("names", arrays["names"])
+            if not isinstance(arrays["names"], list):
+                raise ValueError(f"names must be a list, got {type(arrays['names']).__name__}")
             optional = {"decoder_attention": None, "segments": None}
             return cls(**{**optional, **arrays, "about": about})
-        except (ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except OSError:
+            raise
+        except Exception as error:  # whatever a damaged or hostile file makes numpy, zipfile or json raise
             raise ValueError(f"{path} is not a trace that can be read: {error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write, which takes the name `path` when all of it is on the disk; nothing happens if that fails.
+
+    Folders that are missing are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -86,6 +86,15 @@ def learning_rate(step: int, config: Config) -> float:
     return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
 
 
+def parameter_groups(model: Method) -> list[dict]:
+    """What is trained: the decoder, and all before it at `config.aggregator_rate` of the learning rate."""
+    decoder = {id(parameter) for parameter in model.decoder.parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter for parameter in trained if id(parameter) not in decoder]
+    after = [parameter for parameter in trained if id(parameter) in decoder]
+    return [{"params": before, "share": model.config.aggregator_rate}, {"params": after, "share": 1.0}]
+
+
 class Training:
     """One process's part of a run: the model, the optimiser, and the loop."""
 
@@ -97,8 +106,7 @@ class Training:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.train_store, self.validation_store = open_stores(config)
         self.model = build(config)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+        optimizer = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate)
         self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.step = 0  # updates done
         self.best = {"step": 0, "score": None, "scores": {}}
@@ -142,7 +150,7 @@ class Training:
         images = self.model.normalise(batch["image"])
         draws = self.model.draw(range(config.batch_size), config.seed, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = learning_rate(self.step, config) * group["share"]
         output = self.wrapped(images, draws=draws)
         losses, self.weights = self.model.losses(output, self.step / config.steps)
         loss = sum(self.weights[name] * losses[name] for name in losses)
@@ -175,7 +183,7 @@ class Training:
 
     def log(self, means: dict, steps_per_second: float, bar):
         rate = steps_per_second * self.config.batch_size
-        line = {"step": self.step, **means, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
         line |= {f"weight_{name}": value for name, value in self.weights.items()}
         runs.append_line(self.run_dir / "metrics.jsonl", {**line, "images_per_second": rate})
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")

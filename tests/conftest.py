@@ -32,6 +32,7 @@ def small_config(small_scenes) -> Config:
     return Config.preset(
         "scenes", data=str(small_scenes), backbone_size=128, fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5,
         decoder_layers=2, decoder_heads=2, steps=20, batch_size=4, log_every=3, evaluate_every=5, evaluate_images=3, device="cpu",
+        aggregator_start="random", decoder_start="random", num_iterations=3, crop_scale=0.75,
     )  # fmt: skip
 
 

@@ -122,3 +122,12 @@ def test_fourier_features_tell_colours_apart_and_are_fixed():
     near = torch.nn.functional.cosine_similarity(left, features[0, :, 0, 1], dim=0)
     assert near > 0.9 > 0.5 > torch.nn.functional.cosine_similarity(left, right, dim=0)
     assert torch.equal(FourierBackbone(32, dim=64, stride=8)(two), features)
+
+
+def test_texture_counts_as_much_as_its_weight_says():
+    plain = torch.zeros(1, 3, 32, 32)
+    rough = plain.clone()
+    rough[..., ::2], rough[..., 1::2] = 1, -1  # the same mean in every square
+    blind, seeing = FourierBackbone(32, stride=8, texture=0.0), FourierBackbone(32, stride=8, texture=0.5)
+    torch.testing.assert_close(blind(rough), blind(plain), atol=5e-3, rtol=0)
+    assert (seeing(rough) - seeing(plain)).abs().max() > 0.5

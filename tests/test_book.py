@@ -50,7 +50,7 @@ def test_book_runs_reuses_and_reports(root, capsys):
     assert "AssertionError" in out
     (folder,) = (root / "runs").glob("book-*")
     config = runs.read_json(folder / "ablation/merging-none/config.json")
-    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 200)
+    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 120)
     assert nbformat.read(folder / "05_ablations/run.ipynb", 4).cells[-1].outputs[0].data["text/plain"] == "2"
 
     (root / "data/scenes/train.lmdb").unlink()  # what a step made is gone: it is made again, and so is what follows

@@ -69,7 +69,7 @@ def test_merging_alone_adds_up_the_members_maps(small_config, images):
     torch.testing.assert_close(a.attention[:-1], b.attention[:-1])
     assert (a.attention[-1][~a.keep] == 0).all() and not a.keep.all()
     for image in range(3):
-        leader = cluster(b.slots[image : image + 1], 1.0, min_kept=1)[0]
+        leader = cluster(b.slots[image : image + 1], 1.0, small_config.linkage, min_kept=1)[0]
         for slot in range(5):
             expected = b.attention[-1, image, leader == slot].sum(dim=0)
             torch.testing.assert_close(a.attention[-1, image, slot], expected)

@@ -23,6 +23,30 @@ def aggregate():
     return SlotAttention(C, D, 10, 3), torch.randn(B, L, C), torch.randn(B, N, D)
 
 
+@pytest.mark.parametrize("linkage", ["complete", "average", "single"])
+def test_a_threshold_of_zero_merges_nothing_not_even_twins(linkage):
+    slots = torch.randn(1, 1, 64).expand(8, N, 64)
+    assert merge_redundant(slots, 0.0, linkage, min_kept=1)[1].all()
+    assert (merge_redundant(slots, 1e-3, linkage, min_kept=1)[1].sum(dim=1) == 1).all()
+
+
+# The decoder's start as a lookup
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slot_dim", [48, 64, 80])
+def test_a_decoder_that_starts_as_a_lookup_finds_the_slot_that_holds_a_locations_feature(slot_dim):
+    torch.manual_seed(0)
+    features = torch.randn(B, N, 64)
+    features[..., slot_dim:] = 0
+    slots = torch.nn.functional.pad(features, (0, slot_dim - 64))  # slot n holds the feature of location n
+    decoder = RandomOrderDecoder(64, slot_dim, N, num_layers=1, num_heads=2).eval()
+    decoder.start_as_lookup()
+    decoder.layers[0].self_attention.out_proj.weight.zero_()  # no look at the other locations
+    _, attention = decoder(features, slots)
+    assert torch.equal(attention.argmax(dim=1), torch.arange(N).expand(B, N))
+
+
 # Slot Attention
 
 
@@ -45,6 +69,22 @@ def test_fewer_iterations_are_a_prefix(aggregate):
 def test_slots_compete_for_each_location(aggregate):
     model, features, slots = aggregate
     torch.testing.assert_close(model(features, slots).attention.sum(dim=2), torch.ones(3, B, L))
+
+
+@pytest.mark.parametrize("slot_dim", [D, C])
+def test_the_start_as_k_means_is_an_iteration_of_soft_k_means(slot_dim):
+    torch.manual_seed(0)
+    model, features, slots = SlotAttention(C, slot_dim, 10), torch.randn(B, L, C), torch.randn(B, N, slot_dim)
+    model.start_as_k_means(sharpness=2.0)
+    points = torch.nn.functional.layer_norm(features, (C,))[..., :slot_dim]  # as many channels as fit into a slot
+    centres = torch.nn.functional.layer_norm(slots, (slot_dim,))
+    weights = (2 * centres @ points.transpose(1, 2) / slot_dim**0.5).softmax(dim=1)
+    means = weights @ points / weights.sum(dim=2, keepdim=True)
+    key, value = model.keys_and_values(features)
+    updated, attention = model.step(slots, key, value)
+    torch.testing.assert_close(attention, weights)
+    old = torch.sigmoid(torch.tensor(-4.0))  # the share of the old slot that the GRU keeps
+    torch.testing.assert_close(updated, (1 - old) * means.tanh() + old * slots, atol=1e-4, rtol=1e-4)
 
 
 def test_masked_slots_get_exactly_nothing_and_change_nobody(aggregate):

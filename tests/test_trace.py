@@ -196,6 +196,7 @@ def text(value):
         ({"about": np.zeros(3)}, "about must be JSON"),
         ({"about": np.frombuffer(b"\xff{", np.uint8)}, "not a trace"),
         ({"attention": None}, "no array attention"),
+        ({"names": text("ab")}, "names must be a list, got str"),
         ({"keep": np.ones((B, N + 1), bool)}, "keep must be"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "[Oo]bject"),
     ],

@@ -17,6 +17,7 @@ from dias_lab.baselines import baseline_scores, ceiling_segments, cluster_segmen
 from dias_lab.config import Config
 from dias_lab.data import store
 from dias_lab.evaluate import evaluate
+from dias_lab.methods import build
 from dias_lab.metrics import segmentation_scores
 from dias_lab.train import NonFiniteError, Training, fit, learning_rate
 
@@ -60,6 +61,14 @@ def test_a_run_leaves_what_the_design_promises(whole, small_scenes):
     assert steps == [5, 10, 15, 20]
     assert losses(whole)[-1][1] < losses(whole)[0][1]
     assert {"commit", "versions", "device", "seed"} <= result["about"].keys()
+
+
+def test_what_comes_before_the_decoder_learns_at_its_own_rate(small_scenes, tmp_path):
+    config = small(small_scenes, aggregator_rate=0.0, steps=5)
+    fit(config, tmp_path, progress=False)
+    before, after = build(config).trained_state(), checkpoint.load_model(tmp_path, "last").trained_state()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder"}
 
 
 def test_a_finished_run_is_not_repeated(whole, small_scenes):

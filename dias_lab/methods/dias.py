@@ -51,6 +51,11 @@ class DIAS(Method):
             )  # fmt: skip
         for module in (self.project, self.aggregator, self.decoder):
             zero_biases(module)
+        if config.aggregator_start == "k_means":
+            start_as_identity(self.project)
+            self.aggregator.start_as_k_means(config.sharpness)
+        if config.decoder_start == "lookup" and config.decoder == "random_order":
+            self.decoder.start_as_lookup()
 
     def forward(
         self,
@@ -139,3 +144,12 @@ def zero_biases(module: nn.Module):
             for name, parameter in part.named_parameters(recurse=False):
                 if "bias" in name:
                     nn.init.zeros_(parameter)
+
+
+@torch.no_grad()
+def start_as_identity(project: nn.Sequential):
+    """A projection that starts by handing on its normalised input: a large bias keeps it where GELU is a straight line."""
+    _, first, _, second = project
+    for linear, bias in ((first, 4), (second, -4)):
+        nn.init.eye_(linear.weight)
+        linear.bias.fill_(bias)

@@ -33,6 +33,22 @@ class SlotAttention(nn.Module):
         self.norm_mlp = nn.LayerNorm(slot_dim)
         self.mlp = nn.Sequential(nn.Linear(slot_dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, slot_dim))
 
+    @torch.no_grad()
+    def start_as_k_means(self, sharpness: float):
+        """Initial values that make an iteration one of soft k-means on the normalised features, and no more than that.
+
+        A slot's query is the slot itself, and its update, the mean of the features that it attends to, replaces it: the
+        GRU forgets (but for tanh), the MLP adds nothing. `sharpness` is how decided the first maps are.
+        """
+        for linear in (self.to_query, self.to_key, self.to_value):
+            nn.init.eye_(linear.weight)
+        self.to_query.weight *= sharpness
+        for parameter in (*self.gru.parameters(), *self.mlp[-1].parameters()):
+            nn.init.zeros_(parameter)
+        forget, new = self.gru.bias_ih.chunk(3)[1], self.gru.weight_ih.chunk(3)[2]  # the gates: reset, update, new
+        forget.fill_(-4)  # the update gate's share of the old slot: 2 %
+        nn.init.eye_(new)
+
     def forward(
         self,
         features: Float[Tensor, "B L C"],

@@ -99,9 +99,11 @@ def create(name: str, weights: str, arguments: dict) -> nn.Module:
 class FourierBackbone(Backbone):
     """cos(W f + b) of f = mean colour, deviation and position of each square of `stride` pixels; W, b random, fixed."""
 
-    def __init__(self, size: int, dim: int = 128, stride: int = 8, bandwidth: float = 1.0, position: float = 0.2):
+    def __init__(
+        self, size: int, dim: int = 128, stride: int = 8, bandwidth: float = 1.0, texture: float = 1.0, position: float = 0.2
+    ):
         super().__init__(size, mean=(0.5,) * 3, std=(0.25,) * 3)
-        self.stride, self.position_weight = stride, position
+        self.stride, self.texture_weight, self.position_weight = stride, texture, position
         random = torch.Generator().manual_seed(0)
         frequency = bandwidth * torch.randn(dim, 8, generator=random)
         phase = 2 * torch.pi * torch.rand(dim, generator=random)
@@ -114,14 +116,14 @@ class FourierBackbone(Backbone):
         return 2**0.5 * torch.cos(F.conv2d(described, self.frequency[:, :, None, None], self.phase))
 
     def describe(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B 8 h w"]:
-        """Mean colour, its deviation within the square, and weighted position in -1..1."""
+        """Mean colour, its weighted deviation within the square, and weighted position in -1..1."""
         mean = F.avg_pool2d(images, self.stride)
         deviation = (F.avg_pool2d(images.square(), self.stride) - mean.square()).clamp_min(1e-6).sqrt()
         B, _, h, w = mean.shape
         y = torch.linspace(-1, 1, h, device=images.device)[:, None].expand(h, w)
         x = torch.linspace(-1, 1, w, device=images.device)[None, :].expand(h, w)
         position = self.position_weight * torch.stack([y, x]).to(images.dtype).expand(B, 2, h, w)
-        return torch.cat([mean, deviation, position], dim=1)
+        return torch.cat([mean, self.texture_weight * deviation, position], dim=1)
 
 
 def build_backbone(config) -> Backbone:
@@ -131,6 +133,7 @@ def build_backbone(config) -> Backbone:
             config.fourier_dim,
             config.fourier_stride,
             config.fourier_bandwidth,
+            config.fourier_texture,
             config.fourier_position,
         )
     return TimmBackbone(

@@ -39,6 +39,22 @@ class RandomOrderDecoder(nn.Module):
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))  # the release starts them equal
         self.layers[0].norm_self = nn.Identity()
 
+    @torch.no_grad()
+    def start_as_lookup(self):
+        """Initial values with which a location begins by looking up the slot that is most like it.
+
+        Query and key weights of the attention to slots are equal, slots are projected as features are (where slots hold
+        features: see `SlotAttention.start_as_k_means`), and position speaks more softly.
+        """
+        features, slots = self.project_features[0].weight, self.project_slots[0].weight
+        shared = min(features.shape[1], slots.shape[1])
+        nn.init.zeros_(slots)
+        slots[:, :shared] = features[:, :shared]
+        self.position *= 0.2
+        for layer in self.layers:
+            query, key, _ = layer.cross_attention.in_proj_weight.chunk(3)
+            key.copy_(query)
+
     def forward(
         self,
         features: Float[Tensor, "B L C"],

@@ -51,7 +51,7 @@ def cluster(
     index = torch.arange(N, device=slots.device)
     with torch.autocast(slots.device.type, enabled=False):  # in half precision close slots would fall together
         direction = F.normalize(slots.float(), dim=-1)
-        distance = 1 - direction @ direction.transpose(1, 2)  # [B N N]
+        distance = (1 - direction @ direction.transpose(1, 2)).clamp_min(0)  # [B N N]; rounding may fall below
     distance = distance.masked_fill(index[:, None] == index, torch.inf)
     leader = index.expand(B, N)
     size = torch.ones(B, N, device=slots.device)

@@ -1,8 +1,9 @@
-"""Pictures of attention traces: palette, overlays and figures. Needs numpy and plotting, never torch."""
+"""Pictures of attention traces: explorer, palette, overlays and figures. Needs numpy and plotting, never torch."""
 
 import importlib
 
 _HOME = {
+    "explore": "explorer",
     "iterations_figure": "figures",
     "figure_html": "figures",
     "print_iterations": "figures",

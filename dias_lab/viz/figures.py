@@ -150,6 +150,32 @@ def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1
     return figure
 
 
+def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
+    """Rows of one image's attention maps, each [N h w], as a matplotlib Figure: a column per slot, viridis from 0 to 1.
+
+    With `image` uint8 [H W 3] the first column shows each row's arg-max segments over it. `keep` bool [N] greys the titles
+    of slots that were merged away.
+    """
+    rows = [np.asarray(row, np.float32) for row in rows]
+    if any(row.ndim != 3 for row in rows):
+        raise ValueError(f"each row must be maps [N h w] of one image, got shapes {[row.shape for row in rows]}")
+    first, slots = int(image is not None), max(len(row) for row in rows)
+    figure, axes = _panels(len(rows), first + slots, size, rows[0].shape[1] / rows[0].shape[2])
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        line[0].set_ylabel(titles[number] if titles else "", fontsize=9)
+        if image is not None:
+            segments = overlay.upsample(row, *image.shape[:2]).argmax(axis=0).astype(np.uint8)
+            line[0].imshow(_segments_over(image, segments))
+        for slot, one in enumerate(row):
+            drawn = line[first + slot].imshow(one, cmap=palette.MAPS, vmin=0, vmax=1)
+    for slot, panel in enumerate(axes[0, first:]):
+        colour = palette.MERGED if keep is not None and not keep[slot] else palette.ink(slot)
+        panel.set_title(f"slot {slot}", color=colour, fontsize=9, fontweight="bold")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20, pad=0.01, ticks=[0, 0.5, 1])
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
 def contact_sheet(images, segments, columns: int = 6, size: float = 1.4):
     """Pictures uint8 [H W 3] of any sizes with their true segments [H W] below, as a matplotlib Figure."""
     columns = min(columns, len(images))

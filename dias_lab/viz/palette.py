@@ -61,8 +61,11 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 
 def use() -> None:
-    """Make the package's plotly template the default. Figures of `viz` have it anyway."""
+    """Make the package's colours the default of plotly and matplotlib. Figures of `viz` have them anyway."""
     import plotly.io
+    from matplotlib import pyplot
+
+    pyplot.rcParams["axes.prop_cycle"] = pyplot.cycler(color=SLOT_COLOURS[:6])
 
     plotly.io.templates["dias_lab"] = template()
     plotly.io.templates.default = "dias_lab"

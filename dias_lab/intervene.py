@@ -1,0 +1,83 @@
+"""Interventions: the same weights under other settings, and slots that are dropped, merged or swapped by hand.
+
+A forward pass ends with slots; the decoder turns them into a reconstruction and a map. Changing the slots in between, and
+nothing else, shows what each of them is worth to the decoder.
+
+Axes: B images, C channels, h w locations (L of them), N slots, D slot width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dias_lab.methods import Method, build
+
+ACTIONS = ("keep", "drop", "merge", "swap")
+
+
+def with_fields(model: Method, **fields) -> Method:
+    """The same weights under a config with other `fields`, for example merge_threshold, num_slots or num_iterations.
+
+    In evaluation mode, on the model's device. Raises ValueError for an unknown field, and where the weights do not fit
+    (num_slots with the separate initializer, or any width).
+    """
+    other = build(model.config.replace(**fields))
+    other.load_trained_state(model.trained_state())
+    other.step = model.step
+    return other.to(model.device).eval()
+
+
+def edit(
+    slots: Float[Tensor, "B N D"],
+    keep: Bool[Tensor, "B N"],
+    action: str,
+    slot: int,
+    partner: int = 0,
+    donor: Float[Tensor, "B N D"] | None = None,
+) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+    """Slots and keep mask after an action on `slot`; the arguments stay as they are.
+
+    "keep": nothing. "drop": the slot is left out. "merge": it takes the mean of itself and `partner`, and `partner` is left
+    out. "swap": it takes the place of slot `partner` of `donor` (another picture's slots; without one, the two slots of
+    this picture change places). Raises ValueError for another action, and where no slot would be left.
+    """
+    slots, keep = slots.clone(), keep.clone()
+    if action == "drop":
+        keep[:, slot] = False
+    elif action == "merge" and slot != partner:
+        slots[:, slot] = (slots[:, slot] + slots[:, partner]) / 2
+        keep[:, partner] = False
+    elif action == "swap":
+        other = slots.clone() if donor is None else donor
+        slots[:, slot] = other[:, partner]
+        if donor is None:
+            slots[:, partner] = other[:, slot]
+            keep[:, [slot, partner]] = keep[:, [partner, slot]]
+        else:
+            keep[:, slot] = True
+    elif action not in ACTIONS:
+        raise ValueError(f"action is one of {', '.join(ACTIONS)}, got {action!r}")
+    if not keep.any(dim=1).all():
+        raise ValueError("no slot would be left: the decoder needs at least one")
+    return slots, keep
+
+
+class Decoded(NamedTuple):
+    attention: Float[Tensor, "B N h w"]  # with everything visible: the map that is evaluated
+    error: Float[Tensor, "B"]  # of the reconstruction, with everything visible
+    blind_error: Float[Tensor, "B"]  # with nothing visible: all that the decoder knows, the slots must tell
+
+
+@torch.no_grad()
+def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep) -> Decoded:
+    """What the decoder makes of these slots, in evaluation mode; errors are mean squared ones."""
+    tokens = features.flatten(2).transpose(1, 2)  # [B L C]
+    B, L, _ = tokens.shape
+    order = torch.arange(L, device=tokens.device).expand(B, L)
+    nothing = torch.zeros(B, dtype=torch.long, device=tokens.device)
+    seen, attention = model.decoder(tokens, slots, keep, need_attention=True)
+    blind, _ = model.decoder(tokens, slots, keep, order=order, visible=nothing)
+    error, blind_error = ((rebuilt - tokens).square().mean(dim=(1, 2)) for rebuilt in (seen, blind))
+    return Decoded(attention.unflatten(2, features.shape[-2:]), error, blind_error)

@@ -1,0 +1,315 @@
+"""The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
+
+explorer.js draws; this module gives it its data. The page is one HTML file with everything inside: the module, the
+pictures, the maps as they are in the trace (float16). Its content security policy forbids every request and every
+script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and its HTML keep it
+alive; with `live=True` anywidget connects it with Python.
+
+Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+from PIL import Image
+
+from dias_lab.trace import AttentionTrace, replacing
+from dias_lab.viz import overlay, palette
+
+MODULE = Path(__file__).with_suffix(".js")
+STYLE_SHEET = MODULE.with_suffix(".css")
+FIELDS = ("image", "stop", "location", "slot", "view")  # what the explorer and Python tell each other
+VIEWS = ("overlay", "heat", "masked", "segments", "difference")
+LARGEST_SIDE = 768  # of a picture on the page, in pixels; readouts stay in the image's own
+FRAME_HEIGHT = 900  # pixels of the iframe, until the page in it says its own
+
+STUB = """
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const state = { ...read("start"), data: read("data") };
+const listeners = {};
+render({ el: document.getElementById("explorer"), model: {
+  get: (name) => state[name],
+  set(name, value) { state[name] = value; (listeners[`change:${name}`] ?? []).forEach((listener) => listener()); },
+  on: (event, listener) => (listeners[event] ??= []).push(listener),
+  off: (event, listener) => (listeners[event] = listeners[event].filter((other) => other !== listener)),
+  save_changes() {},
+} });
+const frame = window.frameElement;
+if (frame) new ResizeObserver(() => (frame.style.height = `${document.body.offsetHeight}px`)).observe(document.body);
+"""
+POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"  # and this script and style alone
+STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0 }"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<div id="explorer" data-page="true"></div>
+<noscript>The attention explorer needs JavaScript.</noscript>
+<script type="application/json" id="start">{start}</script>
+<script type="application/json" id="data">{data}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+def explore(
+    what, attention=None, *, live: bool = False, image: int = 0, stop: int | str | None = None, slot: int | None = None,
+    view: str = "overlay",
+):  # fmt: skip
+    """The attention explorer of a trace, of two traces of the same images, or of an image and any attention maps.
+
+    what       an AttentionTrace; a list of one or two of them, shown side by side; or an image uint8 [H W 3]
+    attention  with an image: its maps, floats [T N h w] in [0, 1] that sum to 1 over N (what a softmax over slots gives)
+    live       False: an `ExplorerPage`, which needs no kernel. True: an `Explorer` widget, whose traits Python observes
+    image, stop, slot, view   what it opens with. `stop` is an iteration from 0 or "decoder", the last iteration if not given;
+               `view` is one of overlay, heat, masked, segments, difference
+
+    Raises ValueError for anything else, naming what is expected.
+    """
+    traces = _traces(what, attention)
+    iterations = max(trace.num_iterations for trace in traces)
+    has_decoder = any(trace.decoder_attention is not None for trace in traces)
+    if stop == "decoder":
+        stop = iterations if has_decoder else None
+    start = {"image": image, "stop": iterations - 1 if stop is None else stop, "location": None, "slot": slot, "view": view}
+    data = payload(traces)
+    try:
+        _check_state(start, data)
+    except traitlets.TraitError as error:
+        raise ValueError(str(error)) from None
+    title = traces[0].names[0] if len(traces[0]) == 1 else f"{len(traces[0])} pictures"
+    return Explorer(data, title, start) if live else ExplorerPage(data, title, start)
+
+
+class ExplorerPage:
+    """The explorer as a page of its own; in a notebook, in an iframe."""
+
+    def __init__(self, data: dict, title: str, start: dict):
+        self.data, self.title, self.start = data, title, start
+
+    def html(self) -> str:
+        """The whole page. It makes no request."""
+        script = MODULE.read_text(encoding="utf-8") + STUB
+        policy = f"{POLICY}; script-src {_hash(script)}; style-src {_hash(STYLE)}"
+        return PAGE.format(
+            policy=policy, title=f"{html.escape(self.title)} · attention explorer", style=STYLE,
+            start=_safe_json(self.start), data=_safe_json(self.data), script=script,
+        )  # fmt: skip
+
+    def to_html(self, path) -> Path:
+        """Write the page to `path`, whole or not at all, and give the path. Folders that are missing are made."""
+        with replacing(path) as file:
+            file.write(self.html().encode())
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.html())}" title="attention explorer" allow="clipboard-write" loading="lazy" '
+            f'style="width: 100%; height: {FRAME_HEIGHT}px; border: 0; display: block"></iframe>'
+        )
+
+
+class Explorer(anywidget.AnyWidget):
+    """The explorer, live: it tells Python where it stands, and Python can move it. Values are checked on the way in.
+
+    image     int: which picture          stop   int: iteration from 0; the one after the last is the decoder's
+    location  [row, column] of the locked cell of the attention maps (of the first run), or None
+    slot      int: the slot (of the first run) that is shown alone, or None
+    view      overlay, heat, masked, segments or difference
+
+    `explorer.observe(function, names=["location"])` calls the function when the user locks a place. JupyterLab shows a widget
+    while its kernel lives or its page stays open; a notebook that is opened anew shows `explore(trace)`, without live=True.
+    """
+
+    _esm = MODULE
+    data = traitlets.Dict().tag(sync=True)
+    image = traitlets.Int(0).tag(sync=True)
+    stop = traitlets.Int(0).tag(sync=True)
+    location = traitlets.List(traitlets.Int(), default_value=None, allow_none=True).tag(sync=True)
+    slot = traitlets.Int(None, allow_none=True).tag(sync=True)
+    view = traitlets.Unicode("overlay").tag(sync=True)
+
+    def __init__(self, data: dict, title: str, start: dict):
+        self.title = title
+        super().__init__(data=data, **start)
+
+    @traitlets.validate(*FIELDS)
+    def _checked(self, proposal):
+        if self.data:
+            _check_state({proposal.trait.name: proposal.value}, self.data)
+        return proposal.value
+
+    @property
+    def page(self) -> ExplorerPage:
+        """What needs no kernel, opening as the widget stands now."""
+        return ExplorerPage(self.data, self.title, {name: getattr(self, name) for name in FIELDS})
+
+    def _repr_mimebundle_(self, **options):
+        """The widget, and beside it the page that needs no kernel, which an export of the notebook shows."""
+        data, metadata = super()._repr_mimebundle_(**options)
+        return {**data, "text/html": self.page._repr_html_()}, metadata
+
+    def show(self, what, attention=None) -> None:
+        """Show another trace (or two, or an image with its maps) in the same place; where it can, it stays where it stood."""
+        data = payload(_traces(what, attention))
+        state = {name: getattr(self, name) for name in FIELDS}
+        for name, first in (("image", 0), ("stop", 0), ("slot", None), ("location", None)):
+            try:
+                _check_state({name: state[name]}, data)
+            except traitlets.TraitError:
+                state[name] = first
+        with self.hold_trait_notifications():
+            self.data = data
+            for name, value in state.items():
+                setattr(self, name, value)
+
+    def to_html(self, path) -> Path:
+        """Write the page that needs no kernel, opening as the widget stands now; gives the path."""
+        return self.page.to_html(path)
+
+
+def payload(traces: Sequence[AttentionTrace]) -> dict:
+    """What explorer.js shows, as JSON can hold it: pictures as WebP, maps as base64 of float16 [T N h w]."""
+    first = traces[0]
+    segments = next((trace.segments for trace in traces if trace.segments is not None), None)
+    return {
+        "style": STYLE_SHEET.read_text(encoding="utf-8"),
+        "colours": list(palette.SLOT_COLOURS),
+        "scale": _base64(overlay.heat_map(np.linspace(0, 1, 256))),
+        "images": [
+            _picture(name, image, None if segments is None else segments[index])
+            for index, (name, image) in enumerate(zip(first.names, first.images, strict=True))
+        ],
+        "runs": [_run(trace) for trace in traces],
+    }
+
+
+def _traces(what, attention) -> list[AttentionTrace]:
+    traces = list(what) if isinstance(what, (list, tuple)) else [what]
+    if any(isinstance(trace, AttentionTrace) for trace in traces):
+        if attention is not None:
+            raise ValueError("a trace has its own attention maps: explore(trace), or explore(image, attention)")
+        if not all(isinstance(trace, AttentionTrace) for trace in traces) or len(traces) > 2:
+            raise ValueError(f"explore shows one trace, or two side by side, got a list of {len(traces)} things")
+        if len(traces) == 2:
+            _check_pair(*traces)
+        return traces
+    if attention is None:
+        raise ValueError("explore takes a trace, two traces in a list, or an image [H W 3] and its attention maps [T N h w]")
+    image, maps = np.asarray(what), np.asarray(attention)
+    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"the image must be uint8 [H W 3], got {image.dtype} {list(image.shape)}")
+    if maps.ndim != 4 or 0 in maps.shape:
+        raise ValueError(
+            f"attention must be [T N h w] (iterations, slots, rows, columns), none of them 0, got {list(maps.shape)}; "
+            "one map alone is attention[None]"
+        )
+    return [AttentionTrace(image[None], maps[:, None], None, np.ones((1, maps.shape[1]), bool), names=["image"])]
+
+
+def _check_pair(first: AttentionTrace, second: AttentionTrace) -> None:
+    """ValueError unless the two traces are of the same images."""
+    if first.names != second.names:
+        raise ValueError(
+            f"two runs are shown on the same images, in the same order: the first trace has {', '.join(first.names[:3])}..., "
+            f"the second {', '.join(second.names[:3])}... ({len(first)} and {len(second)} images); choose with trace[[0, 1]]"
+        )
+    (height, width), (other_height, other_width) = first.images.shape[1:3], second.images.shape[1:3]
+    if height * other_width != width * other_height:
+        raise ValueError(f"the images of two runs must have the same shape: {width} x {height}, {other_width} x {other_height}")
+    if (height, width) == (other_height, other_width):
+        for name, one, other in zip(first.names, first.images, second.images, strict=True):
+            if not np.array_equal(one, other):
+                raise ValueError(f"the two traces show different images under the name {name!r}")
+
+
+def _check_state(state: dict, data: dict) -> None:
+    """traitlets.TraitError for what the explorer cannot stand on."""
+    run = data["runs"][0]
+    stops = max(run["attention"]["stops"] for run in data["runs"]) + any(run["decoder"] for run in data["runs"])
+    sizes = {"image": len(data["images"]), "stop": stops, "slot": run["slots"]}
+    for name, value in state.items():
+        if name in sizes and value is not None and not (isinstance(value, int) and 0 <= value < sizes[name]):
+            raise traitlets.TraitError(f"{name} must be an integer from 0 to {sizes[name] - 1}, got {value!r}")
+        if name == "view" and value not in VIEWS:
+            raise traitlets.TraitError(f"view must be one of {', '.join(VIEWS)}, got {value!r}")
+        if name == "location" and value is not None:
+            height, width = run["attention"]["height"], run["attention"]["width"]
+            if len(value) != 2 or not (0 <= value[0] < height and 0 <= value[1] < width):
+                raise traitlets.TraitError(f"location must be [row, column] of a map of {height} x {width} cells, got {value!r}")
+
+
+def _picture(name: str, image: np.ndarray, segments: np.ndarray | None) -> dict:
+    """One image uint8 [H W 3] and its true segments, no larger than LARGEST_SIDE."""
+    height, width = image.shape[:2]
+    factor = min(1, LARGEST_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    picture = Image.fromarray(image)
+    if factor < 1:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        segments = None if segments is None else np.asarray(Image.fromarray(segments).resize(size, Image.Resampling.NEAREST))
+    data = io.BytesIO()
+    picture.save(data, "WEBP", quality=90, method=6)
+    return {
+        "name": name, "width": width, "height": height, "shown": list(size),
+        "picture": f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}",
+        "segments": None if segments is None else _run_lengths(segments),
+    }  # fmt: skip
+
+
+def _run_lengths(labels: np.ndarray) -> dict:
+    """A label map uint8 [H W], row after row, as runs of equal labels: uint8 labels, uint16 lengths."""
+    flat = labels.reshape(-1)
+    breaks = np.flatnonzero(np.diff(flat)) + 1
+    starts = np.union1d(np.concatenate([[0], breaks]), np.arange(0, flat.size, 65535))
+    lengths = np.diff(np.append(starts, flat.size)).astype("<u2")
+    return {"width": labels.shape[1], "height": labels.shape[0], "labels": _base64(flat[starts]), "lengths": _base64(lengths)}
+
+
+def _run(trace: AttentionTrace) -> dict:
+    decoder = trace.decoder_attention
+    words = [str(trace.about[key]) for key in ("run", "method") if trace.about.get(key)]
+    if trace.about.get("seed") is not None:
+        words.append(f"seed {trace.about['seed']}")
+    return {
+        "name": " · ".join(words)[:160],
+        "slots": trace.num_slots,
+        "keep": trace.keep.tolist(),
+        "attention": _maps(trace.attention),
+        "decoder": None if decoder is None else _maps(decoder[None]),
+    }
+
+
+def _maps(maps: np.ndarray) -> dict:
+    """Maps float16 [T B N h w]; each image's [T N h w] in one string."""
+    images = [_base64(np.ascontiguousarray(maps[:, image], "<f2")) for image in range(maps.shape[1])]
+    return {"stops": maps.shape[0], "height": maps.shape[3], "width": maps.shape[4], "images": images}
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def _safe_json(value) -> str:
+    """JSON that can stand in a script element: nothing in it ends the element or starts a comment."""
+    text = json.dumps(value, separators=(",", ":"))  # ASCII: U+2028 and its like are escaped
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
