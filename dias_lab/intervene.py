@@ -65,19 +65,14 @@ def edit(
 
 
 class Decoded(NamedTuple):
-    attention: Float[Tensor, "B N h w"]  # with everything visible: the map that is evaluated
-    error: Float[Tensor, "B"]  # of the reconstruction, with everything visible
-    blind_error: Float[Tensor, "B"]  # with nothing visible: all that the decoder knows, the slots must tell
+    attention: Float[Tensor, "B N h w"]
+    error: Float[Tensor, "B"]  # of the reconstruction, mean squared
 
 
 @torch.no_grad()
 def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep) -> Decoded:
-    """What the decoder makes of these slots, in evaluation mode; errors are mean squared ones."""
+    """What the decoder makes of these slots, as in evaluation: every location is visible."""
     tokens = features.flatten(2).transpose(1, 2)  # [B L C]
-    B, L, _ = tokens.shape
-    order = torch.arange(L, device=tokens.device).expand(B, L)
-    nothing = torch.zeros(B, dtype=torch.long, device=tokens.device)
-    seen, attention = model.decoder(tokens, slots, keep, need_attention=True)
-    blind, _ = model.decoder(tokens, slots, keep, order=order, visible=nothing)
-    error, blind_error = ((rebuilt - tokens).square().mean(dim=(1, 2)) for rebuilt in (seen, blind))
-    return Decoded(attention.unflatten(2, features.shape[-2:]), error, blind_error)
+    rebuilt, attention = model.decoder(tokens, slots, keep, need_attention=True)
+    error = (rebuilt - tokens).square().mean(dim=(1, 2))
+    return Decoded(attention.unflatten(2, features.shape[-2:]), error)
