@@ -197,7 +197,8 @@ def test_what_is_painted_equals_numpy(visit):
     gain = maps[1, 2] - maps[0, 2]
     check(np.where(gain[..., None] > 0, share(gain, np.array([213, 94, 0])), share(-gain, np.array([0, 114, 178]))))
     page.keyboard.press("Escape")  # all slots
-    check(overlay.heat_map(np.abs(maps[1] - maps[0]).sum(axis=0) / 2).astype(float))
+    moved = np.abs(trace.attention[1, 0].astype(np.float32) - trace.attention[0, 0]).sum(axis=0) / 2
+    check(overlay.heat_map(upsample(moved[None, None], *size)[0, 0]).astype(float))
     page.keyboard.press("h")
     check(overlay.heat_map(maps[1].max(axis=0)).astype(float))
     page.keyboard.press("o")

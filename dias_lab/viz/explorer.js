@@ -102,6 +102,22 @@ class Maps {
     return this.mixture;
   }
 
+  /** What a slot gained in each cell since `other`; where that has other cells, since the one at the same place. */
+  gain(other, slot) {
+    const before = other.of(slot), { width, height } = this;
+    return this.of(slot).map((value, cell) => {
+      const row = Math.floor(((Math.floor(cell / width) + 0.5) / height) * other.height);
+      return value - before[row * other.width + Math.floor((((cell % width) + 0.5) / width) * other.width)];
+    });
+  }
+
+  /** Half the sum over slots of what changed in each cell: the share of it that went to other slots. */
+  changed(other) {
+    const sum = new Float32Array(this.size);
+    for (let slot = 0; slot < this.slots; slot++) this.gain(other, slot).forEach((gain, cell) => (sum[cell] += Math.abs(gain) / 2));
+    return sum;
+  }
+
   /** For each slot, the cell [row, column] where its number stands: amid its own cells. Null where it wins next to none. */
   get anchors() {
     if (this.places) return this.places;
@@ -153,7 +169,8 @@ class Raster {
     this.colours = pen.getImageData(0, 0, this.width, this.height).data;
     for (let i = 0; i < this.count; i++)
       this.grey[i] = (this.colours[4 * i] + this.colours[4 * i + 1] + this.colours[4 * i + 2]) / 3;
-    Object.assign(this, { picture, seen, labelled: null, tables: new Map() });
+    this.plain = Uint32Array.from(this.grey, (grey) => pack(grey, grey, grey));
+    Object.assign(this, { picture, seen, labelled: null, undecided: null, tables: new Map() });
   }
 
   table({ height, width }) {
@@ -213,33 +230,13 @@ class Raster {
     return best;
   }
 
-  /** What a slot gained since `other` (buffer 0). */
-  gain(maps, other, slot) {
-    if (maps.width === other.width && maps.height === other.height)
-      return this.upsample(maps.of(slot).map((value, cell) => value - other.of(slot)[cell]), maps);
-    const now = this.upsample(maps.of(slot), maps), before = this.upsample(other.of(slot), other, 2);
-    for (let i = 0; i < this.count; i++) now[i] -= before[i];
-    return now;
-  }
-
-  /** Half the sum over slots of what changed (buffer 1): the share of each place that went to other slots. */
-  changed(maps, other) {
-    const sum = this.buffers[1].fill(0);
-    this.labelled = null;
-    for (let slot = 0; slot < maps.slots; slot++) {
-      const gain = this.gain(maps, other, slot);
-      for (let i = 0; i < this.count; i++) sum[i] += Math.abs(gain[i]) / 2;
-    }
-    return sum;
-  }
-
   /** Paint a view of one slot, or of all where `slot` is null. `look` must have been called. */
   paint({ view, maps, other, colours, scale, opacity, faded, paper }, slot) {
     const all = slot === null, colour = all ? null : colours[slot % colours.length];
-    const { pixels, grey, colours: picture, labels, width, count } = this;
+    const { pixels, grey, plain, colours: picture, labels, width, count } = this;
     if (view === "overlay" && all) {
       const [red, green, blue] = maps.mixed(colours).map((channel, buffer) => this.upsample(channel, maps, buffer));
-      this.labelled = null;
+      this.labelled = this.undecided = null;
       for (let i = 0; i < count; i++) pixels[i] = blend(grey[i], red[i], green[i], blue[i], opacity);
     } else if (view === "overlay") {
       const share = this.upsample(maps.of(slot), maps);
@@ -252,19 +249,21 @@ class Raster {
       }
     } else if (view === "segments") {
       this.winners(maps);
-      const entropy = this.upsample(maps.entropy, maps);
-      for (let i = 0; i < count; i++) {
-        const label = labels[i], right = (i + 1) % width ? labels[i + 1] : label;
-        const below = i + width < count ? labels[i + width] : label;
-        if (!all && label !== slot) pixels[i] = pack(grey[i], grey[i], grey[i]);
-        else if (right !== label || below !== label) pixels[i] = blend(grey[i], 255, 255, 255, 0.7);
-        else pixels[i] = tint(grey[i], colours[label % colours.length], opacity * (faded ? 1 - entropy[i] : 1));
-      }
+      const entropy = this.undecided === maps ? this.buffers[2] : this.upsample(maps.entropy, maps, 2);
+      this.undecided = maps;
+      for (let y = 0, i = 0; y < this.height; y++)
+        for (let x = 0, low = y + 1 < this.height ? width : 0; x < width; x++, i++) {
+          const label = labels[i];
+          if (!all && label !== slot) pixels[i] = plain[i];
+          else if (labels[i + low] !== label || (x + 1 < width && labels[i + 1] !== label))
+            pixels[i] = blend(grey[i], 255, 255, 255, 0.7);
+          else pixels[i] = tint(grey[i], colours[label % colours.length], opacity * (faded ? 1 - entropy[i] : 1));
+        }
     } else if (view === "difference" && !all) {
-      const gain = this.gain(maps, other, slot);
+      const gain = this.upsample(maps.gain(other, slot), maps);
       for (let i = 0; i < count; i++) pixels[i] = tint(grey[i], gain[i] > 0 ? GAINED : LOST, Math.abs(gain[i]) * opacity);
     } else {
-      const share = !all ? this.upsample(maps.of(slot), maps) : view === "heat" ? this.winners(maps) : this.changed(maps, other);
+      const heat = view === "heat", share = heat && all ? this.winners(maps) : this.upsample(heat ? maps.of(slot) : maps.changed(other), maps);
       for (let i = 0; i < count; i++) {
         const at = 3 * Math.min((share[i] * 256) | 0, 255);
         pixels[i] = blend(grey[i], scale[at], scale[at + 1], scale[at + 2], opacity);
