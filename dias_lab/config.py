@@ -58,9 +58,11 @@ class Config:
     reinitialized_iterations: int = 1  # U1: the last iterations, over the kept slots; the paper runs one
     linkage: Literal["complete", "average", "single"] = "complete"  # U2: the only one with evidence
     merge_threshold: float = 0.05  # U3: cosine distance, 0..2; unknown, tuned on the scenes
+    merge_rule: Literal["threshold", "gap", "otsu"] = "threshold"  # U3: the others read each image's tree, and need no number
     merge_probability: float = 1.0  # U4: in training; 1 means always
     merge_draw: Literal["image", "batch"] = "image"  # U4: one draw an image (independent of the batch), or one a batch
-    min_kept: int = 3  # U5: fewer clusters than this and nothing is merged; the early experiment's guard
+    min_kept: int = 3  # U5: at least so many clusters are left; the early experiment's
+    guard: Literal["cancel", "stop"] = "stop"  # U5: "cancel" merges nothing where fewer would be left, as the early experiment
     reinitialize_from: Literal["mean", "survivor", "sample"] = "mean"  # U6: the cluster's mean restarts the survivor
     mask_reinitialized: bool = True  # U7: redundant slots leave the competition
     merge_gradient: bool = True  # U8: gradients flow through the cluster's mean

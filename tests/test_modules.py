@@ -12,7 +12,7 @@ from dias_lab.losses import distillation_loss, match_segments, schedule
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, resize_position
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
-from dias_lab.modules.redundancy import cluster, merge_redundant
+from dias_lab.modules.redundancy import cluster, cut, dendrogram, is_leader, merge_redundant
 
 B, N, L, C, D = 2, 4, 9, 12, 8
 
@@ -208,11 +208,17 @@ def test_fixture_of_random_order_decoder(filled):
 # Redundancy
 
 
+def alike_slots() -> torch.Tensor:
+    """Slots [12 9 5] of which some are alike."""
+    slots = torch.randn(12, 9, 5, generator=torch.Generator().manual_seed(1))
+    slots[:, 5:] = slots[:, :4] + 0.3 * slots[:, 5:]
+    return slots
+
+
 @pytest.mark.parametrize("linkage", ["complete", "average", "single"])
 @pytest.mark.parametrize("threshold", [0.05, 0.4, 0.9])
 def test_clusters_are_those_of_scipy(linkage, threshold):
-    slots = torch.randn(12, 9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
-    slots[:, 5:] = slots[:, :4] + 0.3 * slots[:, 5:]  # some are alike
+    slots = alike_slots()
     leaders = cluster(slots, threshold, linkage, min_kept=1)
     for image, leader in zip(slots, leaders):
         distances = scipy.spatial.distance.pdist(image.double().numpy(), "cosine")
@@ -236,6 +242,46 @@ def test_fixture_of_merging(threshold, keep):
         torch.testing.assert_close(merged, slots)
 
 
+@pytest.mark.parametrize("linkage", ["complete", "average", "single"])
+def test_heights_are_those_of_scipy(linkage):
+    slots = alike_slots()
+    for image, heights in zip(slots, dendrogram(slots, linkage).heights):
+        distances = scipy.spatial.distance.pdist(image.double().numpy(), "cosine")
+        np.testing.assert_allclose(heights, scipy.cluster.hierarchy.linkage(distances, linkage)[:, 2], atol=1e-6)
+
+
+def test_guards_cancel_or_stop():
+    tree = dendrogram(alike_slots())
+    counts = lambda **options: is_leader(cut(tree, 2.01, **options)).sum(1).tolist()  # noqa: E731
+    assert counts(min_kept=4) == counts(min_kept=4, guard="cancel") == [9] * 12
+    assert counts(min_kept=4, guard="stop") == [4] * 12
+    assert counts(min_kept=1) == [1] * 12
+    assert counts(min_kept=20, guard="stop") == [9] * 12  # more than there are slots
+
+
+@pytest.mark.parametrize("min_kept", [1, 3, 8])
+def test_rules_without_a_threshold_against_a_plain_search(min_kept):
+    tree = dendrogram(alike_slots(), "average")
+    for rule in ("gap", "otsu"):
+        kept = is_leader(cut(tree, 0.0, min_kept, rule)).sum(dim=1)
+        for heights, count in zip(tree.heights.double().numpy(), kept):
+            values, best = np.append(0, heights), {}
+            for merges in range(9 - min_kept + 1):
+                below, above = values[: merges + 1], values[merges + 1 :]
+                if len(above):
+                    between = len(below) * len(above) * (below.mean() - above.mean()) ** 2
+                    best[merges] = above[0] - below[-1] if rule == "gap" else between
+            assert count == 9 - max(best, key=best.get)
+
+
+def test_rules_without_a_threshold_find_groups_that_anybody_sees():
+    groups = torch.eye(4).repeat_interleave(3, dim=0) + 0.05 * torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    for rule in ("gap", "otsu"):
+        leader = cluster(groups[None], 0.0, min_kept=1, rule=rule)[0]
+        assert leader.tolist() == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9]
+        assert cluster(torch.randn(2, 1, 4), 0.0, rule=rule).tolist() == [[0], [0]]
+
+
 def test_gradient_reaches_every_member_of_a_cluster_unless_declined():
     slots = torch.tensor([[[1.0, 0], [0, 1], [1, 0.1], [-1, 0]]], requires_grad=True)
     merge_redundant(slots, 0.1)[0].sum().backward()
@@ -252,9 +298,10 @@ def test_clusters_do_not_depend_on_reduced_precision():
     assert torch.equal(reduced, cluster(slots, 0.05))
 
 
-def test_unknown_linkage_is_refused():
+@pytest.mark.parametrize("option", ["linkage", "rule", "guard"])
+def test_unknown_linkage_rule_or_guard_is_refused(option):
     with pytest.raises(ValueError, match="ward"):
-        merge_redundant(torch.randn(1, 3, 2), 0.1, linkage="ward")
+        merge_redundant(torch.randn(1, 3, 2), 0.1, **{option: "ward"})
 
 
 # Losses

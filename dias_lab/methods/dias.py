@@ -113,7 +113,8 @@ class DIAS(Method):
     def merge(self, slots, draws):
         """Merged slots [B N D], keep mask [B N] and each slot's leader [B N]; untouched where the draw says so."""
         config = self.config
-        leader = cluster(slots, config.merge_threshold, config.linkage, config.min_kept)
+        how = (config.linkage, config.min_kept, config.merge_rule, config.guard)
+        leader = cluster(slots, config.merge_threshold, *how)
         if self.training and config.merge_probability < 1:
             alone = torch.arange(slots.shape[1], device=slots.device)
             leader = torch.where(draws.merge[:, None], leader, alone)

@@ -2,15 +2,24 @@
 
 Source: DIAS, Zhao et al. 2025, arXiv:2507.23755, whose release leaves this part out. Slots whose cosine distance (0..2)
 is small are merged bottom-up while the linkage stays below a threshold. Everything runs on the slots' device without
-a host round trip: at most N - 1 merges, the same number for every image, those past the threshold without effect.
+a host round trip: all N - 1 merges of every image, then the cut that a rule chooses.
 
 Axes: B images, N slots, D slot width.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class Dendrogram(NamedTuple):
+    """What merges with what, from every slot alone to one cluster of all; heights ascend."""
+
+    heights: Float[Tensor, "B N-1"]  # the linkage (cosine distance, 0..2) at which each merge happens
+    leaders: Int[Tensor, "B N N"]  # after k merges (dim 1): for each slot the lowest index in its cluster
 
 
 def merge_redundant(
@@ -19,14 +28,16 @@ def merge_redundant(
     linkage: str = "complete",
     min_kept: int = 3,
     gradient: bool = True,
+    rule: str = "threshold",
+    guard: str = "cancel",
 ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
     """Slots where every cluster's first member holds the cluster's mean and the others 0; and the mask of the first.
 
-    `threshold`: cosine distance in 0..2; clusters merge only while their linkage is below it. Where fewer than
-    `min_kept` clusters would remain, that image's slots stay as they are. Without `gradient` the mean of merged slots
-    is a constant. Raises ValueError for another linkage than complete, average or single.
+    `threshold`: cosine distance in 0..2; clusters merge only while their linkage is below it. Without `gradient` the mean
+    of merged slots is a constant. `rule`, `guard` and `min_kept`: as in `cut`. Raises ValueError for an unknown linkage,
+    rule or guard.
     """
-    return merge_clusters(slots, cluster(slots, threshold, linkage, min_kept), gradient)
+    return merge_clusters(slots, cluster(slots, threshold, linkage, min_kept, rule, guard), gradient)
 
 
 def merge_clusters(
@@ -40,11 +51,21 @@ def merge_clusters(
     return torch.where(alone, slots, mean) * keep[..., None], keep
 
 
-@torch.no_grad()
 def cluster(
-    slots: Float[Tensor, "B N D"], threshold: float, linkage: str = "complete", min_kept: int = 3
+    slots: Float[Tensor, "B N D"],
+    threshold: float,
+    linkage: str = "complete",
+    min_kept: int = 3,
+    rule: str = "threshold",
+    guard: str = "cancel",
 ) -> Int[Tensor, "B N"]:
     """For each slot the lowest index in its cluster (itself where it stays alone)."""
+    return cut(dendrogram(slots, linkage), threshold, min_kept, rule, guard)
+
+
+@torch.no_grad()
+def dendrogram(slots: Float[Tensor, "B N D"], linkage: str = "complete") -> Dendrogram:
+    """Agglomerative clustering by cosine distance, all N - 1 merges of it."""
     if linkage not in ("complete", "average", "single"):
         raise ValueError(f"linkage is 'complete', 'average' or 'single', got {linkage!r}")
     B, N, _ = slots.shape
@@ -53,21 +74,56 @@ def cluster(
         direction = F.normalize(slots.float(), dim=-1)
         distance = (1 - direction @ direction.transpose(1, 2)).clamp_min(0)  # [B N N]; rounding may fall below
     distance = distance.masked_fill(index[:, None] == index, torch.inf)
-    leader = index.expand(B, N)
     size = torch.ones(B, N, device=slots.device)
+    heights, leaders = [], [index.expand(B, N)]
     for _ in range(N - 1):
         closest, pair = distance.flatten(1).min(dim=1)
-        merge = (closest < threshold)[:, None]  # [B 1]
-        first = torch.minimum(pair // N, pair % N)[:, None]  # the lower index lives on
+        first = torch.minimum(pair // N, pair % N)[:, None]  # [B 1]; the lower index lives on
         second = torch.maximum(pair // N, pair % N)[:, None]
-        leader = torch.where(merge & (leader == second), first, leader)
-        distance, size = _join(distance, size, first, second, merge, linkage)
-    too_few = is_leader(leader).sum(dim=1, keepdim=True) < min_kept
-    return torch.where(too_few, index.expand(B, N), leader)
+        heights.append(closest)
+        leaders.append(torch.where(leaders[-1] == second, first, leaders[-1]))
+        distance, size = _join(distance, size, first, second, linkage)
+    heights = torch.stack(heights, dim=1).cummax(dim=1).values if heights else distance.new_zeros(B, 0)
+    return Dendrogram(heights, torch.stack(leaders, dim=1))
 
 
-def _join(distance, size, first, second, merge, linkage):
-    """Distances and sizes after cluster `second` [B 1] joined `first` [B 1], where `merge` [B 1]."""
+@torch.no_grad()
+def cut(
+    tree: Dendrogram, threshold: float, min_kept: int = 3, rule: str = "threshold", guard: str = "cancel"
+) -> Int[Tensor, "B N"]:
+    """Each slot's leader [B N] where an image's tree is cut.
+
+    The rule "threshold" carries out the merges below `threshold`. The others need none: "gap" cuts each image's tree
+    where its heights (from 0) leap farthest, "otsu" where they fall into the two groups that lie farthest apart (Otsu
+    1979). Where fewer than `min_kept` clusters would be left, the guard "cancel" leaves that image's slots as they are,
+    and "stop" carries out the merges that leave so many; the rules without a threshold stop. Raises ValueError for an
+    unknown rule or guard.
+    """
+    if rule not in ("threshold", "gap", "otsu") or guard not in ("cancel", "stop"):
+        raise ValueError(f"rule is 'threshold', 'gap' or 'otsu' and guard 'cancel' or 'stop', got {rule!r}, {guard!r}")
+    heights, N = tree.heights, tree.leaders.shape[1]
+    most = max(N - max(min_kept, 1), 0)  # merges that the guard allows
+    if rule == "threshold":
+        merges = (heights < threshold).sum(dim=1)
+        merges = torch.where(merges > most, 0, merges) if guard == "cancel" else merges.clamp_max(most)
+    else:
+        from_zero = F.pad(heights, (1, 0))  # [B N]
+        contrast = from_zero.diff(dim=1) if rule == "gap" else _between(from_zero)
+        contrast = F.pad(contrast, (0, 1), value=-1)  # all in one cluster: where nothing else can be
+        merges = contrast[:, : most + 1].argmax(dim=1)
+    return tree.leaders.gather(1, merges[:, None, None].expand(-1, 1, N))[:, 0]
+
+
+def _between(values: Float[Tensor, "B M"]) -> Float[Tensor, "B M-1"]:
+    """Otsu's criterion for ascending values: the variance between the first k + 1 of them and the rest, times M^2."""
+    count = torch.arange(1, values.shape[1], device=values.device)
+    below, rest = values.cumsum(dim=1)[:, :-1], values.shape[1] - count
+    difference = below / count - (values.sum(dim=1, keepdim=True) - below) / rest
+    return count * rest * difference.square()
+
+
+def _join(distance, size, first, second, linkage):
+    """Distances [B N N] and sizes [B N] after cluster `second` [B 1] joined `first` [B 1]."""
     N = size.shape[1]
     row_first = distance.gather(1, first[..., None].expand(-1, 1, N))[:, 0]  # [B N]
     row_second = distance.gather(1, second[..., None].expand(-1, 1, N))[:, 0]
@@ -84,8 +140,7 @@ def _join(distance, size, first, second, merge, linkage):
     updated = torch.where(is_first[:, :, None], joined[:, None, :], distance)
     updated = torch.where(is_first[:, None, :], joined[:, :, None], updated)
     updated = updated.masked_fill(is_second[:, :, None] | is_second[:, None, :], torch.inf)
-    size = torch.where(merge & is_first, size_first + size_second, size)
-    return torch.where(merge[..., None], updated, distance), size
+    return updated, torch.where(is_first, size_first + size_second, size)
 
 
 def is_leader(leader: Int[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
