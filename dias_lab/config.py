@@ -29,6 +29,8 @@ class Config:
     image_size: int = 256  # pixels, the side of the protocol's square
     crop_scale: float = 0.75  # smallest crop, as a share of the largest square's area; 1 switches cropping off
 
+    cache_views: int = 0  # fixed crops an image, each with its flip, whose features are computed once; 0: new crops each time
+
     # backbone (frozen)
     backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # a timm model, or "fourier": built in, without weights
     backbone_weights: str = "pretrained"  # "pretrained", "random", or a local file; the fourier backbone reads none
@@ -111,7 +113,7 @@ class Config:
     def _check_ranges(self):
         positive = ("image_size backbone_size num_slots slot_dim slot_mlp_dim num_iterations fourier_dim fourier_stride "
                     "decoder_layers decoder_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
-        not_negative = ("project_dim reinitialized_iterations min_kept decoder_mlp_dim workers evaluate_images "
+        not_negative = ("project_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim workers evaluate_images "
                         "seed fourier_texture fourier_position distillation_weight aggregator_rate").split()  # fmt: skip
         shares = ("visible_probability visible_fraction merge_probability crop_scale warmup final_learning_rate "
                   "distillation_start").split()  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING = range(6)  # purposes: their streams never meet
+SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING, FIXED_VIEW = range(7)  # purposes: their streams never meet
 
 
 def generator(seed: int, step: int, place: int, purpose: int) -> np.random.Generator:

@@ -20,6 +20,7 @@ from dias_lab import checkpoint, runs
 from dias_lab.config import Config
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import batches
+from dias_lab.data.features import feature_batches
 from dias_lab.evaluate import METRICS, evaluate
 from dias_lab.methods import Method, build
 
@@ -118,8 +119,12 @@ class Training:
         config = self.config
         self.resume()
         self.model.train()
+        if config.cache_views:
+            source = feature_batches(self.train_store, config, self.model.backbone, self.step, progress)
+        else:
+            source = batches(self.train_store, config, step=self.step)
         bar = tqdm(
-            batches(self.train_store, config, step=self.step),
+            source,
             total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1,
         )  # fmt: skip
         sums, count, self.mark = {}, 0, time.perf_counter()
@@ -147,11 +152,11 @@ class Training:
     def update(self, batch) -> dict:
         """One optimiser step; the losses as tensors on the device."""
         config = self.config
-        images = self.model.normalise(batch["image"])
+        inputs = self.inputs(batch)
         draws = self.model.draw(range(config.batch_size), config.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config) * group["share"]
-        output = self.wrapped(images, draws=draws)
+        output = self.wrapped(**inputs, draws=draws)
         losses, self.weights = self.model.losses(output, self.step / config.steps)
         loss = sum(self.weights[name] * losses[name] for name in losses)
         self.optimizer.zero_grad()
@@ -159,21 +164,28 @@ class Training:
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False
         )
-        self.check_finite(loss, norm, images, batch, draws)
+        self.check_finite(loss, norm, inputs, batch, draws)
         self.optimizer.step()
         values = {"loss": loss, **losses, "gradient_norm": norm, "kept": output.keep.float().sum(1).mean()}
         return {name: value.detach() for name, value in values.items()}
 
-    def check_finite(self, loss, norm, images, batch, draws):
+    def inputs(self, batch) -> dict:
+        """What the model takes: normalised images, or features from the cache in their place."""
+        if "image" in batch:
+            return {"images": self.model.normalise(batch["image"])}
+        return {"images": None, "features": batch["features"].to(self.model.device, non_blocking=True).float()}
+
+    def check_finite(self, loss, norm, inputs, batch, draws):
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         self.skipped = 0 if finite else self.skipped + 1
         scaler_may_skip = self.scaler is not None and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE
         if finite or scaler_may_skip:
             return
-        culprit = first_non_finite(self.model, images, draws, self.step / self.config.steps)
+        culprit = first_non_finite(self.model, inputs, draws, self.step / self.config.steps)
         folder = self.run_dir / "nonfinite" / str(self.step)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"image": batch["image"].contiguous(), "item": batch["info"]["item"]}, folder / "batch.safetensors")
+        tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
+        save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
         save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
         raise NonFiniteError(
             f"step {self.step}: the loss is {loss.item()}, the gradient norm {norm.item()}; the first tensor that "
@@ -260,10 +272,11 @@ def selection_score(scores: dict) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def first_non_finite(model: Method, images, draws, progress: float) -> str:
+def first_non_finite(model: Method, inputs: dict, draws, progress: float) -> str:
     """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
-    if not torch.isfinite(images).all():
-        return "the images"
+    for name, tensor in inputs.items():
+        if tensor is not None and not torch.isfinite(tensor).all():
+            return f"the {name}"
     found, handles = [], []
 
     def look(name):
@@ -279,7 +292,7 @@ def first_non_finite(model: Method, images, draws, progress: float) -> str:
             return f"the parameter {name}"
     for name, module in model.named_modules():
         handles.append(module.register_forward_hook(look(name)))
-    output = model(images, draws=draws)
+    output = model(**inputs, draws=draws)
     for handle in handles:
         handle.remove()
     losses, weights = model.losses(output, progress)

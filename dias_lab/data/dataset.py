@@ -41,8 +41,7 @@ class Batches(Dataset):
         self.seed = config.seed if seed is None else seed
 
     def __getitem__(self, step: int) -> dict:
-        first = step * self.config.batch_size
-        views = [self.view(step, place, first + place) for place in range(self.config.batch_size)]
+        views = [self.view(item, random) for item, random in self.places(step)]
         images, segments, items = zip(*views)
         return {
             "image": torch.stack(images),
@@ -50,19 +49,21 @@ class Batches(Dataset):
             "info": {"item": torch.tensor(items), "step": step},
         }
 
-    def view(self, step: int, place: int, index: int) -> tuple[Tensor, Tensor, int]:
-        """Image, segments and item number at one place: the epoch's permutation says which, (seed, step, place) how."""
-        epoch, position = divmod(index, len(self.store))
-        item = int(permutation(self.seed, epoch, len(self.store))[position])
-        image, segments = read(self.store, item)
-        random = draws.generator(self.seed, step, place, draws.VIEW)
-        top, left, height, width = crop_box(image.shape[1], image.shape[2], self.config.crop_scale, random)
-        image = image[:, top : top + height, left : left + width]
-        segments = segments[top : top + height, left : left + width]
-        image, segments = resize(image[None], segments[None], self.config.image_size)
+    def places(self, step: int) -> Iterator[tuple[int, np.random.Generator]]:
+        """The item at each place, from the epoch's permutation, and the random numbers that say how it is seen."""
+        for place in range(self.config.batch_size):
+            epoch, position = divmod(step * self.config.batch_size + place, len(self.store))
+            item = int(permutation(self.seed, epoch, len(self.store))[position])
+            yield item, draws.generator(self.seed, step, place, draws.VIEW)
+
+    def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor, int]:
+        """A crop of an image, its segments, and the item: one of the fixed views, or a new crop and perhaps its flip."""
+        if self.config.cache_views:
+            return *fixed_view(self.store, item, int(random.integers(2 * self.config.cache_views)), self.config), item
+        image, segments = crop(*read(self.store, item), self.config, random)
         if random.random() < 0.5:
             image, segments = image.flip(-1), segments.flip(-1)
-        return image[0], segments[0], item
+        return image, segments, item
 
 
 class Squares(Dataset):
@@ -154,6 +155,22 @@ def resize(images, segments, size: int):
         if segments is not None:
             segments = transforms.resize(segments[:, None], [size, size], InterpolationMode.NEAREST_EXACT)[:, 0]
     return images, segments
+
+
+def crop(image, segments, config, random: np.random.Generator):
+    """A random crop at `config.image_size`: image uint8 [3 R R], segments [R R]."""
+    top, left, height, width = crop_box(image.shape[1], image.shape[2], config.crop_scale, random)
+    image = image[:, top : top + height, left : left + width]
+    segments = segments[top : top + height, left : left + width]
+    image, segments = resize(image[None], segments[None], config.image_size)
+    return image[0], segments[0]
+
+
+def fixed_view(store, item: int, view: int, config) -> tuple[UInt8[Tensor, "3 R R"], UInt8[Tensor, "R R"]]:
+    """View 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
+    random = draws.generator(config.seed, view // 2, item, draws.FIXED_VIEW)
+    image, segments = crop(*read(store, item), config, random)
+    return (image.flip(-1), segments.flip(-1)) if view % 2 else (image, segments)
 
 
 def crop_box(height: int, width: int, scale: float, random: np.random.Generator) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ own CRC-32. Stuff keeps its own segments: the reader merges it (`thing_map`), so
 """
 
 import functools
+import hashlib
 import io
 import json
 import operator
@@ -133,6 +134,13 @@ class Store(Sequence):
         except ValueError as error:
             raise StoreError(f"{self.path}: item {index} is damaged ({error}). Convert the data again") from error
         return Record(image, segments, info)
+
+    def fingerprint(self) -> str:
+        """A hash of all items; their infos hold the checksums of image and segments."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(lmdb_file.read(self.path, _keys(index)[1])[0] or b"")
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"

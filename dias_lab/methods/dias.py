@@ -59,22 +59,24 @@ class DIAS(Method):
 
     def forward(
         self,
-        images: Float[Tensor, "B 3 R R"],
+        images: Float[Tensor, "B 3 R R"] | None,
         initial_slots: Float[Tensor, "B N D"] | None = None,
         decoder_attention: bool | None = None,
         keep: Bool[Tensor, "B N"] | None = None,
         draws: Draws | None = None,
+        features: Float[Tensor, "B C h w"] | None = None,
     ) -> DIASOutput:
         """One pass over prepared images. `draws` fixes every random number; without it they come from torch's state.
 
         `initial_slots` replaces the initializer's sample, `keep` leaves slots out from the start (and merges no more),
-        `decoder_attention` asks for the decoder's map in training, or declines it in evaluation.
+        `decoder_attention` asks for the decoder's map in training, or declines it in evaluation. `features` that are
+        known already (a cache) take the place of the images.
         """
-        features = self.backbone(images)  # [B C h w]
+        features = self.backbone(images) if features is None else features  # [B C h w]
         B, _, h, w = features.shape
         tokens = features.flatten(2).transpose(1, 2)  # [B L C]
         draws = self.draw(places=range(B), num_locations=h * w) if draws is None else draws
-        draws = Draws(*(draw.to(images.device, non_blocking=True) for draw in draws))
+        draws = Draws(*(draw.to(features.device, non_blocking=True) for draw in draws))
         if initial_slots is None:
             initial_slots = self.initializer(features, B, noise=draws.slots)
         slots, attention, keep = self.aggregate(self.project(tokens), initial_slots, keep, draws)

@@ -1,0 +1,156 @@
+"""Cache of frozen feature maps: the backbone runs once over fixed crops, and training reads what it gave.
+
+A cache is a folder beside the store: `features.bin`, a memory map float16 [items views L C], and `features.json`, which
+says what it was made of. The folder's name follows from that: the images, the transform, the backbone and a hash of its
+weights. What is lost against training from pixels: no crop is new after the first epoch.
+
+Axes: B images, V views (crop k is view 2 k, its flip 2 k + 1), L = h * w locations, C feature channels.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dias_lab import runs
+from dias_lab.data.dataset import Batches, fixed_view, loader
+
+FEATURES, ABOUT, DONE = "features.bin", "features.json", "done"
+SAVED = 512  # items after which a build that is killed goes on
+
+
+class FeatureBatches(Batches):
+    """Training batches by step, as `Batches`, but with features float16 [B C h w] in place of images and segments.
+
+    They are those of the crops that `Batches` shows with the same config. Raises ValueError unless `folder` holds a
+    whole cache.
+    """
+
+    def __init__(self, store, config, folder: Path):
+        super().__init__(store, config)
+        about = runs.read_json(folder / ABOUT)
+        self.path, self.shape, self.maps = folder / FEATURES, tuple(about["shape"]), None
+        self.grid = about["grid"]
+        found = self.path.stat().st_size
+        if found != bytes_of(self.shape):
+            raise ValueError(
+                f"{self.path} has {found} bytes, not {bytes_of(self.shape)}. Delete {folder} to make it again"
+            )
+
+    def __getitem__(self, step: int) -> dict:
+        if self.maps is None:  # in each process
+            self.maps = np.memmap(self.path, np.float16, "r", shape=self.shape)
+        chosen = [(item, int(random.integers(self.shape[1]))) for item, random in self.places(step)]
+        features = torch.from_numpy(np.stack([self.maps[place] for place in chosen]))  # [B L C]
+        items = torch.tensor([item for item, _ in chosen])
+        return {"features": features.transpose(1, 2).unflatten(2, self.grid), "info": {"item": items, "step": step}}
+
+    def __getstate__(self):
+        return {**self.__dict__, "maps": None}  # pickling would copy what is mapped
+
+
+class FixedViews(Dataset):
+    """All views of a few items at a time, from item `first` on: images uint8 [K * V 3 R R], and the first and last item."""
+
+    def __init__(self, store, config, first: int):
+        self.store, self.config = store, config
+        self.items = [
+            range(i, min(i + config.batch_size, len(store))) for i in range(first, len(store), config.batch_size)
+        ]
+
+    def __getitem__(self, number: int) -> dict:
+        views = [
+            fixed_view(self.store, item, view, self.config)[0]
+            for item in self.items[number]
+            for view in range(2 * self.config.cache_views)
+        ]
+        return {"image": torch.stack(views), "items": [self.items[number][0], self.items[number][-1]]}
+
+
+def feature_batches(store, config, backbone, step: int = 0, progress: bool = False) -> Iterator[dict]:
+    """`dataset.batches` from the cache, which is made first where there is none."""
+    dataset = FeatureBatches(store, config, make(store, config, backbone, progress))
+    return iter(loader(dataset, range(step, config.steps), config))
+
+
+def make(store, config, backbone, progress: bool = False) -> Path:
+    """The cache's folder, beside the store; its features are computed if they are not there, in single precision.
+
+    A build that was killed goes on where it was. Raises OSError if the disk is too small, runs.RunBusy where another
+    process builds the same cache, ValueError where a feature is not finite in half precision.
+    """
+    shape = (len(store), 2 * config.cache_views, backbone.grid[0] * backbone.grid[1], backbone.feature_dim)
+    about = {"shape": shape, "grid": backbone.grid, "store": store.path.stem, **identity(store, config, backbone)}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    folder = store.path.parent / "features" / f"{store.path.stem}-{key}"
+    if not (folder / ABOUT).exists():
+        with runs.claim(folder):
+            _build(folder, store, config, backbone, shape, progress)
+            runs.write_json(folder / ABOUT, about)  # last: it says that the features are whole
+            (folder / DONE).unlink()
+    return folder
+
+
+def identity(store, config, backbone) -> dict:
+    """What the features of a view follow from."""
+    fields = config.to_dict()
+    names = [
+        name for name in fields if name.startswith(("backbone", "fourier", "image_")) and name != "backbone_weights"
+    ]
+    digest = hashlib.sha256()
+    for name, tensor in sorted([*backbone.named_parameters(), *backbone.named_buffers()]):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "images": store.fingerprint(),
+        "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")},
+        "backbone": {name: fields[name] for name in names},
+        "weights": digest.hexdigest(),
+    }
+
+
+def bytes_of(shape) -> int:
+    return 2 * int(np.prod(shape, dtype=np.int64))
+
+
+@torch.no_grad()
+def _build(folder: Path, store, config, backbone, shape, progress: bool):
+    """Write features.bin. After every few items what is done is on the disk, and the number of these items beside it."""
+    partial, done = folder / f".{FEATURES}.partial", folder / DONE
+    first = int(done.read_text()) if done.exists() and partial.exists() else 0
+    size, free = bytes_of(shape), shutil.disk_usage(folder).free
+    whose = f"{shape[0]} images x {shape[1]} views x {shape[2]} locations x {shape[3]} channels, {size / 1e9:.2f} GB"
+    if not first and size > free:
+        raise OSError(
+            f"the feature cache of {store.path} needs {whose}; {folder} has {free / 1e9:.2f} GB free. Make room, take "
+            "fewer cache_views, or train from pixels: cache_views=0"
+        )
+    if progress:
+        print(f"feature cache {runs.short(folder)}: {whose} ({free / 1e9:.0f} GB free)")
+    maps = np.memmap(partial, np.float16, "r+" if first else "w+", shape=shape)
+    device = next(backbone.buffers()).device if config.backbone == "fourier" else next(backbone.parameters()).device
+    mean, std = (255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    views = FixedViews(store, config, first)
+    bar = tqdm(total=shape[0], initial=first, desc="features", unit="image", disable=not progress, mininterval=1)
+    for batch in loader(views, range(len(views.items)), config):
+        first, last = batch["items"]
+        features = backbone((batch["image"].to(device) - mean) / std).flatten(2).transpose(1, 2)  # [K*V L C]
+        features = features.half().cpu().unflatten(0, (-1, shape[1]))
+        if not features.isfinite().all():
+            raise ValueError(f"a feature of items {first} to {last} is not finite in half precision; cache_views=0")
+        maps[first : last + 1] = features.numpy()
+        bar.update(len(features))
+        if (last + 1) // SAVED > first // SAVED:
+            maps.flush()
+            runs.write_text(done, str(last + 1))
+    bar.close()
+    maps.flush()
+    runs.write_text(done, str(shape[0]))
+    del maps
+    os.replace(partial, folder / FEATURES)
