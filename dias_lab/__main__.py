@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -42,9 +42,31 @@ def convert_coco(root: Path, out: Path, validation: float = 0.05, limit: int | N
         print(f"wrote {path}")
 
 
+def convert_legacy(
+    root: Path,
+    out: Path,
+    dataset: Literal["clevrtex", "coco", "voc"] | None = None,
+    layout: Literal["v1", "v2", "v3", "v4", "vq-vfm-ocl"] | None = None,
+    split: Literal["train", "validation", "test"] | None = None,
+):
+    """Convert an LMDB file published with DIAS, SmoothSA or VQ-VFM-OCL to the store `out`, running no pickle.
+
+    Args:
+        root: the published file, such as coco/val.lmdb
+        out: the store, such as data/coco/test.lmdb
+        dataset: refuse a file of another data set
+        layout: the release that the file is of, where it does not tell itself
+        split: the store's split, where train.lmdb is not train, or val.lmdb not test
+    """
+    from dias_lab.data.convert import legacy
+
+    published = refused_if_wrong(legacy.Published, root, dataset, layout, split)
+    print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
+
+
 def convert(arguments: list[str]):
-    """Convert a data set to stores: convert scenes|coco."""
-    commands = {"scenes": convert_scenes, "coco": convert_coco}
+    """Convert a data set to stores: convert scenes|coco|legacy."""
+    commands = {"scenes": convert_scenes, "coco": convert_coco, "legacy": convert_legacy}
     tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dias_lab convert", args=arguments)
 
 

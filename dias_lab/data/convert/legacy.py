@@ -1,0 +1,173 @@
+"""The LMDB files published with DIAS, SmoothSA and VQ-VFM-OCL (ClevrTex, COCO, VOC) -> stores, one by one.
+
+Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-OCL, v1 to v4.
+
+A file does not say of which release it is. That follows from the fields of its samples, from the format of its masks
+and, in VOC, from the area of index 0. What index 0 means and what is lost differs by release (`LAYOUTS`). Segments are
+ranked by their ids or colours and keep their ranks: COCO's are the same in every layout, v1 and v2 having gaps where
+stuff was. Only VOC's move down by one in v3 and v4, where the background is 1.
+
+`val` becomes test: scores are reported on it, so no checkpoint should be chosen on it.
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dias_lab.data import store
+from dias_lab.data.convert.coco import ConversionError
+from dias_lab.data.convert.published import PublishedFile, Sample
+
+SPLITS = {"train": "train", "val": "test", "test": "test"}  # by the file's name
+SAMPLES, BOUNDARY, BACKGROUND = 50, 0.15, 0.3  # in VOC 2007 the boundary has 0.03, with the background 0.77
+
+
+class Layout(NamedTuple):
+    """How the samples of a data set look in some releases."""
+
+    dataset: str
+    releases: tuple[str, ...]  # any of them names it
+    fields: tuple[str, ...]  # besides image and segment
+    formats: tuple[str, ...]  # of the masks
+    zero: int  # what index 0 is in the store: 0, background, or void
+    lost: tuple[str, ...] = ()
+
+
+NO_NAMES = "image ids, file names and class names are not in the file"
+NO_CROWDS = "which things are crowds is not in the file"
+MERGED = "are background: protocol dias-v1 scores as v1 and v2 do; dias cannot score as v3 and v4 do"
+BOTH, WEBP, PNG = ("WebP", "PNG"), ("WebP",), ("PNG",)
+LAYOUTS = [
+    Layout("clevrtex", ("vq-vfm-ocl", "v1", "v2", "v3"), ("depth",), WEBP, 0),
+    Layout("clevrtex", ("v4",), ("depth",), PNG, 0),
+    Layout("coco", ("vq-vfm-ocl",), ("bbox", "clazz", "isthing"), BOTH, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("v1", "v2"), ("bbox", "clazz"), BOTH, 0, (NO_CROWDS, f"stuff and unannotated pixels {MERGED}")),
+    Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("v4",), ("clazz", "isthing"), PNG, store.VOID, (NO_CROWDS,)),
+    Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
+    Layout(
+        "voc", ("v3",), (), WEBP, store.VOID, ("where an image has no background, its first object is called that",)
+    ),
+    Layout("voc", ("v4",), (), PNG, store.VOID, ("where an image has no background, its first object is called that",)),
+]
+
+
+class Published:
+    """A published file that is ready to be converted: its `file`, `layout` and `split`.
+
+    `dataset` is refused unless the file is of that data set; `layout` is a release ("v1" to "v4", "vq-vfm-ocl"), needed
+    where the file does not tell; `split` is the store's, needed where the file's name does not tell.
+
+    Raises: ConversionError if the file is not a published one, is damaged, or leaves the layout or the split open.
+    """
+
+    def __init__(
+        self, root: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None
+    ):
+        self.file = PublishedFile(root)
+        self.split = split or SPLITS.get(self.file.path.stem)
+        if self.split is None:
+            raise ConversionError(f"{root}: its name is not one of {', '.join(SPLITS)}; name the split with --split")
+        fields, form = self.file.form
+        fits = [one for one in LAYOUTS if one.fields == fields and form in one.formats]
+        if not fits:
+            found = f"besides image and segment it has {fields}, and {form} masks"
+            raise ConversionError(f"{root}: {found}: no published layout. Name a file of ClevrTex, COCO or VOC")
+        if dataset not in (None, fits[0].dataset):
+            raise ConversionError(f"{root} is of the data set {fits[0].dataset}, not {dataset}. Leave --dataset out")
+        self.layout = self._choose(fits, layout)
+
+    def _choose(self, fits: list[Layout], release: str | None) -> Layout:
+        """The layout that the user names, or that the area of index 0 tells."""
+        possible, problem = ", ".join(name for one in fits for name in one.releases), ""
+        if release is not None:
+            fits = [one for one in fits if release in one.releases]
+            problem = f"its samples do not have the layout {release}. Leave --layout out, or name one of {possible}"
+        elif fits[0].dataset == "voc":
+            keys = self.file.keys
+            places = np.linspace(0, len(keys) - 1, min(SAMPLES, len(keys)), dtype=int)
+            share = float(np.median([(self.file.read(keys[place]).indices == 0).mean() for place in places]))
+            zero = store.VOID if share < BOUNDARY else 0 if share > BACKGROUND else None
+            fits = [one for one in fits if one.zero == zero]
+            problem = (
+                f"index 0 has {share:.0%} of the area (the median of {len(places)} {self.file.form[1]} masks), which does "
+                f"not tell the release: below {BOUNDARY:.0%} it is the boundary of v3 or v4, above {BACKGROUND:.0%} the "
+                f"background of v1 or v2, and masks are PNG in v4 alone. Say what it is: --layout with one of {possible}"
+            )
+        if not fits:
+            raise ConversionError(f"{self.file.path}: {problem}")
+        return fits[0]
+
+    def summary(self) -> str:
+        """What the file is and what it lacks, in words."""
+        what = f"{len(self.file.keys)} images of {self.layout.dataset}, layout {'/'.join(self.layout.releases)}"
+        return f"{what}, split {self.split}. Lost: {'; '.join([NO_NAMES, *self.layout.lost])}"
+
+    def records(self, progress: bool = False) -> Iterator[store.Record]:
+        """The store's records in the order of the file. Raises: ConversionError that names the item's key."""
+        bar = f"{self.layout.dataset} {self.split}"
+        for key in tqdm(self.file.keys, desc=bar, disable=not progress, mininterval=1):
+            sample = self.file.read(key)
+            try:
+                labels, info = _meaning(self.layout, sample)
+            except ValueError as error:
+                raise self.file.error(key, error) from error
+            source = {"file": self.file.path.name, "key": key.decode()}
+            yield store.Record(sample.image, labels, {"source": source, **info})
+
+    def convert(self, out: str | Path, progress: bool = False) -> Path:
+        """Write the store and return its path. Raises: ConversionError; OSError if `out` cannot be written."""
+        root, out = self.file.path, Path(out)
+        if out.resolve() == root.resolve():
+            raise ConversionError(f"{out} is the published file itself; give the store another name")
+        command = ["python", "-m", "dias_lab", "convert", "legacy", "--root", str(root), "--out", str(out)]
+        meta = {
+            "dataset": self.layout.dataset,
+            "split": self.split,
+            "source": f"{root.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
+            "command": shlex.join([*command, "--layout", self.layout.releases[-1], "--split", self.split]),
+            "layout": "/".join(self.layout.releases),
+            "lost": [NO_NAMES, *self.layout.lost],
+        }
+        try:
+            return store.write(out, self.records(progress), meta)
+        except store.StoreError as error:
+            raise ConversionError(f"{root}: {error}. Unpack the release again") from error
+
+
+def convert(
+    root: str | Path,
+    out: str | Path,
+    dataset: str | None = None,
+    layout: str | None = None,
+    split: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the store `out` from the published file `root`; return its path. Arguments and errors as of `Published`."""
+    return Published(root, dataset, layout, split).convert(out, progress)
+
+
+def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:
+    """The store's segments, uint8 [H W], and its info on them. Raises: ValueError if indices and fields do not agree."""
+    present = np.unique(sample.indices).tolist()
+    ranks = [index for index in present if index]
+    stated = {name: len(array) for name in ("clazz", "isthing") if (array := getattr(sample, name)) is not None}
+    if set(stated.values()) - {len(ranks)}:
+        raise ValueError(f"its mask has {len(ranks)} segments, the highest is {present[-1]}; its fields state {stated}")
+    if ranks != list(range(1, len(ranks) + 1)) and layout.fields != ("bbox", "clazz"):  # there, stuff left gaps
+        raise ValueError(f"its mask has {len(ranks)} segments, and the highest is {present[-1]}: some are missing")
+    shift = 1 if layout.dataset == "voc" and layout.zero == store.VOID else 0  # the background is 1
+    if present[-1] - shift > store.LAST_SEGMENT:
+        raise ValueError(f"its mask has the segment {present[-1] - shift}; a store has at most {store.LAST_SEGMENT}")
+    table = np.arange(-shift, 256 - shift).astype(np.uint8)
+    table[0] = layout.zero
+    segments = [index - shift for index in ranks if index > shift]
+    things = [True] * len(segments) if sample.isthing is None else sample.isthing.astype(bool).tolist()
+    info = {"things": dict(zip(segments, things))}
+    if sample.clazz is not None:
+        info["classes"] = dict(zip(segments, sample.clazz.tolist()))
+    return table[sample.indices], info
