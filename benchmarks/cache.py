@@ -1,0 +1,89 @@
+"""Training steps from the feature cache, beside the same steps from pixels.
+
+    python -m benchmarks cache
+
+Workload: the preset coco with DINOv2's ViT-S/14 and ViT-B/14 (four registers) of random weights, batches of 8 JPEG photos of
+640x480 pixels. From pixels a step decodes, crops, runs the frozen backbone and trains; from the cache it reads the
+features and trains. The steps are `Training.update`'s own. `allowed` is the speed-up that counted operations allow:
+those of backbone and training step over those of the training step alone.
+"""
+
+import io
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from dias_lab.config import Config
+from dias_lab.data import store
+from dias_lab.data.dataset import batches
+from dias_lab.data.features import feature_batches
+from dias_lab.train import Training
+
+BACKBONES = {"ViT-S/14": "vit_small_patch14_reg4_dinov2.lvd142m", "ViT-B/14": "vit_base_patch14_reg4_dinov2.lvd142m"}
+BATCH, STEPS = 8, 5
+
+
+def photo(random: np.random.Generator) -> bytes:
+    """A JPEG about as hard to decode as a photo: smooth shapes and some noise."""
+    small = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+    noisy = np.asarray(small, np.int16) + random.integers(-12, 13, (480, 640, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def rows() -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        random, images = np.random.default_rng(0), 2 * BATCH
+        for split in ("train", "validation"):
+            records = (store.Record(photo(random), None, {"source": f"photo {number}"}) for number in range(images))
+            store.write(Path(folder) / f"{split}.lmdb", records, {"dataset": "photos", "split": split})
+        return [row(Path(folder), label, name) for label, name in BACKBONES.items()]
+
+
+def row(folder: Path, label: str, backbone: str) -> dict:
+    config = Config.preset(
+        "coco", data=str(folder), backbone=backbone, backbone_weights="random", batch_size=BATCH, cache_views=1, device="cpu"
+    )
+    training = Training(config, folder / "run")
+    training.model.train()
+    scenes = training.train_store
+    sources = {"pixels": batches(scenes, config), "cache": feature_batches(scenes, config, training.model.backbone)}
+    operations = {}
+    for name, source in sources.items():  # a first step of each, which also counts
+        with FlopCounterMode(display=False) as counter:
+            training.update(next(source))
+        operations[name] = counter.get_total_flops()
+    seconds = {name: [] for name in sources}
+    for _ in range(STEPS):
+        for name, source in sources.items():
+            start = time.perf_counter()
+            training.update(next(source))
+            seconds[name].append(time.perf_counter() - start)
+    cached, pixels = (statistics.median(seconds[name]) for name in ("cache", "pixels"))
+    allowed, ratio = operations["pixels"] / operations["cache"], pixels / cached
+    print(
+        f"{label}: from pixels {BATCH / pixels:.2f} images/s, from the cache {BATCH / cached:.2f}; {ratio:.2f} times, "
+        f"counted operations allow {allowed:.2f}: {100 * ratio / allowed:.0f} %"
+    )
+    return {
+        "name": f"cached step, {label}",
+        "precision": "float32",
+        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
+        "seconds": cached,
+        "comparator_seconds": pixels,
+        "ratio": ratio,
+        "allowed": allowed,
+        "flops": operations["cache"],
+        "bytes": BATCH * training.model.num_locations * training.model.backbone.feature_dim * 2,  # read from the cache
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
