@@ -25,7 +25,7 @@ def with_fields(model: Method, **fields) -> Method:
     """
     other = build(model.config.replace(**fields))
     other.load_trained_state(model.trained_state())
-    other.step = model.step
+    other.step, other.source = model.step, model.source
     return other.to(model.device).eval()
 
 
