@@ -29,6 +29,16 @@ def with_fields(model: Method, **fields) -> Method:
     return other.to(model.device).eval()
 
 
+def untrained(model: Method) -> Method:
+    """The method before its training: the initial weights of its config, and the model's own frozen backbone.
+
+    In evaluation mode, on the model's device.
+    """
+    other = build(model.config)
+    other.backbone = model.backbone
+    return other.to(model.device).eval()
+
+
 def edit(
     slots: Float[Tensor, "B N D"],
     keep: Bool[Tensor, "B N"],
