@@ -19,7 +19,7 @@ _HOME = {
     "load_model": "dias_lab.checkpoint",
     "fit": "dias_lab.train",
 }
-_MODULES = "baselines book checkpoint config data draws evaluate headless losses metrics runs trace train viz".split()
+_MODULES = "baselines book checkpoint config data draws evaluate headless losses metrics reference runs trace train viz".split()
 
 
 def __getattr__(name: str):

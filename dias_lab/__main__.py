@@ -119,18 +119,41 @@ def train(arguments: list[str]):
 
 
 def evaluate(arguments: list[str]):
-    """Score the best checkpoint of a run on a store."""
+    """Score the best checkpoint of a run, or a published one, on a store."""
 
-    def command(run_dir: Path, data: Path, split: str = "test", protocol: str = "dias", limit: int = 0):
+    def command(
+        data: Path, run_dir: Path | None = None, reference: Path | None = None, method: str | None = None,
+        preset: str | None = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
+    ):  # fmt: skip
+        """Score the best checkpoint of a run, or a published one, on a store.
+
+        Args:
+            data: a folder of stores, or one store
+            run_dir: the run
+            reference: a published checkpoint, instead of a run
+            method: of the reference; dias if not given
+            preset: of the reference: coco, voc or clevrtex
+            split: which store of the folder
+            protocol: dias, dias-v1, spot, oclf or videosaur
+            limit: only the first images; 0 takes all
+            out: where the scores go; by default below the run, or beside the reference
+        """
         from dias_lab.data import store
-        from dias_lab.evaluate import evaluate, scores_file
+        from dias_lab.evaluate import evaluate, scores_file, scores_name
 
+        model = model_to_load(run_dir, reference, method, preset)
         path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
         if not path.exists():
             raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
-        run_dir, one = run_dir.resolve(), store.open(path.resolve())
-        print_scores(evaluate(run_dir, one, protocol, limit=limit).scores)
-        print(f"wrote {scores_file(run_dir, one, protocol, limit)}")
+        one = store.open(path.resolve())
+        if run_dir:
+            subject, out = run_dir.resolve(), out or scores_file(run_dir.resolve(), one, protocol, limit)
+        else:
+            subject = model()
+            out = out or reference.with_name(f"{reference.name}.scores") / scores_name(one, protocol, limit)
+            refused_if_wrong(out.resolve().parent.mkdir, parents=True, exist_ok=True)  # else the scores would be lost
+        print_scores(evaluate(subject, one, protocol, limit=limit, out=out.resolve()).scores)
+        print(f"wrote {out}")
 
     tyro.cli(command, prog="python -m dias_lab evaluate", args=arguments)
 
@@ -138,19 +161,50 @@ def evaluate(arguments: list[str]):
 def trace(arguments: list[str]):
     """Write the attention maps of photos to a trace that figures and explorer open."""
 
-    def command(images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, seed: int = 0):
-        from dias_lab import checkpoint
+    def command(
+        images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
+        method: str | None = None, preset: str | None = None, seed: int = 0,
+    ):  # fmt: skip
+        """Write the attention maps of photos to a trace that figures and explorer open.
+
+        Args:
+            images: photos, or folders of them
+            out: the trace, an .npz file
+            run_dir: the run whose best checkpoint looks at them
+            shipped: the small model that comes with the package does
+            reference: a published checkpoint does
+            method: of the reference; dias if not given
+            preset: of the reference: coco, voc or clevrtex
+            seed: of the slots
+        """
         from dias_lab.data.dataset import read_photos
 
-        if (run_dir is None) != shipped:
-            raise Refused("say which model: either --run-dir RUN or --shipped")
-        model = checkpoint.shipped() if shipped else checkpoint.load_model(run_dir.resolve())
+        model = model_to_load(run_dir, reference, method, preset, shipped)()
         pictures, names = read_photos(images, model.config.image_size)
-        about = {"run": "shipped" if shipped else str(run_dir)}
+        about = {"run": "shipped" if shipped else str(run_dir or reference)}
         model.trace(pictures, seed=seed, names=names, about=about).save(out)
         print(f"wrote {out}: {len(names)} images")
 
     tyro.cli(command, prog="python -m dias_lab trace", args=arguments)
+
+
+def model_to_load(run_dir, reference, method, preset, shipped=None):
+    """What to call for the model that the options name; Refused unless they name exactly one."""
+    from dias_lab import checkpoint
+    from dias_lab import reference as published
+
+    if sum((run_dir is not None, reference is not None, bool(shipped))) != 1:
+        ways = "--run-dir RUN or --reference FILE" + (", or --shipped" if shipped is not None else "")
+        raise Refused(f"say which model, and only one: {ways}")
+    if reference is None and (method or preset):
+        raise Refused("--method and --preset belong to --reference; a run has its own config")
+    if reference is not None and preset is None:
+        raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
+    if shipped:
+        return checkpoint.shipped
+    if run_dir is not None:
+        return lambda: checkpoint.load_model(run_dir.resolve())
+    return lambda: refused_if_wrong(published.load, reference.resolve(), method or "dias", preset)
 
 
 def explore(arguments: list[str]):

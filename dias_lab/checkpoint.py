@@ -1,6 +1,7 @@
 """Checkpoints: folders that appear whole or not at all.
 
-`checkpoints/<step>/` holds `weights.safetensors` (without the frozen backbone, whose weights come from elsewhere),
+`checkpoints/<step>/` holds `weights.safetensors` (without the frozen backbone, whose weights come from elsewhere; with it
+where the config's `backbone_weights` is "checkpoint", as in published models),
 `state.pt` (optimiser, gradient scaler, random states; read weights-only) and `progress.json`. It is written beside,
 synced and renamed, so a process killed at any moment leaves the one before. `checkpoints/best.json` names the best.
 """
@@ -102,7 +103,12 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     model = build(config)
     load_weights(model, run_dir / "checkpoints" / str(step))
     model.step = step
-    return model.to(device or ("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")).eval()
+    return place(model, device).eval()
+
+
+def place(model: Method, device: str | None = None) -> Method:
+    """The model on a device: by default a GPU where there is one, unless its config says otherwise."""
+    return model.to(device or ("cuda" if model.config.device != "cpu" and torch.cuda.is_available() else "cpu"))
 
 
 def shipped() -> Method:

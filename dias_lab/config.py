@@ -33,7 +33,7 @@ class Config:
 
     # backbone (frozen)
     backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # a timm model, or "fourier": built in, without weights
-    backbone_weights: str = "pretrained"  # "pretrained", "random", or a local file; the fourier backbone reads none
+    backbone_weights: str = "pretrained"  # or "random", a local file, "checkpoint" (saved with the rest); fourier reads none
     backbone_arguments: str = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
     backbone_stage: int = -1  # which stage's feature map; -1 is the last
     backbone_size: int = 224  # pixels; the square is resized to it, bicubic without antialias

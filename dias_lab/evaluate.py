@@ -27,11 +27,12 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0) -> Evaluation:
+def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0, out=None) -> Evaluation:
     """Score a model, or the best checkpoint of a run directory, on a store (or its path).
 
-    `limit`: only the first images; 0 takes all. With a run directory the scores are also written to
-    `scores/<store>-<protocol>.json`. Raises ValueError for an empty store or an unknown protocol.
+    `limit`: only the first images; 0 takes all. The scores are also written to the file `out`, if given; with a run
+    directory, by default to its `scores/<store>-<protocol>.json`. Raises ValueError for an empty store or an unknown
+    protocol.
     """
     started = time.perf_counter()
     model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
@@ -45,17 +46,25 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
         raise ValueError(f"the store {store.path} is empty: there is nothing to evaluate")
     images = pd.concat(tables, ignore_index=True)
     scores = summarise(images, protocol, store.path.stem)
-    if subject is not model:
+    if out is None and subject is not model:
+        out = scores_file(subject, store, protocol, limit)
+    if out is not None:
         facts = {"seed": seed, "step": model.step, "device": str(model.device), "data": str(store.path)}
+        if subject is model:  # no run directory says what it is
+            facts |= {"reference": model.source, "config": model.config.to_dict()}
         about = {**runs.about(), **facts, "seconds": time.perf_counter() - started}
-        runs.write_json(scores_file(subject, store, protocol, limit), {**scores, "about": about})
+        runs.write_json(runs.resolve(out), {**scores, "about": about})
     return Evaluation(scores, images)
 
 
 def scores_file(run_dir, store: stores.Store, protocol: str, limit: int = 0) -> Path:
     """Where the scores of a run go; those of a part of the split stand apart from those of the whole."""
+    return runs.resolve(run_dir) / "scores" / scores_name(store, protocol, limit)
+
+
+def scores_name(store: stores.Store, protocol: str, limit: int = 0) -> str:
     part = f"-first{limit}" if 0 < limit < len(store) else ""
-    return runs.resolve(run_dir) / "scores" / f"{store.path.stem}-{protocol}{part}.json"
+    return f"{store.path.stem}-{protocol}{part}.json"
 
 
 def _score_batch(model, batch, protocol, seed) -> pd.DataFrame:

@@ -25,7 +25,17 @@ def with_fields(model: Method, **fields) -> Method:
     """
     other = build(model.config.replace(**fields))
     other.load_trained_state(model.trained_state())
-    other.step = model.step
+    other.step, other.source = model.step, model.source
+    return other.to(model.device).eval()
+
+
+def untrained(model: Method) -> Method:
+    """The method before its training: the initial weights of its config, and the model's own frozen backbone.
+
+    In evaluation mode, on the model's device.
+    """
+    other = build(model.config)
+    other.backbone = model.backbone
     return other.to(model.device).eval()
 
 

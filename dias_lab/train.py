@@ -66,6 +66,10 @@ def check(config: Config, run_dir: Path):
     open_stores(config)
     if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
         raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
+    if config.backbone_weights == "checkpoint":
+        raise ValueError(
+            'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'
+        )
     if not (run_dir / "config.json").exists():
         return
     old, new = Config.load(run_dir).to_dict(), config.to_dict()

@@ -26,6 +26,7 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.backbone = config, backbone
         self.step = 0  # of the checkpoint that was loaded
+        self.source = ""  # the published file that was loaded
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
@@ -57,8 +58,9 @@ class Method(nn.Module):
         return draws.draw(seed, step, places, config.num_slots, config.slot_dim, num_locations, config)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The state dict without the frozen backbone, whose weights come from elsewhere."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+        """The state dict, without the frozen backbone unless its weights are the checkpoint's (`backbone_weights`)."""
+        whole = self.config.backbone_weights == "checkpoint"
+        return {name: value for name, value in self.state_dict().items() if whole or not name.startswith("backbone.")}
 
     def load_trained_state(self, state: dict[str, Tensor]):
         """Load what `trained_state` gave. Raises ValueError that lists missing, extra and misshapen names."""
@@ -73,6 +75,7 @@ class Method(nn.Module):
         if problems:
             raise ValueError(f"these weights are not of this {type(self).__name__}: " + "; ".join(problems[:10]))
         self.load_state_dict(state, strict=False)
+        self.backbone.waiting = False
 
     @torch.no_grad()
     def trace(self, images: UInt8[Tensor, "B 3 H W"], segments=None, seed: int = 0, names=None, about=None):

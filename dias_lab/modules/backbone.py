@@ -22,8 +22,11 @@ from dias_lab import runs
 class Backbone(nn.Module):
     """Resizes the protocol's square to its own size and maps it to features. Frozen: no gradient, always in eval mode.
 
-    Attributes: `feature_dim` C, `grid` (h, w), `mean` and `std` of the normalisation, three numbers in 0..1 each.
+    Attributes: `feature_dim` C, `grid` (h, w), `mean` and `std` of the normalisation, three numbers in 0..1 each;
+    `waiting`: its weights are in a checkpoint that is not loaded yet, and it gives no features before.
     """
+
+    waiting = False
 
     def __init__(self, size: int, mean, std):
         super().__init__()
@@ -47,6 +50,10 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B C h w"]:
+        if self.waiting:
+            raise RuntimeError(
+                'backbone_weights="checkpoint": load one (load_model, reference.load), or take "pretrained", "random" or a file'
+            )
         if images.shape[-2:] != (self.size, self.size):  # without antialias, as the released models were trained
             images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", align_corners=False)
         return self.features(images)
@@ -64,6 +71,7 @@ class TimmBackbone(Backbone):
         model = create(name, weights, arguments)
         self.model, self.stage = model, stage
         self.measure()
+        self.waiting = weights == "checkpoint"
 
     def features(self, images):
         return self.model.forward_intermediates(
@@ -72,14 +80,17 @@ class TimmBackbone(Backbone):
 
 
 def create(name: str, weights: str, arguments: dict) -> nn.Module:
-    """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly."""
+    """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly.
+
+    With "checkpoint" they are random until the method's checkpoint is loaded.
+    """
     path = runs.resolve(Path(weights).expanduser())
-    if weights in ("pretrained", "random"):
+    if weights in ("pretrained", "random", "checkpoint"):
         source = {"pretrained": weights == "pretrained"}
     elif path.is_file():
         source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     else:
-        raise ValueError(f'backbone_weights is "pretrained", "random" or a file; there is no file {path}')
+        raise ValueError(f'backbone_weights is "pretrained", "random", "checkpoint" or a file; there is no file {path}')
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -92,7 +103,7 @@ def create(name: str, weights: str, arguments: dict) -> nn.Module:
                 f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {error}). Without a "
                 'network, give a local file as backbone_weights, or use backbone="fourier", which needs none.'
             ) from error
-        problem = "timm cannot build" if weights == "random" else f"{path} does not hold the weights of"
+        problem = "timm cannot build" if weights in ("random", "checkpoint") else f"{path} does not hold the weights of"
         raise ValueError(f"{problem} {name} {arguments or ''}: {error}") from error
 
 

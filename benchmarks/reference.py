@@ -1,0 +1,73 @@
+"""How long a published model looks at photos, and how much memory that takes, beside its frozen backbone alone.
+
+    python -m benchmarks reference
+
+Workload: the COCO model in its released form (DINOv2 ViT-S/14 with registers at 224 pixels, 7 slots, 3 iterations) on 8
+images of 256x256 pixels, evaluation, float32, one thread, with random weights: nothing is downloaded. It runs in a process
+of its own, so that the peak memory is its own, too.
+"""
+
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+IMAGES = 8
+
+
+def measure() -> dict:
+    import timm
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dias_lab import Config, build
+
+    def seconds(*functions, repetitions: int = 5) -> list[float]:
+        """The median time of each; they take turns, so that other work on the machine meets them alike."""
+        times = [[] for _ in functions]
+        for _ in range(repetitions):
+            for function, found in zip(functions, times):
+                start = time.perf_counter()
+                function()
+                found.append(time.perf_counter() - start)
+        return [statistics.median(found) for found in times]
+
+    torch.set_num_threads(1)
+    libraries = peak_memory()
+    model = build(Config.preset("coco", form="released", backbone_weights="random", device="cpu")).eval()
+    images = model.prepare(torch.randint(256, (IMAGES, 3, 256, 256), dtype=torch.uint8))
+    draws = model.draw(range(IMAGES), seed=0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images, draws=draws)
+    with torch.no_grad():
+        whole, backbone = seconds(lambda: model(images, draws=draws), lambda: model.backbone(images))
+    return {
+        "seconds": whole, "comparator_seconds": backbone, "ratio": backbone / whole, "flops": counter.get_total_flops(),
+        "bytes": peak_memory() - libraries, "versions": {"torch": torch.__version__, "timm": timm.__version__},
+    }  # fmt: skip
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def rows() -> list[dict]:
+    """One row: {name, precision, device, seconds, comparator_seconds, ratio, flops, bytes, threads, versions}.
+
+    `seconds` is the time of one batch of 8, `ratio` the backbone's share of it, `bytes` the peak memory, weights
+    included, above that of the imported libraries.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        row = pool.submit(measure).result()
+    memory = f"{row['bytes'] / 1e6:.0f} MB above the imported libraries"
+    print(f"reference forward: {IMAGES} images in {row['seconds']:.2f} s, peak memory {memory}")
+    device = f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+    return [{"name": "reference forward", "precision": "float32", "device": device, "threads": 1, **row}]
+
+
+if __name__ == "__main__":
+    rows()
