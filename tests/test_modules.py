@@ -12,7 +12,7 @@ from dias_lab.losses import distillation_loss, match_segments, schedule
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, resize_position
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
-from dias_lab.modules.redundancy import cluster, cut, dendrogram, is_leader, merge_redundant
+from dias_lab.modules.redundancy import cluster, cut, dendrogram, is_leader, merge_redundant, otsu_threshold
 
 B, N, L, C, D = 2, 4, 9, 12, 8
 
@@ -272,6 +272,12 @@ def test_rules_without_a_threshold_against_a_plain_search(min_kept):
                     between = len(below) * len(above) * (below.mean() - above.mean()) ** 2
                     best[merges] = above[0] - below[-1] if rule == "gap" else between
             assert count == 9 - max(best, key=best.get)
+
+
+def test_a_threshold_between_two_groups_of_heights():
+    low, high = torch.linspace(0.01, 0.2, 50), torch.linspace(0.6, 0.9, 20)
+    mixed = torch.cat([high, low])[torch.randperm(70, generator=torch.Generator().manual_seed(0))]
+    assert otsu_threshold(mixed.view(7, 10)) == pytest.approx(0.4)
 
 
 def test_rules_without_a_threshold_find_groups_that_anybody_sees():

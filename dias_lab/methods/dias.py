@@ -98,18 +98,29 @@ class DIAS(Method):
         if merging == "none" or keep is not None:
             slots, attention = self.aggregator(tokens, slots, keep)
             return slots, attention, torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
-        after = config.reinitialized_iterations if merging == "reinitialize" else 0
-        slots, attention = self.aggregator(tokens, slots, num_iterations=config.num_iterations - after)
-        merged, kept, leader = self.merge(slots, draws)
-        if merging == "merge":  # a cluster's map is the sum of its members' maps
-            members = one_hot_members(leader).to(attention.dtype)
+        before = config.num_iterations - config.reinitialized_iterations
+        slots, attention = self.aggregator(tokens, slots, num_iterations=before)
+        return self.merge_and_finish(tokens, slots, attention, draws)
+
+    def merge_and_finish(self, tokens, slots, attention, draws):
+        """The rest of `aggregate` after the iterations of `attention`: merge, and the last iterations."""
+        config = self.config
+        rest = config.num_iterations - len(attention)
+        if config.merging != "reinitialize":
+            slots, more = self.aggregator(tokens, slots, num_iterations=rest)
+            attention = torch.cat([attention, more])
+            if config.merging == "none":
+                return slots, attention, torch.ones_like(slots[..., 0], dtype=torch.bool)
+            merged, kept, leader = self.merge(slots, draws)
+            members = one_hot_members(leader).to(attention.dtype)  # a cluster's map is the sum of its members' maps
             return merged, torch.cat([attention[:-1], (members @ attention[-1])[None]]), kept
+        merged, kept, _ = self.merge(slots, draws)
         if config.reinitialize_from == "sample":
             merged = self.initializer(tokens, len(slots), noise=draws.restart)
         elif config.reinitialize_from == "survivor":
             merged = slots
         mask = kept if config.mask_reinitialized else None
-        slots, reinitialized = self.aggregator(tokens, merged, mask, num_iterations=after)
+        slots, reinitialized = self.aggregator(tokens, merged, mask, num_iterations=rest)
         return slots, torch.cat([attention, reinitialized]), kept if config.mask_reinitialized else torch.ones_like(kept)
 
     def merge(self, slots, draws):

@@ -114,6 +114,13 @@ def cut(
     return tree.leaders.gather(1, merges[:, None, None].expand(-1, 1, N))[:, 0]
 
 
+def otsu_threshold(heights: Float[Tensor, "..."]) -> float:
+    """The number between the two groups into which many heights fall, for example those of a part of the training images."""
+    values = heights.flatten().sort().values
+    split = int(_between(values[None]).argmax())
+    return float((values[split] + values[split + 1]) / 2)
+
+
 def _between(values: Float[Tensor, "B M"]) -> Float[Tensor, "B M-1"]:
     """Otsu's criterion for ascending values: the variance between the first k + 1 of them and the rest, times M^2."""
     count = torch.arange(1, values.shape[1], device=values.device)
