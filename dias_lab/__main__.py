@@ -122,38 +122,45 @@ def evaluate(arguments: list[str]):
     """Score the best checkpoint of a run, or a published one, on a store."""
 
     def command(
-        data: Path, run_dir: Path | None = None, reference: Path | None = None, method: str | None = None,
+        data: Path, run_dir: tuple[Path, ...] = (), reference: tuple[Path, ...] = (), method: str | None = None,
         preset: str | None = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
     ):  # fmt: skip
-        """Score the best checkpoint of a run, or a published one, on a store.
+        """Score the best checkpoint of a run, or a published one, on a store; of several, mean and standard deviation.
 
         Args:
             data: a folder of stores, or one store
-            run_dir: the run
-            reference: a published checkpoint, instead of a run
+            run_dir: the run, or runs with different seeds
+            reference: a published checkpoint, or several, instead of a run
             method: of the reference; dias if not given
             preset: of the reference: coco, voc or clevrtex
             split: which store of the folder
             protocol: dias, dias-v1, spot, oclf or videosaur
             limit: only the first images; 0 takes all
-            out: where the scores go; by default below the run, or beside the reference
+            out: where the scores of one run go; by default below the run, or beside the reference
         """
         from dias_lab.data import store
         from dias_lab.evaluate import evaluate, scores_file, scores_name
 
-        model = model_to_load(run_dir, reference, method, preset)
+        if out and len(run_dir + reference) > 1:
+            raise Refused("--out is for one run; the scores of several go below each")
+        if run_dir and reference:
+            raise Refused("say which model: --run-dir RUN or --reference FILE, and only one of them")
+        subjects = [(place, None) for place in run_dir] + [(None, place) for place in reference]
+        models = [model_to_load(*subject, method, preset) for subject in subjects or [(None, None)]]
         path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
         if not path.exists():
             raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
-        one = store.open(path.resolve())
-        if run_dir:
-            subject, out = run_dir.resolve(), out or scores_file(run_dir.resolve(), one, protocol, limit)
-        else:
-            subject = model()
-            out = out or reference.with_name(f"{reference.name}.scores") / scores_name(one, protocol, limit)
-            refused_if_wrong(out.resolve().parent.mkdir, parents=True, exist_ok=True)  # else the scores would be lost
-        print_scores(evaluate(subject, one, protocol, limit=limit, out=out.resolve()).scores)
-        print(f"wrote {out}")
+        one, scores = store.open(path.resolve()), []
+        for (run, checkpoint), model in zip(subjects, models, strict=True):
+            if run:
+                subject, target = run.resolve(), out or scores_file(run.resolve(), one, protocol, limit)
+            else:
+                subject = model()
+                target = out or checkpoint.with_name(f"{checkpoint.name}.scores") / scores_name(one, protocol, limit)
+                refused_if_wrong(target.resolve().parent.mkdir, parents=True, exist_ok=True)  # else they would be lost
+            scores.append(evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
+            print(f"wrote {target}")
+        print_scores(*scores)
 
     tyro.cli(command, prog="python -m dias_lab evaluate", args=arguments)
 
@@ -286,14 +293,24 @@ def one_word(arguments: list[str]) -> list[str]:
     return joined
 
 
-def print_scores(scores: dict):
-    header = ("map", "ARI", "FG-ARI", "mBO", "mIoU")
-    print(f"{scores['images']} images of {scores['store']}, protocol {scores['protocol']}, scores x100")
-    print("{:>9} {:>6} {:>6} {:>6} {:>6}".format(*header))
+def print_scores(*runs: dict):
+    """The scores of a run, or mean and sample standard deviation of several, under their protocol."""
+    import statistics
+
+    titles = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mbo_class": "mBO-class"}
+    titles = {metric: title for metric, title in titles.items() if all(metric in one["decoder"] for one in runs)}
+    first, spread = runs[0], f", mean ± standard deviation of n = {len(runs)} runs" if len(runs) > 1 else ""
+    print(f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}")
+    width = 14 if spread else 9
+    print(" " * 8 + "".join(f"{title:>{width}}" for title in titles.values()))
     for name in ("first", "last", "decoder"):
-        values = [scores[name][metric] for metric in ("ari", "fg_ari", "mbo", "miou")]
-        shown = ["   n/a" if value is None or value != value else f"{100 * value:6.1f}" for value in values]
-        print(f"{name:>9} {' '.join(shown)}")
+        line = f"{name:>8}"
+        for metric in titles:
+            values = [100 * one[name][metric] for one in runs if one[name][metric] == one[name][metric]]
+            shown = f"{statistics.fmean(values):.1f}" if values else "n/a"
+            shown += f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            line += f"{shown:>{width}}"
+        print(line)
 
 
 def main(arguments: list[str] | None = None) -> int:

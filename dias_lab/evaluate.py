@@ -15,7 +15,7 @@ from dias_lab import checkpoint, runs
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import squares
 from dias_lab.methods import Method, segments_from
-from dias_lab.metrics import segmentation_scores
+from dias_lab.metrics import OVERLAP, VOID, segmentation_scores
 
 MAPS = ("first", "last", "decoder")
 METRICS = ("ari", "fg_ari", "mbo", "miou")
@@ -72,10 +72,15 @@ def _score_batch(model, batch, protocol, seed) -> pd.DataFrame:
     output = model(model.normalise(batch["image"]), draws=model.draw(items, seed))
     error = (output.reconstruction - output.features).square().mean(dim=(1, 2, 3))
     columns = {"item": items, "kept": output.keep.sum(1).cpu(), "reconstruction": error.cpu()}
-    true = batch["segments"].to(model.device)
+    true, classes = batch["segments"].to(model.device), None
+    if "classes" in batch["info"]:
+        table = batch["info"]["classes"].to(model.device)
+        classes = table.gather(1, true.flatten(1).long()).view_as(true)
     for name, attention in zip(MAPS, (output.attention[0], output.attention[-1], output.decoder_attention)):
-        found = segmentation_scores(segments_from(attention, true.shape[-1]), true, protocol)
-        columns |= {f"{name}.{metric}": found[metric] for metric in METRICS}
+        found = segmentation_scores(segments_from(attention, true.shape[-1]), true, protocol, classes)
+        if classes is not None:
+            found["mbo_class"][(table[:, 1:OVERLAP] == VOID).any(dim=1).cpu()] = torch.nan  # classes not known
+        columns |= {f"{name}.{metric}": found[metric] for metric in found}
     return pd.DataFrame(columns)
 
 
@@ -85,6 +90,10 @@ def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
     scores = {"protocol": protocol, "store": store, "images": len(images)}
     scores |= {"kept": float(means["kept"]), "reconstruction": float(means["reconstruction"])}
     scores["valid"] = {metric: int(images[f"decoder.{metric}"].notna().sum()) for metric in METRICS}
-    for name in MAPS:
-        scores[name] = {metric: float(means[f"{name}.{metric}"]) for metric in METRICS}
+    for name in MAPS:  # and mBO over classes where the store knows them
+        scores[name] = {
+            metric: float(means[f"{name}.{metric}"])
+            for metric in (*METRICS, "mbo_class")
+            if f"{name}.{metric}" in images
+        }
     return scores

@@ -67,7 +67,10 @@ class Batches(Dataset):
 
 
 class Squares(Dataset):
-    """Evaluation batches: the centre squares of the items, in order. `Squares(store, size, batch_size)[number]`."""
+    """Evaluation batches: the centre squares of the items, in order. `Squares(store, size, batch_size)[number]`.
+
+    Where the store knows classes, info has "classes" uint8 [B 256]: see `class_table`.
+    """
 
     def __init__(self, store, size: int, batch_size: int, limit: int = 0):
         self.store, self.size, self.batch_size = store, size, batch_size
@@ -80,7 +83,10 @@ class Squares(Dataset):
         items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
         views = [square(*(part[None] for part in read(self.store, item)), self.size) for item in items]
         images, segments = (torch.cat(parts) for parts in zip(*views))
-        return {"image": images, "segments": segments, "info": {"item": torch.tensor(list(items))}}
+        info = {"item": torch.tensor(list(items))}
+        if self.store.meta["classes"]:
+            info["classes"] = torch.stack([class_table(self.store[item].info) for item in items])
+        return {"image": images, "segments": segments, "info": info}
 
 
 def batches(store, config, seed: int | None = None, step: int = 0, steps: int | None = None) -> Iterator[dict]:
@@ -116,6 +122,22 @@ def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]
         return image, torch.full(image.shape[1:], 255, dtype=torch.uint8)
     table = torch.from_numpy(stores.thing_map(record.info))
     return image, table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
+
+
+def class_table(info: dict) -> UInt8[Tensor, "256"]:
+    """Lookup table from a thing to its class, numbered from 1 within the image; 0, 254 and 255 stay.
+
+    An image whose things have no known class is void (255) throughout.
+    """
+    table = torch.arange(256, dtype=torch.uint8)
+    things = [segment for segment, thing in (info.get("things") or {}).items() if thing]
+    classes = info.get("classes") or {}
+    if any(segment not in classes for segment in things):
+        return torch.full_like(table, 255)
+    numbers = {name: number for number, name in enumerate(sorted({classes[segment] for segment in things}), start=1)}
+    for segment in things:
+        table[segment] = numbers[classes[segment]]
+    return table
 
 
 def source_name(info: dict) -> str:
