@@ -5,62 +5,15 @@ Exit status: 0 done, 1 failed, 2 refused before anything started.
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from dias_lab.config import Config
+from dias_lab.shell_data import Flag, Refused, convert, verify
 
 WORDS_IN_ONE = ("--image-mean", "--image-std")  # fields of text that people write as several words
-
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-
-class Refused(Exception):
-    """What the user asked for cannot be started; the message says why."""
-
-
-def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
-    """Make the built-in scenes."""
-    from dias_lab.data.convert import scenes
-
-    for path in scenes.convert(out, train, validation, test, progress=True).values():
-        print(f"wrote {path}")
-
-
-def convert_coco(root: Path, out: Path, validation: float = 0.05, limit: int | None = None):
-    """Convert COCO 2017 panoptic from its original layout at `root`. `limit`: only the first images of each split."""
-    from dias_lab.data.convert import coco
-
-    if not root.is_dir():
-        raise Refused(f"there is no folder {root}; --root is the one that has train2017/, val2017/ and annotations/")
-    for path in coco.convert(root, out, validation, limit, progress=True).values():
-        print(f"wrote {path}")
-
-
-def convert(arguments: list[str]):
-    """Convert a data set to stores: convert scenes|coco."""
-    commands = {"scenes": convert_scenes, "coco": convert_coco}
-    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dias_lab convert", args=arguments)
-
-
-def verify(arguments: list[str]):
-    """Check every record of a store, or of all stores in a folder."""
-
-    def command(path: tyro.conf.Positional[Path]):
-        from dias_lab.data import store
-
-        paths = sorted(path.glob("*.lmdb")) if path.is_dir() else [path]
-        if not paths or not path.exists():
-            raise Refused(f"there is no store at {path}")
-        for one in paths:
-            print(f"{one}: {json.dumps(store.verify(one, progress=True))}")
-
-    tyro.cli(command, prog="python -m dias_lab verify", args=arguments)
 
 
 def train(arguments: list[str]):

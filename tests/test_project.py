@@ -25,7 +25,7 @@ LAYERS = [
     ["train", "evaluate", "baselines", "failures", "intervene"],
     ["parameters", "headless", "gallery"],
     ["book", "grid"],
-    ["__main__"],
+    ["shell_data", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}
 

@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from dias_lab import draws
 from dias_lab.data import store as stores
+from dias_lab.data.store import source_name  # noqa: F401
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -115,12 +116,6 @@ def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]
         return image, torch.full(image.shape[1:], 255, dtype=torch.uint8)
     table = torch.from_numpy(stores.thing_map(record.info))
     return image, table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
-
-
-def source_name(info: dict) -> str:
-    """What to call an item in a figure: its file's name, or what its source says."""
-    source = info["source"]
-    return Path(source["file"]).name if isinstance(source, dict) and "file" in source else str(source)
 
 
 def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:
