@@ -174,7 +174,9 @@ WRONG = {
     ),
     "not panoptic annotations .*Fetch": lambda root: cut(root / TABLE.format("val2017")),
     "not panoptic annotations .*images": lambda root: edit(root, lambda table: table.pop("images")),
-    "not panoptic annotations .*segments_info": lambda root: edit(root, lambda t: t["annotations"][0].pop("segments_info")),
+    "not panoptic annotations .*segments_info": lambda root: edit(
+        root, lambda t: t["annotations"][0].pop("segments_info")
+    ),
     "misses files: .*val2017/000000000002.jpg": lambda root: (root / PHOTO).unlink(),
     "misses files: .*000000000002.png": lambda root: (root / MASK).unlink(),
     r"misses files: .*image 3\)": lambda root: edit(root, lambda table: table["images"].pop(0)),

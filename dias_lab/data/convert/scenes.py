@@ -27,14 +27,18 @@ def convert(
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if not 1 <= count <= 10_000_000:
-            raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that the splits' seeds stay apart")
+            raise ValueError(
+                f"{split}={count}: a split has 1 to 10,000,000 scenes, so that the splits' seeds stay apart"
+            )
     out = Path(out)
     command = ["python", "-m", "dias_lab", "convert", "scenes", "--out", out]
     for split, count in counts.items():
         command += [f"--{split}", count]
     meta = {"source": "dias_lab.data.scenes", "difficulty": difficulty._asdict()}
     splits = {
-        split: Split(range(SPLITS[split], SPLITS[split] + count), functools.partial(_record, difficulty=difficulty), meta)
+        split: Split(
+            range(SPLITS[split], SPLITS[split] + count), functools.partial(_record, difficulty=difficulty), meta
+        )
         for split, count in counts.items()
     }
     return common.write(out, "scenes", splits, command, "This is a defect of dias_lab", progress)
