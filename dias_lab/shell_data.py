@@ -26,7 +26,15 @@ def convert_coco(
     limit: int | None = None,
     annotations: Literal["panoptic", "instances"] = "panoptic",
 ):
-    """Convert COCO 2017 from its original layout at `root`. `limit`: only the first images of each split."""
+    """Convert COCO 2017.
+
+    Args:
+        root: the folder with train2017/, val2017/ and annotations/
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        limit: only the first images of each split
+        annotations: things and stuff without overlaps, or things as SPOT and OCLF use them
+    """
     from dias_lab.data.convert import coco
 
     report(out, coco.convert(folder(root), out, validation, limit, annotations, progress=True))
@@ -41,7 +49,17 @@ def convert_voc(
     trainaug: Path | None = None,
     drop_test_images: Flag = False,
 ):
-    """Convert Pascal VOC 2007 and 2012. Splits dias: train on 2012, test on 2007; lists: train.txt and val.txt of a year."""
+    """Convert Pascal VOC 2007 and 2012.
+
+    Args:
+        root: VOCdevkit, or the folder that holds it
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias if both years are there
+        year: the year of the lists
+        trainaug: a list of names to train on instead of train.txt
+        drop_test_images: leave the images of 2007 out of those of 2012
+    """
     from dias_lab.data.convert import voc
 
     report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
@@ -50,7 +68,14 @@ def convert_voc(
 def convert_clevrtex(
     root: Path, out: Path, validation: float = 0.05, splits: Literal["reference", "usual"] = "reference"
 ):
-    """Convert ClevrTex. Splits reference: train on full, test on outd; usual: 80, 10 and 10 per cent of full."""
+    """Convert ClevrTex.
+
+    Args:
+        root: the folder with clevrtex_full/ and clevrtex_outd/
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        splits: reference: train on full, test on outd; usual: 80, 10 and 10 per cent of full
+    """
     from dias_lab.data.convert import clevrtex
 
     report(out, clevrtex.convert(folder(root), out, validation, splits, progress=True))
@@ -59,7 +84,15 @@ def convert_clevrtex(
 def convert_folder(
     root: Path, out: Path, masks: Path | None = None, validation: float | None = None, test: float | None = None
 ):
-    """Convert your own images, plain or in train/ val/ test/. `masks`: a folder with a mask of the same name for each."""
+    """Convert your own images, with or without masks.
+
+    Args:
+        root: the folder of the images, or of train/ val/ test/ with them
+        out: the folder of the stores
+        masks: a folder of masks, each named like its image but for the ending
+        validation: the share of the images on which checkpoints are chosen; None: a tenth, unless there is a folder val/
+        test: the share of the images that results are reported on; None: a tenth, unless there are folders
+    """
     from dias_lab.data.convert import folder as own
 
     report(out, own.convert(folder(root), out, masks and folder(masks), validation, test, progress=True))

@@ -10,6 +10,7 @@ Axes: H W pixels of a picture.
 import hashlib
 import os
 import shlex
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ from dias_lab.data import lmdb_file, store
 
 SPLITS = ("train", "validation", "test")
 THREADS = min(8, os.cpu_count() or 1)
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+# what Pillow raises for damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ConversionError(ValueError):
