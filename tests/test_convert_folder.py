@@ -307,7 +307,10 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     assert main(["convert", "folder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
-    assert "cannot be listed (Permission denied). Name a folder that you may read" in capsys.readouterr().err
+    assert (
+        "cannot be listed (Permission denied). Name a folder that is there and that you may read"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

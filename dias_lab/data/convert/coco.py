@@ -70,7 +70,10 @@ def convert(
             "photos_without_masks": part.photos_without_masks,
         }
         splits[split] = Split(numbers[:limit], part.record, meta)
-    return common.write(out, "coco", splits, command, f"Fetch the file again into {root}", progress)
+    paths = common.write(out, "coco", splits, command, f"Fetch the file again into {root}", progress)
+    for part in (train, test) if progress else ():
+        print(f"{part.photos_without_masks} photos of {part.name} are not in {part.table.name} and were left out")
+    return paths
 
 
 class Part:

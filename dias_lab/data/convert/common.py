@@ -145,8 +145,8 @@ def open_image(path: Path, formats: Sequence[str] | None, way_out: str) -> Image
 
 def packed_colours(image: Image.Image) -> Integer[np.ndarray, "H W"]:
     """A picture's colours as R + 256 G + 65536 B, int32."""
-    red, green, blue = (np.asarray(channel, np.int32) for channel in image.convert("RGB").split())
-    return red + 256 * green + 65536 * blue
+    pixels = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]  # the highest byte is alpha
+    return (pixels & 0xFFFFFF).astype(np.int32)
 
 
 def ranked(values: Integer[np.ndarray, "H W"]) -> tuple[list[int], Integer[np.ndarray, "H W"]]:

@@ -15,6 +15,7 @@ Segments are renumbered 1, 2, ... in the ascending order of their numbers, or of
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,18 @@ def convert(
 # Which files
 
 
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; hidden files do not count."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        wrong = f"{folder} cannot be listed ({error.strerror})"
+        raise ConversionError(f"{wrong}. Name a folder that is there and that you may read") from error
+
+
 def _folders(root: Path) -> dict[str, Path]:
     """By split its folder: `root` itself, or those in it."""
-    try:
-        inside = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    except OSError as error:
-        raise ConversionError(f"{root} cannot be listed ({error.strerror}). Name a folder that you may read") from error
+    inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
     by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
     if both := next((folders for folders in by_split.values() if len(folders) > 1), None):
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
@@ -113,30 +120,26 @@ def _folders(root: Path) -> dict[str, Path]:
     return folders or {"train": root}
 
 
-def _files(folder: Path, what: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[dict[str, Path], list[str]]:
-    """The pictures in a folder by stem, sorted, and the names of all other files. Hidden files do not count."""
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ConversionError(
-            f"{folder} cannot be listed ({error.strerror}). Name a folder that you may read"
-        ) from error
-    files = {}
-    for path in (path for path in paths if path.suffix.lower() in suffixes and not path.is_dir()):
-        if path.stem in files:
+def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
+    """The pictures in a folder by stem, and the names of all other files."""
+    files, others = {}, []
+    for path in _listed(folder):
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
+            others.append(path.name + "/" * path.is_dir())
+        elif path.stem in files:
             raise ConversionError(f"{folder} has both {files[path.stem].name} and {path.name}; rename or remove one")
-        files[path.stem] = path
-    others = [path.name + "/" * path.is_dir() for path in paths if path not in files.values()]
+        else:
+            files[path.stem] = path
     if not files:
         raise ConversionError(
-            f"{folder} holds no {what} ({' '.join(suffixes)}); found: {common.some(others, 12) or 'nothing'}"
+            f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {common.some(others, 12) or 'nothing'}"
         )
     return files, others
 
 
 def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path | None]:
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
-    folders = {path.name.lower(): path for path in masks.iterdir()} if masks.is_dir() else {}
+    folders = {path.name.lower(): path for path in _listed(masks) if path.is_dir()}
     by_split = {split: next((folders[n] for n in SPLIT_FOLDERS[split] if n in folders), None) for split in images}
     pairs, unused = {}, []
     if any(by_split.values()):
@@ -145,8 +148,8 @@ def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path |
             pairs |= {path: found.get(stem) for stem, path in files.items()}
             unused += [path for stem, path in found.items() if stem not in files]
     else:
-        found, stems = _files(masks, "masks")[0], [stem for files in images.values() for stem in files]
-        if twice := sorted({stem for stem in stems if stems.count(stem) > 1} & found.keys()):
+        found, stems = _files(masks, "masks")[0], Counter(stem for files in images.values() for stem in files)
+        if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in found):
             raise ConversionError(
                 f"{common.some(twice)} are in several splits, so their masks in {masks} are ambiguous. Give the masks the same "
                 "folders train/ val/ test/"

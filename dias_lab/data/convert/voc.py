@@ -45,9 +45,9 @@ def convert(
 ) -> dict[str, Path]:
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
 
-    `root` is VOCdevkit, the folder that holds it, or one year's. `splits`: "dias" trains on all masks of 2012 and tests on all of
-    2007; "lists" trains on train.txt and tests on val.txt of one `year` (default: 2012, or the one that is there);
-    "auto" is "dias" if both years are there. `validation` is the share of the training images, 0 to 1, on which
+    `root` is VOCdevkit, the folder that holds it, or one year's. `splits`: "dias" trains on all masks of 2012 and tests
+    on all of 2007; "lists" trains on train.txt and tests on val.txt of one `year` (default: 2012, or the one that is
+    there); "auto" is "dias" if both years are there. `validation` is the share of the training images, 0 to 1, on which
     checkpoints may be chosen; an image's name alone decides, and there is at least one. 0: no such split. `trainaug` is
     a list to train on instead of train.txt: its images that have no instance mask (VOC's own masks cover 2,913 of
     10,582) are stored without segments, since class masks cannot tell instances apart.
@@ -83,7 +83,7 @@ def convert(
             "classes": dict(enumerate(CLASSES, start=1)),
             "source": f"VOC {part.year}, {part.listed}, http://host.robots.ox.ac.uk/pascal/VOC",
             "splits": protocol,
-            "test_images_in_it": len(leaked.intersection(names)) if split != "test" else 0,
+            "test_images_in_it": sorted(leaked.intersection(names)) if split != "test" else [],
             "images_without_masks": sum(name not in part.masked for name in names),
         }
         parts[split] = Split(names, part.record, meta)
@@ -92,7 +92,7 @@ def convert(
     paths = common.write(out, "voc", parts, command, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
         print(
-            f"note: {leak} of the test images are in train, too, as in the reference; --drop-test-images leaves them out"
+            f"note: {len(leak)} of the test images are in train, too, as in the reference; --drop-test-images leaves them out"
         )
     return paths
 
