@@ -99,7 +99,10 @@ def table(summaries: Iterable[Summary]) -> str:
         for row in rows
     ]
     return "\n".join(
-        [*lines, "mean, most: segments an image with masks; background, overlap, void: shares of its pixels"]
+        [
+            *lines,
+            "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area",
+        ]
     )
 
 
