@@ -5,84 +5,15 @@ Exit status: 0 done, 1 failed, 2 refused before anything started.
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
 from dias_lab.config import Config
+from dias_lab.shell_data import Flag, Refused, convert, verify
 
 WORDS_IN_ONE = ("--image-mean", "--image-std")  # fields of text that people write as several words
-
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-
-class Refused(Exception):
-    """What the user asked for cannot be started; the message says why."""
-
-
-def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
-    """Make the built-in scenes."""
-    from dias_lab.data.convert import scenes
-
-    for path in scenes.convert(out, train, validation, test, progress=True).values():
-        print(f"wrote {path}")
-
-
-def convert_coco(root: Path, out: Path, validation: float = 0.05, limit: int | None = None):
-    """Convert COCO 2017 panoptic from its original layout at `root`. `limit`: only the first images of each split."""
-    from dias_lab.data.convert import coco
-
-    if not root.is_dir():
-        raise Refused(f"there is no folder {root}; --root is the one that has train2017/, val2017/ and annotations/")
-    for path in coco.convert(root, out, validation, limit, progress=True).values():
-        print(f"wrote {path}")
-
-
-def convert_legacy(
-    root: Path,
-    out: Path,
-    dataset: Literal["clevrtex", "coco", "voc"] | None = None,
-    layout: Literal["v1", "v2", "v3", "v4", "vq-vfm-ocl"] | None = None,
-    split: Literal["train", "validation", "test"] | None = None,
-):
-    """Convert an LMDB file published with DIAS, SmoothSA or VQ-VFM-OCL to the store `out`, running no pickle.
-
-    Args:
-        root: the published file, such as coco/val.lmdb
-        out: the store, such as data/coco/test.lmdb
-        dataset: refuse a file of another data set
-        layout: the release that the file is of, where it does not tell itself
-        split: the store's split, where train.lmdb is not train, or val.lmdb not test
-    """
-    from dias_lab.data.convert import legacy
-
-    published = refused_if_wrong(legacy.Published, root, dataset, layout, split)
-    print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
-
-
-def convert(arguments: list[str]):
-    """Convert a data set to stores: convert scenes|coco|legacy."""
-    commands = {"scenes": convert_scenes, "coco": convert_coco, "legacy": convert_legacy}
-    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dias_lab convert", args=arguments)
-
-
-def verify(arguments: list[str]):
-    """Check every record of a store, or of all stores in a folder."""
-
-    def command(path: tyro.conf.Positional[Path]):
-        from dias_lab.data import store
-
-        paths = sorted(path.glob("*.lmdb")) if path.is_dir() else [path]
-        if not paths or not path.exists():
-            raise Refused(f"there is no store at {path}")
-        for one in paths:
-            print(f"{one}: {json.dumps(store.verify(one, progress=True))}")
-
-    tyro.cli(command, prog="python -m dias_lab verify", args=arguments)
 
 
 def train(arguments: list[str]):

@@ -22,10 +22,10 @@ LAYERS = [
     ["modules"],
     ["methods"],
     ["reference", "checkpoint"],
-    ["train", "evaluate", "baselines", "failures", "intervene"],
+    ["train", "evaluate", "baselines", "failures", "intervene", "sweep"],
     ["parameters", "headless", "gallery"],
     ["book", "grid"],
-    ["__main__"],
+    ["shell_data", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}
 

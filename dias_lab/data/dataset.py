@@ -84,8 +84,9 @@ class Squares(Dataset):
         views = [square(*(part[None] for part in read(self.store, item)), self.size) for item in items]
         images, segments = (torch.cat(parts) for parts in zip(*views))
         info = {"item": torch.tensor(list(items))}
-        if self.store.meta["classes"]:
-            info["classes"] = torch.stack([class_table(self.store[item].info) for item in items])
+        infos = [self.store[item].info for item in items]
+        if any(one.get("classes") for one in infos):
+            info["classes"] = torch.stack([class_table(one) for one in infos])
         return {"image": images, "segments": segments, "info": info}
 
 
@@ -138,12 +139,6 @@ def class_table(info: dict) -> UInt8[Tensor, "256"]:
     for segment in things:
         table[segment] = numbers[classes[segment]]
     return table
-
-
-def source_name(info: dict) -> str:
-    """What to call an item in a figure: its file's name, or what its source says."""
-    source = info["source"]
-    return Path(source["file"]).name if isinstance(source, dict) and "file" in source else str(source)
 
 
 def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:

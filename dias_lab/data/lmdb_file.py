@@ -42,7 +42,7 @@ def write(path: Path, batches: Iterable[list[tuple[bytes, bytes]]], check: Calla
     with _writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        _remove_stale(path)
+        remove_stale(path)
         partial.touch(exist_ok=False)  # here a missing or read-only folder shows
     try:
         _fill(partial, path, batches)
@@ -85,7 +85,7 @@ def _commit(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> 
             environment.set_mapsize(2 * environment.info()["map_size"])
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove what writers of this file left that no longer run; our own process number may be a leftover's too."""
     start = f".{path.name}.partial-"
     for partial in path.parent.iterdir():

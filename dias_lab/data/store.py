@@ -38,6 +38,10 @@ class Record(NamedTuple):
     info: dict  # source; things, crowds {segment: bool}; classes {segment: int}; the store adds width and height
 
 
+class Packed(Record):
+    """A record as it is stored: checked, its segments as PNG, its info with size and checksums. `pack` makes it."""
+
+
 def thing_map(info: dict) -> np.ndarray:
     """Lookup table uint8 [256]: things keep their id, stuff becomes 0, overlap and void stay."""
     table = np.zeros(256, np.uint8)
@@ -46,12 +50,18 @@ def thing_map(info: dict) -> np.ndarray:
     return table
 
 
+def source_name(info: dict) -> str:
+    """What to call an item in a figure: its file's name, or what its source says."""
+    source = info["source"]
+    return Path(source["file"]).name if isinstance(source, dict) and "file" in source else str(source)
+
+
 def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
     """Write a store, record after record, and return its absolute path.
 
     `meta` needs dataset and split, and may say kind ("image"), classes {id: name}, source, command and any other JSON;
-    schema and count are filled in. Every record is decoded and checked. The file is written beside its target, verified
-    and then renamed: whatever happens before that, an older store stays as it was.
+    schema and count are filled in. Every record is decoded and checked, unless `pack` did it. The file is written beside
+    its target, verified and then renamed: whatever happens before that, an older store stays as it was.
 
     Raises: StoreError if a record or the meta is not valid; OSError if the file cannot be written.
     """
@@ -69,18 +79,29 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
     count, batch = 0, []
     for count, record in enumerate(records, start=1):
         try:
-            batch += _pack(count - 1, *record)
+            image, segments, info = record if isinstance(record, Packed) else pack(record)
+            image_key, info_key, segments_key = _keys(count - 1)
+            batch += [(image_key, image), (info_key, _seal(info))]  # in the order of the keys
         except StoreError as error:
-            raise StoreError(f"item {count - 1} for {path}, source {record[2].get('source')}: {error}") from error
+            raise StoreError(f"item {count - 1} for {path}, {error}") from error
+        if segments is not None:
+            batch.append((segments_key, segments))
         if count % BATCH == 0:
             yield batch
             batch = []
     yield [*batch, (b"meta", _seal({**meta, "schema": SCHEMA, "count": count}))]
 
 
-def _pack(index: int, image: bytes, segments: bytes | np.ndarray | None, info: dict) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of an item, in the order of the keys."""
-    width, height = _check(image, segments, info)
+def pack(record: Record) -> Packed:
+    """The record as it is stored. Threads may do this, for decoding and encoding take most of a conversion's time.
+
+    Raises: StoreError, naming the record's source, if its parts are not valid or do not fit together.
+    """
+    image, segments, info = record
+    try:
+        width, height = _check(image, segments, info)
+    except StoreError as error:
+        raise StoreError(f"source {info.get('source')}: {error}") from error
     if isinstance(segments, np.ndarray):
         buffer = io.BytesIO()
         Image.fromarray(segments).save(buffer, "PNG")
@@ -88,11 +109,7 @@ def _pack(index: int, image: bytes, segments: bytes | np.ndarray | None, info: d
     info = {**info, "width": width, "height": height, "image_crc32": zlib.crc32(image)}
     if segments is not None:
         info["segments_crc32"] = zlib.crc32(segments)
-    image_key, info_key, segments_key = _keys(index)
-    yield image_key, image
-    yield info_key, _seal(info)
-    if segments is not None:
-        yield segments_key, segments
+    return Packed(image, segments, info)
 
 
 def open(path: str | Path) -> "Store":

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dias_lab.data import store
-from dias_lab.data.convert.coco import ConversionError
+from dias_lab.data.convert.common import ConversionError
 from dias_lab.data.convert.published import PublishedFile, Sample
 
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # by the file's name

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dias_lab.data.convert import untrusted
-from dias_lab.data.convert.coco import ConversionError
+from dias_lab.data.convert.common import ConversionError
 
 MAX_PIXELS = 1 << 24  # of an image; published ones have up to 640 x 640
 PNG, JPEG, ZIP, ZSTD = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"

@@ -1,0 +1,106 @@
+"""ClevrTex in its original layout -> stores.
+
+Sources: Karazija et al. 2021, arXiv:2111.10265; the layout and the "reference" splits, Genera1Z/DIAS v4; the "usual"
+splits, clevrtex_eval.py of karazijal/clevrtex-generation.
+
+Of a scene's six PNGs two are used: the picture, and `_flat`, where every object has a colour of its own and the
+background is black. Objects are numbered from 1 in the ascending order of R + 256 G + 65536 B.
+"""
+
+import re
+from pathlib import Path
+
+from dias_lab.data import store
+from dias_lab.data.convert import common
+from dias_lab.data.convert.common import ConversionError, Split
+
+FLAT = "_flat.png"
+LAYOUT = "clevrtex_full/<number>/*.png clevrtex_outd/<number>/*.png"
+WAY_OUT = "Unpack the original archive again"
+
+
+def convert(
+    root: str | Path, out: str | Path, validation: float = 0.05, splits: str = "reference", progress: bool = False
+) -> dict[str, Path]:
+    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+
+    `splits`: "reference" trains on clevrtex_full and tests on clevrtex_outd, whose shapes and textures are others;
+    `validation` is then the share of clevrtex_full, 0 to 1, on which checkpoints may be chosen, of which a scene's name
+    alone decides. 0: no such split. "usual" takes clevrtex_full alone, in the order of the scenes' numbers: the first
+    tenth for test, the next for validation, the rest for train (5,000, 5,000 and 40,000 of the whole set).
+
+    Raises: ConversionError if files are missing, damaged or not ClevrTex's; OSError if `out` cannot be written.
+    """
+    root, out = Path(root), Path(out)
+    common.share("validation", validation, "clevrtex_full")
+    command = ["python", "-m", "dias_lab", "convert", "clevrtex", "--root", root, "--out", out]
+    full = _scenes(root, "clevrtex_full")
+    if splits == "reference":
+        test = _scenes(root, "clevrtex_outd")
+        held = common.held_out("clevrtex", (path.name for path in full), validation)
+        validating = [path for path in full if path.name in held]
+        train = [path for path in full if path.name not in held]
+        command += ["--validation", validation]
+    elif splits == "usual":
+        tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
+        test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
+        command += ["--splits", splits]
+    else:
+        raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
+    parts = {
+        split: Split(scenes, _record, {"source": _source(scenes), "splits": splits})
+        for split, scenes in (("test", test), ("validation", validating), ("train", train))
+    }
+    if splits == "reference" and not validation:
+        del parts["validation"]
+    return common.write(out, "clevrtex", parts, command, WAY_OUT, progress)
+
+
+def _source(scenes: list[Path]) -> str:
+    name = scenes[0].parent.parent.name if scenes else "nothing"
+    return f"ClevrTex, {name}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
+
+
+def _scenes(root: Path, name: str) -> list[Path]:
+    """The pictures, in the order of their numbers."""
+    folder = root / name
+    if not folder.is_dir():
+        raise ConversionError(f"{folder} is missing. {common.found(root, folder, LAYOUT)}")
+    names = {path for path in folder.glob("*/*.png") if not path.name.startswith(".")}
+    flats = {path for path in names if path.name.endswith(FLAT)}
+    scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
+    if not scenes:
+        raise ConversionError(
+            f"{folder} holds no scenes (<number>/*{FLAT}). {common.found(root, folder / '0', LAYOUT)}"
+        )
+    if lost := [path.relative_to(root) for path in scenes if path not in names]:
+        raise ConversionError(f"{root} lacks the pictures {common.some(lost)}, whose masks are there. {WAY_OUT}")
+    bare = [path for path in names if re.fullmatch(r"CLEVRTEX_\w+_\d{6}\.png", path.name) and _flat(path) not in flats]
+    if bare:
+        raise ConversionError(
+            f"{root} lacks the masks of {common.some(sorted(p.relative_to(root) for p in bare))}. {WAY_OUT}"
+        )
+    if len({path.name for path in scenes}) < len(scenes):
+        raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
+    return scenes
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """The number that ends the name; folders "2" and "10" must not be sorted as text."""
+    number = re.search(r"(\d+)\D*$", path.stem)
+    return int(number[1]) if number else -1, path.name
+
+
+def _flat(path: Path) -> Path:
+    return path.with_name(path.stem + FLAT)
+
+
+def _record(path: Path) -> store.Record:
+    mask = _flat(path)
+    picture = common.open_image(mask, ["PNG"], WAY_OUT)
+    if picture.mode not in ("P", "RGB", "RGBA"):
+        raise ConversionError(f"{mask} is a picture of mode {picture.mode}, but objects differ in colour. {WAY_OUT}")
+    labels = common.numbered(common.packed_colours(picture), mask)
+    source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
+    things = {segment: True for segment in range(1, int(labels.max()) + 1)}
+    return store.Record(path.read_bytes(), labels, {"source": source, "things": things})

@@ -1,0 +1,195 @@
+"""What the converters share: writing the splits of a data set, opening and numbering masks, and helpful errors.
+
+A store that is there already is replaced when its successor is complete and not before, so a conversion that failed or
+was killed is simply started again. What would mix two conversions in one folder is refused at the start: a split that
+this conversion does not make (its images may now be in another split), and stores of another data set.
+
+Axes: H W pixels of a picture.
+"""
+
+import hashlib
+import os
+import shlex
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from dias_lab.data import lmdb_file, store
+
+SPLITS = ("train", "validation", "test")
+THREADS = min(8, os.cpu_count() or 1)
+# what Pillow raises for damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class ConversionError(ValueError):
+    """A data set is not what its converter needs."""
+
+
+class Split(NamedTuple):
+    """One split to be written. `record` makes the store's record of an item; several threads call it at once."""
+
+    items: Sequence
+    record: Callable[[Any], store.Record]
+    meta: dict  # source, classes, and what else should be known about the split
+
+
+def write(
+    out: Path, dataset: str, splits: dict[str, Split], command: Sequence, way_out: str, progress: bool = False
+) -> dict[str, Path]:
+    """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
+
+    `command` is what made them, word by word. `way_out` ends the error about an item that cannot be stored.
+
+    Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for a picture
+    that is damaged; OSError if `out` cannot be written.
+    """
+    for split, part in splits.items():
+        if not part.items:
+            raise ConversionError(f"{dataset}: the split {split} would be empty; choose other shares or other files")
+    _refuse_a_mixture(out, dataset, splits)
+    out.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        lmdb_file.remove_stale(out / f"{split}.lmdb")
+    paths = {}
+    for split, (items, record, meta) in splits.items():
+        meta = {"dataset": dataset, "split": split, "command": shlex.join(map(str, command)), **meta}
+        packed = in_order(lambda item, record=record: store.pack(record(item)), items)
+        shown = tqdm(packed, f"{dataset} {split}", len(items), disable=not progress, mininterval=1)
+        try:
+            paths[split] = store.write(out / f"{split}.lmdb", shown, meta)
+        except store.StoreError as error:
+            raise ConversionError(f"{dataset} {split}: {error}. {way_out}") from error
+    return {split: paths[split] for split in SPLITS if split in paths}
+
+
+def _refuse_a_mixture(out: Path, dataset: str, splits: dict[str, Split]) -> None:
+    for split in SPLITS:
+        path = out / f"{split}.lmdb"
+        if not path.exists():
+            continue
+        if split not in splits:
+            found = f"{path} is there, and this conversion makes no {split} split: its images may be in another one now"
+            raise ConversionError(f"{found}. Remove it or choose another folder")
+        try:
+            there = store.open(path).meta["dataset"]
+        except store.StoreError:
+            continue  # damaged, or no store: converting again is the cure
+        if there != dataset:
+            raise ConversionError(f"{path} holds the data set {there}, not {dataset}. Choose another folder")
+
+
+def in_order(function: Callable, items: Iterable, threads: int = THREADS) -> Iterator:
+    """`map(function, items)` by several threads: results in order, no more than two a thread waiting to be taken."""
+    with ThreadPoolExecutor(threads, "convert") as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+# Splits
+
+
+def share(name: str, value: float, of: str) -> float:
+    """`value`, if it can be a share to hold out. Raises: ConversionError."""
+    if not 0 <= value < 1:
+        raise ConversionError(f"{name}={value}; give a share of {of} from 0 up to, but not, 1")
+    return value
+
+
+def fraction(salt: str, name) -> float:
+    """A number from 0 to 1 that looks random and that follows from the salt and the image's name or id alone."""
+    return int.from_bytes(hashlib.sha256(f"{salt} {name}".encode()).digest()[:6]) / 2**48
+
+
+def held_out(salt: str, names: Iterable, wanted: float) -> set:
+    """The names to hold out: a share of about `wanted`, 0 to 1, and at least one of them unless it is 0.
+
+    A name alone decides, whatever other names there are, so that a data set may grow; only where no name falls into the
+    share, the one that is nearest to it is taken.
+    """
+    by_fraction = {name: fraction(salt, name) for name in names}
+    if not by_fraction or wanted == 0:
+        return set()
+    return {name for name, value in by_fraction.items() if value < wanted} or {min(by_fraction, key=by_fraction.get)}
+
+
+# Masks
+
+
+def open_image(path: Path, formats: Sequence[str] | None, way_out: str) -> Image.Image:
+    """The decoded picture in a file. Raises: ConversionError if it cannot be read, is damaged or has another format."""
+    try:
+        with Image.open(path, formats=formats) as image:
+            image.load()
+            return image
+    except UNREADABLE as error:
+        raise ConversionError(f"{path} cannot be decoded ({error}). {way_out}") from error
+
+
+def packed_colours(image: Image.Image) -> Integer[np.ndarray, "H W"]:
+    """A picture's colours as R + 256 G + 65536 B, int32."""
+    pixels = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]  # the highest byte is alpha
+    return (pixels & 0xFFFFFF).astype(np.int32)
+
+
+def ranked(values: Integer[np.ndarray, "H W"]) -> tuple[list[int], Integer[np.ndarray, "H W"]]:
+    """The distinct values, ascending, and every pixel's place among them. Fast where neighbours are mostly alike."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    distinct, places = np.unique(flat[starts], return_inverse=True)
+    return distinct.tolist(), np.repeat(places, np.diff(starts, append=flat.size)).reshape(values.shape)
+
+
+def numbered(values: Integer[np.ndarray, "H W"], where: Path) -> UInt8[np.ndarray, "H W"]:
+    """Segments 1, 2, ... in the ascending order of the values; the value 0 is the background.
+
+    Raises: ConversionError if there are more segments than a store holds.
+    """
+    distinct, places = ranked(values)
+    segments = len(distinct) - (0 in distinct)
+    refuse_too_many(segments, where)
+    return (places + (0 not in distinct)).astype(np.uint8)
+
+
+def refuse_too_many(segments: int, where) -> None:
+    if segments > store.LAST_SEGMENT:
+        raise ConversionError(
+            f"{where} has {segments} segments; a store holds at most {store.LAST_SEGMENT} an image. Take this image out, "
+            "or merge its smallest segments (smoothed edges make many)"
+        )
+
+
+# Errors
+
+
+def some(names: Iterable, limit: int = 5) -> str:
+    """A few names and how many more there are, for an error."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def found(root: Path, missing: Path, layout: str) -> str:
+    """What was expected and what is there, for an error."""
+    folder = next((path for path in (missing.parent, root, *root.parents) if path.is_dir()), Path("/"))
+    names = sorted(path.name for path in folder.iterdir())
+    text = f"Expected in {root}: {layout}; found in {folder}: {', '.join(names[:12]) or 'nothing'}"
+    text += ", ..." if len(names) > 12 else ""
+    archive = next((f"{missing.name}{end}" for end in (".zip", ".tar") if f"{missing.name}{end}" in names), None)
+    return text + (f". Unpack {archive} there" if archive else "")

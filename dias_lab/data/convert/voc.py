@@ -1,0 +1,223 @@
+"""Pascal VOC 2007 and 2012 segmentation in their original layout -> stores.
+
+Sources: Everingham et al. 2010, doi 10.1007/s11263-009-0275-4, and the development kits' documentation of the palette.
+The splits "dias" are those of Genera1Z/DIAS v4, "lists" those of the benchmark; SPOT and OCLF train on the list trainaug.
+
+A mask is a palette PNG: 0 background, 1, 2, ... the instances (or the 20 classes), 255 the border around them, which
+belongs to nothing. The store keeps these numbers, so the border is void, and the background is 0 whether or not a crop
+shows any of it.
+
+Leakage: VOC 2012's trainval contains all segmentation images of VOC 2007, as 2007_<number>. With the splits "dias" the
+test images are thus training images, though without labels. `drop_test_images` leaves them out; the validation split
+has none of them in either case.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dias_lab.data import store
+from dias_lab.data.convert import common
+from dias_lab.data.convert.common import ConversionError, Split
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+YEARS = (2007, 2012)
+LAYOUT = (
+    "VOCdevkit/VOC2007 and/or VOC2012 with JPEGImages/ SegmentationObject/ SegmentationClass/ ImageSets/Segmentation/"
+)
+WAY_OUT = "Unpack the original archive again; masks that other tools saved have often lost their numbers"
+
+
+def convert(
+    root: str | Path,
+    out: str | Path,
+    validation: float = 0.05,
+    splits: str = "auto",
+    year: int | None = None,
+    trainaug: str | Path | None = None,
+    drop_test_images: bool = False,
+    progress: bool = False,
+) -> dict[str, Path]:
+    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+
+    `root` is VOCdevkit, the folder that holds it, or one year's. `splits`: "dias" trains on all masks of 2012 and tests
+    on all of 2007; "lists" trains on train.txt and tests on val.txt of one `year` (default: 2012, or the one that is
+    there); "auto" is "dias" if both years are there. `validation` is the share of the training images, 0 to 1, on which
+    checkpoints may be chosen; an image's name alone decides, and there is at least one. 0: no such split. `trainaug` is
+    a list to train on instead of train.txt: its images that have no instance mask (VOC's own masks cover 2,913 of
+    10,582) are stored without segments, since class masks cannot tell instances apart.
+
+    Raises: ConversionError if the files are not VOC's, incomplete or damaged; OSError if `out` cannot be written.
+    """
+    root, out = Path(root), Path(out)
+    common.share("validation", validation, "the training images")
+    kit, there = _kit(root)
+    train, test, protocol = _lists(root, kit, there, splits, year, trainaug)
+    tested = set(test.names)
+    leaked = {name for name in train.names if name.removeprefix("2007_") in tested}
+    if train.year == test.year and leaked:
+        raise ConversionError(
+            f"{train.listed}: {common.some(sorted(leaked))} are in {test.listed}, too. Train on other images"
+        )
+    if drop_test_images:
+        train.names = [name for name in train.names if name not in leaked]
+    held = common.held_out(
+        "voc", (name for name in train.names if name in train.masked and name not in leaked), validation
+    )
+    command = ["python", "-m", "dias_lab", "convert", "voc", "--root", root, "--out", out, "--validation", validation]
+    for option, value, default in (("splits", splits, "auto"), ("year", year, None), ("trainaug", trainaug, None)):
+        command += [f"--{option}", value] if value != default else []
+    command += ["--drop-test-images"] if drop_test_images else []
+    parts = {}
+    for split, part, names in (
+        ("test", test, test.names),
+        ("validation", train, [name for name in train.names if name in held]),
+        ("train", train, [name for name in train.names if name not in held]),
+    ):
+        meta = {
+            "classes": dict(enumerate(CLASSES, start=1)),
+            "source": f"VOC {part.year}, {part.listed}, http://host.robots.ox.ac.uk/pascal/VOC",
+            "splits": protocol,
+            "test_images_in_it": sorted(leaked.intersection(names)) if split != "test" else [],
+            "images_without_masks": sum(name not in part.masked for name in names),
+        }
+        parts[split] = Split(names, part.record, meta)
+    if not validation:
+        del parts["validation"]
+    paths = common.write(out, "voc", parts, command, WAY_OUT, progress)
+    if progress and (leak := parts["train"].meta["test_images_in_it"]):
+        print(
+            f"note: {len(leak)} of the test images are in train, too, as in the reference; --drop-test-images leaves them out"
+        )
+    return paths
+
+
+def _kit(root: Path) -> tuple[Path, list[int]]:
+    """The folder VOCdevkit and the years in it."""
+    if root.name in {f"VOC{year}" for year in YEARS} and (root / "SegmentationObject").is_dir():
+        return root.parent, [int(root.name.removeprefix("VOC"))]
+    for kit in (root, root / "VOCdevkit"):
+        if years := [year for year in YEARS if (kit / f"VOC{year}" / "SegmentationObject").is_dir()]:
+            return kit, years
+    raise ConversionError(f"{root} holds no VOC masks. {common.found(root, root / 'VOCdevkit' / 'VOC2012', LAYOUT)}")
+
+
+def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | None, trainaug) -> tuple:
+    """The training part, the test part, and what the splits are called."""
+    if splits not in ("auto", "dias", "lists"):
+        raise ConversionError(f"splits={splits!r}; choose one of auto, dias, lists")
+    if splits == "auto":
+        splits = "dias" if there == list(YEARS) and year is None and trainaug is None else "lists"
+    if splits == "dias":
+        if there != list(YEARS) or year is not None or trainaug is not None:
+            raise ConversionError(
+                f"the splits dias take both years whole; {kit} has {common.some(there)}, and year={year}, trainaug={trainaug}. "
+                "Choose the splits lists, or unpack the other year beside it"
+            )
+        train, test = _Year(kit, 2012), _Year(kit, 2007)
+        train.names, test.names = sorted(train.masked), sorted(test.masked)
+        return train, test, splits
+    year = year or there[-1]
+    if year not in there:
+        raise ConversionError(
+            f"year={year}, but {kit} has {common.some(there)}. {common.found(root, kit / f'VOC{year}', LAYOUT)}"
+        )
+    train, test = _Year(kit, year), _Year(kit, year)
+    train.read_list(Path(trainaug) if trainaug else None, "train")
+    test.read_list(None, "val")
+    return train, test, "trainaug" if trainaug else splits
+
+
+class _Year:
+    """VOC2007 or VOC2012 and the names of the images to take from it."""
+
+    def __init__(self, kit: Path, year: int):
+        self.year, self.folder, self.listed, self.names = year, kit / f"VOC{year}", "all of SegmentationObject", []
+        self.masked = {path.stem for path in (self.folder / "SegmentationObject").glob("[!.]*.png")}
+        self.has_classes = (self.folder / "SegmentationClass").is_dir()
+        photos = self.folder / "JPEGImages"
+        if not photos.is_dir():
+            raise ConversionError(f"{photos} is missing. {common.found(self.folder, photos, LAYOUT)}")
+
+    def read_list(self, path: Path | None, name: str) -> None:
+        """Take the names in the list, a file of your own or ImageSets/Segmentation/<name>.txt."""
+        own, path = path is not None, path or self.folder / "ImageSets" / "Segmentation" / f"{name}.txt"
+        try:
+            names = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+        except FileNotFoundError as error:
+            raise ConversionError(f"the list {path} is missing. {common.found(self.folder, path, LAYOUT)}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConversionError(f"the list {path} cannot be read ({error}). {WAY_OUT}") from error
+        self.listed, self.names = path.name, sorted(set(names))
+        if bare := [name for name in self.names if name not in self.masked and not own]:
+            raise ConversionError(f"{path} lists {common.some(bare)}, which SegmentationObject lacks. {WAY_OUT}")
+
+    def record(self, name: str) -> store.Record:
+        photo = self.folder / "JPEGImages" / f"{name}.jpg"
+        info = {"source": {"id": name, "file": f"VOC{self.year}/JPEGImages/{name}.jpg"}}
+        try:
+            blob = photo.read_bytes()
+        except OSError as error:
+            raise ConversionError(f"{photo}, which {self.listed} names, cannot be read ({error}). {WAY_OUT}") from error
+        if name not in self.masked:
+            return store.Record(blob, None, info)
+        labels = indices(self.folder / "SegmentationObject" / f"{name}.png")
+        segments = [number for number in common.ranked(labels)[0] if number not in (0, store.VOID)]
+        if store.OVERLAP in segments:
+            raise ConversionError(f"{photo.stem}: instance 254 is one more than a store holds. Take this image out")
+        info["things"] = dict.fromkeys(segments, True)
+        if self.has_classes:
+            info["classes"] = self._classes(name, labels, segments)
+        return store.Record(blob, labels, info)
+
+    def _classes(self, name: str, labels: np.ndarray, segments: list[int]) -> dict[int, int]:
+        """By segment the class that most of its pixels have."""
+        path = self.folder / "SegmentationClass" / f"{name}.png"
+        classes = indices(path)
+        if classes.shape != labels.shape:
+            raise ConversionError(
+                f"{path} has {classes.shape} pixels (height, width), its instances {labels.shape}. {WAY_OUT}"
+            )
+        counts = {
+            number: np.bincount(classes[labels == number], minlength=256)[1 : len(CLASSES) + 1] for number in segments
+        }
+        if bare := [number for number, count in counts.items() if not count.any()]:
+            raise ConversionError(
+                f"{path} gives the instances {common.some(bare)} no class from 1 to {len(CLASSES)}. {WAY_OUT}"
+            )
+        return {number: int(count.argmax()) + 1 for number, count in counts.items()}
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours by number: bit 0 of the number is the highest bit of red, bit 1 of green, bit 2 of blue, ..."""
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((np.arange(256) >> bit & 1) << 7 - bit // 3).astype(np.uint8)
+    return colours
+
+
+_NUMBERS = {int(packed): number for number, packed in enumerate(palette().astype(int) @ (1, 256, 65536))}
+
+
+def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """A mask's numbers, by its colours: what a tool saved with another palette, or none, is mapped back or refused."""
+    picture = common.open_image(path, ["PNG"], WAY_OUT)
+    if picture.mode not in ("P", "RGB", "RGBA"):
+        raise ConversionError(f"{path} is a picture of mode {picture.mode}, not one with VOC's palette. {WAY_OUT}")
+    if picture.mode == "P" and _is_voc(picture):
+        return np.asarray(picture)
+    there, places = common.ranked(common.packed_colours(picture))
+    if strange := [colour for colour in there if colour not in _NUMBERS]:
+        shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
+        raise ConversionError(f"{path} has colours that VOC's palette lacks: {common.some(shown, 3)}. {WAY_OUT}")
+    return np.array([_NUMBERS[colour] for colour in there], np.uint8)[places]
+
+
+def _is_voc(picture: Image.Image) -> bool:
+    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return bool((colours == palette()[: len(colours)]).all()) and picture.getextrema()[1] < len(colours)

@@ -1,0 +1,145 @@
+"""What stores hold: a table with a line a split, things that should not be, and a few pictures to look at.
+
+All of it is read from the stores, so it says what was written, not what a converter meant to write. Needs no torch.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from dias_lab.data import store
+from dias_lab.data.convert.common import in_order
+
+ORDER = ("train", "validation", "test")
+
+
+class Summary(NamedTuple):
+    """One store's line. Shares are of the pixels of images with masks; NaN without any."""
+
+    split: str
+    images: int
+    with_masks: int
+    segments: int
+    things: int
+    mean: float  # segments an image with masks
+    most: int
+    background: float
+    overlap: float
+    void: float
+    smallest: tuple[int, int]  # width and height in pixels, by area
+    largest: tuple[int, int]
+    bytes: int
+    command: str | None
+    sources: frozenset[str]  # as JSON
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """The stores in a folder: train, validation, test, then all others by name."""
+    rank = {split: number for number, split in enumerate(ORDER)}
+    return sorted(folder.glob("*.lmdb"), key=lambda path: (rank.get(path.stem, len(rank)), path.name))
+
+
+def summarise(path: Path, progress: bool = False) -> Summary:
+    """Read every label map of a store. Raises: FileNotFoundError, StoreError."""
+    opened = store.open(path)
+    sizes, sources, pixels = Counter(), [], np.zeros(256, np.int64)
+    with_masks = segments = things = most = 0
+    lines = in_order(lambda index: _item(opened, index), range(len(opened)))
+    for info, histogram in tqdm(lines, f"summary {path.name}", len(opened), disable=not progress, mininterval=1):
+        sizes[info["width"], info["height"]] += 1
+        sources.append(json.dumps(info["source"], sort_keys=True))
+        if histogram is None:
+            continue
+        of_image = info.get("things") or {}
+        with_masks, pixels = with_masks + 1, pixels + histogram
+        segments, things, most = segments + len(of_image), things + sum(of_image.values()), max(most, len(of_image))
+    total, by_area = pixels.sum(), sorted(sizes, key=lambda size: size[0] * size[1])
+    background, overlap, void = (pixels[[0, store.OVERLAP, store.VOID]] / total).tolist() if total else [np.nan] * 3
+    mean = segments / with_masks if with_masks else np.nan
+    smallest, largest = (by_area[0], by_area[-1]) if by_area else ((0, 0), (0, 0))
+    return Summary(
+        path.stem, len(opened), with_masks, segments, things, mean, most, background, overlap, void, smallest, largest,
+        path.stat().st_size, opened.meta["command"], frozenset(sources),
+    )  # fmt: skip
+
+
+def _item(opened: store.Store, index: int) -> tuple[dict, np.ndarray | None]:
+    record = opened[index]
+    if record.segments is None:
+        return record.info, None
+    return record.info, np.bincount(_decode(record.segments, "L").ravel(), minlength=256)
+
+
+def table(summaries: Iterable[Summary]) -> str:
+    """The summaries as text, a line a split."""
+    head = ("split", "images", "with masks", "segments", "things", "mean", "most", "background", "overlap", "void")
+    rows = [(*head, "width x height", "MB")]
+    for one in summaries:
+        counts = (one.images, one.with_masks, one.segments, one.things)
+        shares = ("-" if share != share else f"{share:.1%}" for share in (one.background, one.overlap, one.void))
+        sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (one.smallest, one.largest)))
+        mean = "-" if one.mean != one.mean else f"{one.mean:.1f}"
+        rows.append(
+            (one.split, *(f"{n:,}" for n in counts), mean, f"{one.most}", *shares, sizes, f"{one.bytes / 1e6:,.1f}")
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area",
+        ]
+    )
+
+
+def doubts(summaries: list[Summary]) -> list[str]:
+    """What should not be among the splits of one folder: the same image twice, stores of several conversions."""
+    found = []
+    for number, one in enumerate(summaries):
+        for other in summaries[number + 1 :]:
+            if both := one.sources & other.sources:
+                found.append(f"{len(both)} images are in both {one.split} and {other.split}, for example {min(both)}")
+    if len({one.command for one in summaries}) > 1:
+        splits = ", ".join(one.split for one in summaries)
+        found.append(
+            f"{splits} come from conversions with different commands; convert again if one of them was stopped"
+        )
+    return found
+
+
+class Sample(NamedTuple):
+    image: UInt8[np.ndarray, "H W 3"]
+    segments: UInt8[np.ndarray, "H W"] | None
+    name: str
+    labels: dict[int, str]  # by segment the name of its class, where it is known
+
+
+def samples(path: Path, count: int) -> list[Sample]:
+    """Up to `count` items, evenly spread over a store."""
+    opened = store.open(path)
+    names, chosen = opened.meta["classes"] or {}, np.linspace(0, len(opened) - 1, min(count, len(opened))).round()
+    found = []
+    for index in chosen.astype(int).tolist():
+        image, segments, info = opened[index]
+        labels = {segment: names[kind] for segment, kind in (info.get("classes") or {}).items() if kind in names}
+        segments = None if segments is None else _decode(segments, "L")
+        found.append(Sample(_decode(image, "RGB"), segments, store.source_name(info), labels))
+    return found
+
+
+def _decode(blob: bytes, mode: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(blob)).convert(mode))

@@ -1,0 +1,180 @@
+"""The shell's commands on data: convert and verify. `python -m dias_lab` runs them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+class Refused(Exception):
+    """What the user asked for cannot be started; the message says why."""
+
+
+def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
+    """Make the built-in scenes."""
+    from dias_lab.data.convert import scenes
+
+    report(out, scenes.convert(out, train, validation, test, progress=True))
+
+
+def convert_coco(
+    root: Path,
+    out: Path,
+    validation: float = 0.05,
+    limit: int | None = None,
+    annotations: Literal["panoptic", "instances"] = "panoptic",
+):
+    """Convert COCO 2017.
+
+    Args:
+        root: the folder with train2017/, val2017/ and annotations/
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        limit: only the first images of each split
+        annotations: things and stuff without overlaps, or things as SPOT and OCLF use them
+    """
+    from dias_lab.data.convert import coco
+
+    report(out, coco.convert(folder(root), out, validation, limit, annotations, progress=True))
+
+
+def convert_voc(
+    root: Path,
+    out: Path,
+    validation: float = 0.05,
+    splits: Literal["auto", "dias", "lists"] = "auto",
+    year: Literal[2007, 2012] | None = None,
+    trainaug: Path | None = None,
+    drop_test_images: Flag = False,
+):
+    """Convert Pascal VOC 2007 and 2012.
+
+    Args:
+        root: VOCdevkit, or the folder that holds it
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias if both years are there
+        year: the year of the lists
+        trainaug: a list of names to train on instead of train.txt
+        drop_test_images: leave the images of 2007 out of those of 2012
+    """
+    from dias_lab.data.convert import voc
+
+    report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
+
+
+def convert_clevrtex(
+    root: Path, out: Path, validation: float = 0.05, splits: Literal["reference", "usual"] = "reference"
+):
+    """Convert ClevrTex.
+
+    Args:
+        root: the folder with clevrtex_full/ and clevrtex_outd/
+        out: the folder of the stores
+        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        splits: reference: train on full, test on outd; usual: 80, 10 and 10 per cent of full
+    """
+    from dias_lab.data.convert import clevrtex
+
+    report(out, clevrtex.convert(folder(root), out, validation, splits, progress=True))
+
+
+def convert_folder(
+    root: Path, out: Path, masks: Path | None = None, validation: float | None = None, test: float | None = None
+):
+    """Convert your own images, with or without masks.
+
+    Args:
+        root: the folder of the images, or of train/ val/ test/ with them
+        out: the folder of the stores
+        masks: a folder of masks, each named like its image but for the ending
+        validation: the share of the images on which checkpoints are chosen; None: a tenth, unless there is a folder val/
+        test: the share of the images that results are reported on; None: a tenth, unless there are folders
+    """
+    from dias_lab.data.convert import folder as own
+
+    report(out, own.convert(folder(root), out, masks and folder(masks), validation, test, progress=True))
+
+
+def convert_legacy(
+    root: Path,
+    out: Path,
+    dataset: Literal["clevrtex", "coco", "voc"] | None = None,
+    layout: Literal["v1", "v2", "v3", "v4", "vq-vfm-ocl"] | None = None,
+    split: Literal["train", "validation", "test"] | None = None,
+):
+    """Convert an LMDB file published with DIAS, SmoothSA or VQ-VFM-OCL to the store `out`, running no pickle.
+
+    Args:
+        root: the published file, such as coco/val.lmdb
+        out: the store, such as data/coco/test.lmdb
+        dataset: refuse a file of another data set
+        layout: the release that the file is of, where it does not tell itself
+        split: the store's split, where train.lmdb is not train, or val.lmdb not test
+    """
+    from dias_lab.data.convert import legacy
+
+    try:
+        published = legacy.Published(root, dataset, layout, split)
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
+    print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
+
+
+CONVERTERS = {
+    "scenes": convert_scenes, "coco": convert_coco, "voc": convert_voc, "clevrtex": convert_clevrtex,
+    "folder": convert_folder, "legacy": convert_legacy,
+}  # fmt: skip
+
+
+def convert(arguments: list[str]):
+    """Convert a data set to stores, and draw a contact sheet of them."""
+    tyro.extras.subcommand_cli_from_dict(CONVERTERS, prog="python -m dias_lab convert", args=arguments)
+
+
+def folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise Refused(f"there is no folder {path}")
+    return path
+
+
+def verify(arguments: list[str]):
+    """Check every record of a store, or of all stores in a folder."""
+
+    def command(path: tyro.conf.Positional[Path]):
+        from dias_lab.data import store, summary
+
+        paths = summary.stores_in(path) if path.is_dir() else [path]
+        if not paths or not path.exists():
+            raise Refused(f"there is no store at {path}")
+        for one in paths:
+            store.verify(one, progress=True)
+            print(f"{one}: every record is sound")
+        report(path if path.is_dir() else None, {one.stem: one for one in paths})
+
+    tyro.cli(command, prog="python -m dias_lab verify", args=arguments)
+
+
+def report(out: Path | None, paths: dict[str, Path]):
+    """Print what the stores hold and draw a contact sheet of them into the folder `out`."""
+    from dias_lab.data import store, summary
+    from dias_lab.viz import data_sheet
+
+    summaries = [summary.summarise(path, progress=True) for path in paths.values()]
+    print("stores: " + " ".join(map(str, paths.values())), summary.table(summaries), sep="\n")
+    for doubt in summary.doubts(summaries):
+        print(f"attention: {doubt}")
+    if out is None:
+        return
+    groups = {}
+    for one, path in zip(summaries, paths.values()):
+        mean = "no masks" if one.mean != one.mean else f"{one.mean:.1f} segments on average"
+        groups[f"{one.split}: {one.images:,} images, {mean}"] = summary.samples(path, 4 * max(1, round(3 / len(paths))))
+    names = {store.open(path).meta["dataset"] for path in paths.values()}
+    try:
+        data_sheet(groups, ", ".join(sorted(names))).savefig(out / "contact_sheet.png")
+        print(f"wrote {out / 'contact_sheet.png'}")
+    except OSError as error:  # the stores may lie where nobody may write
+        print(f"no contact sheet: {error}")
