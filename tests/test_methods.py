@@ -51,6 +51,9 @@ def test_merged_slots_get_exactly_nothing_after_reinitialization(small_config, i
     gone = ~output.keep
     assert (output.attention[-1][gone] == 0).all() and (output.decoder_attention[gone] == 0).all()
     assert (output.attention[1][gone] > 0).all()
+    for maps in (output.attention[-1], output.decoder_attention):  # U12: they never win a place
+        for segments, keep in zip(segments_from(maps, 64), output.keep):
+            assert set(segments.unique().tolist()) <= set(keep.nonzero().flatten().tolist())
 
 
 def test_without_redundant_slots_the_complete_form_is_the_released_one(small_config, images):

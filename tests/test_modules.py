@@ -274,6 +274,16 @@ def test_rules_without_a_threshold_against_a_plain_search(min_kept):
             assert count == 9 - max(best, key=best.get)
 
 
+@pytest.mark.parametrize("rule", ["threshold", "gap", "otsu"])
+def test_who_is_with_whom_does_not_depend_on_the_order_of_the_slots(rule):  # U11
+    slots, order = alike_slots(), torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    leader, permuted = (cluster(x, 0.4, "average", rule=rule, guard="stop") for x in (slots, slots[:, order]))
+    together = leader[:, :, None] == leader[:, None, :]
+    assert torch.equal(together[:, order][:, :, order], permuted[:, :, None] == permuted[:, None, :])
+    assert not together.all() and together.sum() > 12 * 9
+    assert (leader <= torch.arange(9)).all()  # the lowest index leads
+
+
 def test_a_threshold_between_two_groups_of_heights():
     low, high = torch.linspace(0.01, 0.2, 50), torch.linspace(0.6, 0.9, 20)
     mixed = torch.cat([high, low])[torch.randperm(70, generator=torch.Generator().manual_seed(0))]

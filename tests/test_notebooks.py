@@ -22,11 +22,13 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "train_scenes: int = 160": "train_scenes: int = 8",
     "train_steps: int = 60": "train_steps: int = 3",
     "sweep_images: int = 32": "sweep_images: int = 2",
+    "scored_images: int = 48": "scored_images: int = 3",
+    "calibration_images: int = 48": "calibration_images: int = 4",
 }
 
 
 def run_book(root: Path, *options) -> subprocess.CompletedProcess:
-    for name in ("pyproject.toml", "notebooks"):
+    for name in ("pyproject.toml", "notebooks", "docs"):
         if not (root / name).exists():
             (shutil.copytree if (PROJECT / name).is_dir() else shutil.copy)(PROJECT / name, root / name)
             if name == "notebooks":
@@ -57,7 +59,7 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     result = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
     assert result.returncode == 0, result.stdout + result.stderr
     (book,) = tmp_path.glob("runs/book-*")
-    assert len(list(book.glob("0*/run.ipynb"))) == 6 and len(list(book.glob("ablation/*/metrics.json"))) == 4
+    assert len(list(book.glob("0*/run.ipynb"))) == 7 and len(list(book.glob("ablation/*/metrics.json"))) == 4
     assert runs.read_json(book / "training" / "metrics.json")["steps"] == 24
     assert len(AttentionTrace.load(book / "training" / "trace.npz")) == 3
     for words in ("decoder map", "k-means", "position", "ceiling", "Where this model stands", "decoder over last"):
@@ -65,12 +67,15 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     for words in ("equals SlotAttention.step", "DIAS.forward, by hand", "hiding by hand equals the decoder"):
         assert words in outputs(tmp_path, "02")
     assert "Does the last map beat the first?" in outputs(tmp_path, "00")
+    for words in ("calibrated on 4 training images", "merging alone", "of hindsight in"):
+        assert words in outputs(tmp_path, "06")
+    assert "from the cache" in outputs(tmp_path, "03")
     assert "widget-view" not in outputs(tmp_path, "04")  # live is False: figures instead of controls
     pages = {path.stem for path in tmp_path.glob("site/scenes-*/*.html")}
     assert {path.stem for path in (tmp_path / "notebooks").glob("0*.ipynb")} <= pages
 
     again = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
-    assert again.returncode == 0 and again.stdout.count("reused") == 10
+    assert again.returncode == 0 and again.stdout.count("reused") == 11
 
 
 @pytest.mark.xdist_group("photos")
@@ -79,7 +84,7 @@ def test_the_book_on_real_photos(real_data, tmp_path):
         tmp_path, "--preset", "coco", "--data", real_data / "coco", "--backbone", "mobilenetv2_100",
         "--backbone-weights", real_data / "weights" / "mobilenetv2_100.safetensors",
         "--backbone-arguments", '{"pad_type": "same"}', "--backbone-stage", 3, "--image-mean", 0.5, 0.5, 0.5,
-        "--image-std", 0.5, "--only", "04", "05",
+        "--image-std", 0.5, "--only", "04", "05", "06",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "000000000139.jpg" in outputs(tmp_path, "04") and "k-means" in outputs(tmp_path, "04")
