@@ -102,7 +102,7 @@ class Config:
     student_start: Literal["scratch", "teacher"] = "scratch"  # the paper's; or the teacher's weights, but for the initializer
     fine_tuned_blocks: int = 4  # the last ones of the backbone, in stage 2; 0: all of it stays frozen
     evaluation_permutations: Literal["standard", "all"] = "standard"  # the raster order, or the mean over all nine
-    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS (re-implementation), or as the authors' code has them
+    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS, or as its authors' code has them
 
     # training
     steps: int = 100_000
@@ -131,9 +131,9 @@ class Config:
     def _check_ranges(self):
         positive = ("image_size backbone_size num_slots slot_dim slot_mlp_dim num_iterations fourier_dim fourier_stride "
                     "decoder_layers decoder_heads preheat_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
-        not_negative = ("project_dim project_hidden_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim workers evaluate_images "
-                        "seed fourier_texture fourier_position distillation_weight aggregator_rate preheat_weight "
-                        "teacher_weight fine_tuned_blocks").split()  # fmt: skip
+        not_negative = ("project_dim project_hidden_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim "
+                        "workers evaluate_images seed fourier_texture fourier_position distillation_weight "
+                        "aggregator_rate preheat_weight teacher_weight fine_tuned_blocks").split()  # fmt: skip
         shares = ("visible_probability visible_fraction merge_probability crop_scale warmup final_learning_rate "
                   "distillation_start preheat_detached").split()  # fmt: skip
         for name in positive + ["learning_rate", "gradient_clip", "fourier_bandwidth", "sharpness"]:

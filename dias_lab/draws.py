@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING, FIXED_VIEW, PERMUTATION, TEACHING = range(9)  # purposes: their streams never meet
+# purposes: their streams never meet
+SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING, FIXED_VIEW, PERMUTATION, TEACHING = range(9)
 
 
 def generator(seed: int, step: int, place: int, purpose: int) -> np.random.Generator:

@@ -42,7 +42,11 @@ class SPOT(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        original, dim, width = config.spot_parts == "original", backbone.feature_dim, config.project_dim or backbone.feature_dim
+        original, dim, width = (
+            config.spot_parts == "original",
+            backbone.feature_dim,
+            config.project_dim or backbone.feature_dim,
+        )
         activation = nn.ReLU if original else nn.GELU
         if config.stage == 2 and config.fine_tuned_blocks:
             self.target_backbone = copy.deepcopy(backbone)  # stays frozen: targets must not move
@@ -51,7 +55,12 @@ class SPOT(Method):
         initializer = SharedGaussian if config.stage == 1 else LearnedSlots if original else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         self.aggregator = SlotAttention(
-            width, config.slot_dim, config.slot_mlp_dim, config.num_iterations, activation, floor=1e-8 if original else 0.0
+            width,
+            config.slot_dim,
+            config.slot_mlp_dim,
+            config.num_iterations,
+            activation,
+            floor=1e-8 if original else 0.0,
         )
         self.decoder = PermutedDecoder(
             dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
@@ -79,7 +88,9 @@ class SPOT(Method):
         Raises ValueError for `features` where the backbone is fine-tuned: those of a cache would be out of date.
         """
         if self.backbone.trained and features is not None:
-            raise ValueError("features cannot be given: stage 2 fine-tunes the backbone that makes them (fine_tuned_blocks)")
+            raise ValueError(
+                "features cannot be given: stage 2 fine-tunes the backbone that makes them (fine_tuned_blocks)"
+            )
         seen = self.encode(images, features)  # [B C h w]
         features = self.target_backbone(images) if self.backbone.trained else seen
         draws, grid = self.ready(draws, features), features.shape[2:]
@@ -88,7 +99,11 @@ class SPOT(Method):
         teacher, logits, taught = self.teacher if self.training else (), None, None
         truncate = self.config.stage == 2 and self.config.truncation == "bi_level"
         slots, attention, *asked = self.aggregator(
-            self.project(seen.flatten(2).transpose(1, 2)), initial_slots, keep, truncate=truncate, need_logits=bool(teacher)
+            self.project(seen.flatten(2).transpose(1, 2)),
+            initial_slots,
+            keep,
+            truncate=truncate,
+            need_logits=bool(teacher),
         )
         keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
         reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)

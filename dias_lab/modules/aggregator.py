@@ -64,8 +64,10 @@ class SlotAttention(nn.Module):
         """Slots after the iterations, and every iteration's attention map.
 
         `truncate` (bi-level): gradients flow through the last iteration only, and from its start straight to the initial
-        slots, as if the iterations before had been the identity. The values are the same. `need_logits`: a third result,
-        the last iteration's logits [B N L], whose softmax over the slots is its map. Slots where `keep` is False stay out of the competition: their maps are exactly 0. Raises ValueError for fewer
+        slots, as if the iterations before had been the identity; the values are the same. `need_logits`: a third result,
+        the last iteration's logits [B N L], whose softmax over the slots is its map.
+
+        Slots where `keep` is False stay out of the competition: their maps are exactly 0. Raises ValueError for fewer
         than one iteration, and for an image that keeps no slot (on a GPU that gives NaN: no look at the mask from here).
         """
         num_iterations = self.num_iterations if num_iterations is None else num_iterations

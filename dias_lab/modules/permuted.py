@@ -24,7 +24,8 @@ class PermutedDecoder(TransformerDecoder):
 
     def __init__(
         self, feature_dim: int, slot_dim: int, grid: tuple[int, int], num_layers=4, num_heads=4, mlp_dim: int | None = None,
-        num_permutations: int = 9, evaluation: str = "standard", biases: bool = False, activation=nn.GELU, final_norm: bool = False,
+        num_permutations: int = 9, evaluation: str = "standard", biases: bool = False, activation=nn.GELU,
+        final_norm: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.evaluation = evaluation
@@ -51,7 +52,9 @@ class PermutedDecoder(TransformerDecoder):
         """
         B, L, _ = features.shape
         if L != self.orders.shape[1]:
-            raise ValueError(f"a decoder for orders of {self.orders.shape[1]} locations got a map of {L}: build it for that map")
+            raise ValueError(
+                f"a decoder for orders of {self.orders.shape[1]} locations got a map of {L}: build it for that map"
+            )
         need_attention = not self.training if need_attention is None else need_attention
         if permutation is None and self.training:
             permutation = torch.randint(len(self.start), ()).to(features.device).expand(B)
