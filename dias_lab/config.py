@@ -251,8 +251,9 @@ class Config:
 
 def nearest(name: str, names) -> str:
     """The end of an error message: the name that was probably meant, or all of them."""
+    names = sorted(map(str, names))
     close = difflib.get_close_matches(str(name), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
 
 
 def _checked(name: str, value, hint):
@@ -261,7 +262,7 @@ def _checked(name: str, value, hint):
         return _three_numbers(name, value)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if value not in choices:
+        if value not in choices or isinstance(value, bool):
             raise ValueError(f"Config.{name} cannot be {value!r}{nearest(value, choices)}")
         return value
     if hint is float and type(value) is int:
