@@ -298,7 +298,7 @@ PRESETS = types.MappingProxyType({
         fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
         num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
         decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
-        learning_rate=5e-4, aggregator_rate=0.1, log_every=20, evaluate_every=50, evaluate_images=100, fine_tuned_blocks=0,
+        learning_rate=5e-4, aggregator_rate=0.1, log_every=20, evaluate_every=50, evaluate_images=100,
     ),
     "coco": dict(data="data/coco", num_slots=7),
     "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),
@@ -316,4 +316,4 @@ METHODS = types.MappingProxyType({
     "spot": dict(merging="none", distillation="none", gradient_clip=0.3, gradient_norm="largest"),
     "dinosaur": dict(merging="none", distillation="none", initializer="separate", decoder="mlp"),
 })  # fmt: skip
-SCENES = types.MappingProxyType({"dinosaur": dict(decoder_layers=2, decoder_mlp_dim=256)})
+SCENES = types.MappingProxyType(dict(spot=dict(fine_tuned_blocks=0), dinosaur=dict(decoder_layers=2, decoder_mlp_dim=256)))

@@ -159,8 +159,9 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     wanted = [theirs for parts in names.values() for theirs in parts]
     found, wrong = {}, []
     for ours, parts in names.items():
-        shape = torch.Size([own[ours].shape[0] // len(parts), *own[ours].shape[1:]]) if len(parts) > 1 else own[ours].shape
-        values = []
+        values, shape = [], own[ours].shape
+        if len(parts) > 1:
+            shape = torch.Size([shape[0] // len(parts), *shape[1:]])
         for theirs in parts:
             if theirs in state:
                 try:
@@ -177,9 +178,7 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
         other = method_of(state)
         if other is not None and other != layout:
             listed.append(SIGNS_SAY[other])
-        raise ValueError(
-            f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}"
-        )
+        raise ValueError(f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}")
     return found
 
 

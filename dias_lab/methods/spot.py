@@ -42,26 +42,16 @@ class SPOT(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        original, dim, width = (
-            config.spot_parts == "original",
-            backbone.feature_dim,
-            config.project_dim or backbone.feature_dim,
-        )
-        activation = nn.ReLU if original else nn.GELU
+        original, dim = config.spot_parts == "original", backbone.feature_dim
+        activation, floor = (nn.ReLU, 1e-8) if original else (nn.GELU, 0.0)
         if config.stage == 2 and config.fine_tuned_blocks:
             self.target_backbone = copy.deepcopy(backbone)  # stays frozen: targets must not move
             backbone.fine_tune(config.fine_tuned_blocks)
         self.project = build_projector(config, dim, activation)
         initializer = SharedGaussian if config.stage == 1 else LearnedSlots if original else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
-        self.aggregator = SlotAttention(
-            width,
-            config.slot_dim,
-            config.slot_mlp_dim,
-            config.num_iterations,
-            activation,
-            floor=1e-8 if original else 0.0,
-        )
+        width, sizes = config.project_dim or dim, (config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.aggregator = SlotAttention(width, *sizes, activation, floor)
         self.decoder = PermutedDecoder(
             dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
             evaluation=config.evaluation_permutations, biases=original, activation=activation, final_norm=original,
@@ -98,17 +88,13 @@ class SPOT(Method):
             initial_slots = self.initializer(seen, len(seen), noise=draws.slots)
         teacher, logits, taught = self.teacher if self.training else (), None, None
         truncate = self.config.stage == 2 and self.config.truncation == "bi_level"
-        slots, attention, *asked = self.aggregator(
-            self.project(seen.flatten(2).transpose(1, 2)),
-            initial_slots,
-            keep,
-            truncate=truncate,
-            need_logits=bool(teacher),
-        )
+        projected = self.project(seen.flatten(2).transpose(1, 2))  # [B L width]
+        asked = dict(truncate=truncate, need_logits=bool(teacher))
+        slots, attention, *last = self.aggregator(projected, initial_slots, keep, **asked)
         keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
         reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
         if teacher:
-            logits, taught = asked[0].unflatten(2, grid), teacher[0].teach(features, draws)
+            logits, taught = last[0].unflatten(2, grid), teacher[0].teach(features, draws)
         attention = attention.unflatten(3, grid)
         return SPOTOutput(features, slots, attention, keep, reconstruction, decoded, logits, taught)
 
