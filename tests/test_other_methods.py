@@ -310,6 +310,7 @@ def test_only_the_student_learns_and_of_its_backbone_the_last_blocks(small_confi
     output = model(picture)
     losses, weights = model.losses(output, 0.0)
     assert weights == {"reconstruction": 1.0, "teacher": 0.005}
+    assert not output.teacher_attention.requires_grad and output.attention_logits.requires_grad
     blocks = {
         name
         for name, _ in model.backbone.named_parameters(prefix="backbone")
@@ -605,6 +606,15 @@ def test_gradients_are_clipped_by_the_norm_of_the_method(small_config, tmp_path)
         gradients = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
         seen[kind] = float(gradients.norm(2 if kind == "l2" else math.inf))
     np.testing.assert_allclose(list(seen.values()), 1e-3, rtol=1e-3)
+
+
+def test_the_loop_says_how_far_the_training_is(small_config, tmp_path):
+    training, seen = Training(small_config.replace(method="smoothsa", steps=4), tmp_path), []
+    training.model.register_forward_pre_hook(lambda module, inputs: seen.append(module.progress))
+    for batch in train_batches(training):
+        training.update(batch)
+        training.step += 1
+    assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
 def train_batches(training):
