@@ -310,10 +310,11 @@ FORMS = types.MappingProxyType({
     "released": dict(merging="none", matching="identity", distillation="release"),
 })  # fmt: skip
 
-# What a method's paper has otherwise than the presets, which are those of DIAS; and what the small scenes ask of it.
+# What a method's paper has otherwise than the presets, which are those of DIAS; and what the small scenes ask of it: the
+# fourier backbone has nothing to fine-tune, and its features no position, from which an MLP decoder could paint.
 METHODS = types.MappingProxyType({
     "smoothsa": dict(merging="none", distillation="none"),
     "spot": dict(merging="none", distillation="none", gradient_clip=0.3, gradient_norm="largest"),
     "dinosaur": dict(merging="none", distillation="none", initializer="separate", decoder="mlp"),
 })  # fmt: skip
-SCENES = types.MappingProxyType(dict(spot=dict(fine_tuned_blocks=0), dinosaur=dict(decoder_layers=2, decoder_mlp_dim=256)))
+SCENES = {"spot": dict(fine_tuned_blocks=0), "dinosaur": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}

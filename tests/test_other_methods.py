@@ -445,7 +445,8 @@ def test_a_method_brings_its_own_settings_and_those_by_hand_win():
     assert Config.preset("coco").replace(method="spot") == spot
     assert spot.replace(method="spot", gradient_clip=2.0).gradient_clip == 2.0
     assert Config.preset("coco", method="spot", gradient_clip=1.0).gradient_clip == 1.0
-    assert Config.from_parameters({"preset": "scenes", "method": "dinosaur"}).decoder == "mlp"
+    assert Config.from_parameters({"preset": "coco", "method": "dinosaur"}).decoder == "mlp"
+    assert Config.from_parameters({"preset": "scenes", "method": "dinosaur"}).decoder == "raster"
     assert Config.preset("coco", method="dias") == Config.preset("coco")
 
 
