@@ -29,8 +29,10 @@ def train(arguments: list[str]):
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="scenes")
     first.add_argument("--form", default="complete")
+    first.add_argument("--method", default="dias")
+    arguments = ["--teacher-run" + word[6:] if word.split("=")[0] == "--from" else word for word in arguments]
     chosen = first.parse_known_args(arguments)[0]
-    preset = refused_if_wrong(Config.preset, chosen.preset, chosen.form)
+    preset = refused_if_wrong(Config.preset, chosen.preset, chosen.form, method=chosen.method)
     default = Options(tyro.MISSING, preset, chosen.preset, chosen.form)
     options = refused_if_wrong(
         tyro.cli, Options, default=default, prog="python -m dias_lab train", args=one_word(arguments)
@@ -39,7 +41,7 @@ def train(arguments: list[str]):
     from dias_lab.train import check, fit
 
     run_dir, config = options.run_dir.resolve(), options.config  # paths as typed: from the working directory
-    for flag, name in (("--data", "data"), ("--backbone-weights", "backbone_weights")):
+    for flag, name in (("--data", "data"), ("--backbone-weights", "backbone_weights"), ("--teacher-run", "teacher_run")):
         path = Path(getattr(config, name))
         if any(word.split("=")[0] == flag for word in arguments) and path.exists():
             config = config.replace(**{name: str(path.resolve())})

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from dias_lab import runs
 from dias_lab.config import Config
 from dias_lab.methods import Method, build
+from dias_lab.methods.spot import check_teacher
 
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
 
@@ -104,6 +105,16 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     load_weights(model, run_dir / "checkpoints" / str(step))
     model.step = step
     return place(model, device).eval()
+
+
+def check_teacher_run(config: Config):
+    """Whether `config.teacher_run` holds a teacher for SPOT's stage 2: ValueError says why not."""
+    if not config.teacher_run:
+        raise ValueError("stage 2 learns from a run of stage 1: give it as teacher_run, in the shell --from RUN")
+    run_dir = runs.resolve(config.teacher_run)
+    check_teacher(config, Config.load(run_dir))
+    if not steps(run_dir):
+        raise ValueError(f"the teacher {run_dir} has no checkpoint yet: train it first")
 
 
 def place(model: Method, device: str | None = None) -> Method:

@@ -1,4 +1,4 @@
-"""Config: one frozen dataclass of flat primitives, and its presets.
+"""Config: one frozen dataclass of flat primitives, its presets, and what a method changes in them.
 
 A notebook's `parameters` cell, `config.json` in a run directory and the command line all hold the same flat fields.
 The numbers of the presets coco, voc and clevrtex are those of the released configurations (Genera1Z/DIAS, v4); those of
@@ -21,7 +21,7 @@ from typing import Literal
 class Config:
     """Everything that defines a run. Make one with `Config.preset(name, **fields)`; change one with `config.replace(...)`."""
 
-    method: Literal["dias"] = "dias"
+    method: Literal["dias", "smoothsa", "spot", "dinosaur"] = "dias"
     seed: int = 42  # every random number of a run follows from it
 
     # data
@@ -36,6 +36,7 @@ class Config:
     backbone_weights: str = "pretrained"  # or "random", a local file, "checkpoint" (saved with the rest); fourier reads none
     backbone_arguments: str = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
     backbone_stage: int = -1  # which stage's feature map; -1 is the last
+    backbone_norm: bool = False  # whether the features go through the backbone's final norm
     backbone_size: int = 224  # pixels; the square is resized to it, bicubic without antialias
     image_mean: str = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm
     image_std: str = ""
@@ -50,12 +51,14 @@ class Config:
     slot_dim: int = 256
     slot_mlp_dim: int = 1024
     num_iterations: int = 3  # in all, those after re-initialization included
-    initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each
+    initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each; dias and dinosaur only
+    truncation: Literal["none", "bi_level"] = "bi_level"  # gradients through the last iteration only; dias, spot's stage 1: never
     project_dim: int = 0  # channels between features and aggregator; 0: as many as the features have
+    project_hidden_dim: int = 0  # channels between the projector's two layers; 0: as many as come out of it
     aggregator_start: Literal["random", "k_means"] = "random"  # initial values; "k_means": aggregation starts as soft k-means
     sharpness: float = 6.0  # k_means only: a slot's first logits are sharpness * sqrt(slot_dim) * cosine
 
-    # redundancy and re-initialization
+    # redundancy and re-initialization (dias only)
     merging: Literal["none", "merge", "reinitialize"] = "reinitialize"  # "merge" keeps the merged slots as they are
     reinitialized_iterations: int = 1  # U1: the last iterations, over the kept slots; the paper runs one
     linkage: Literal["complete", "average", "single"] = "complete"  # U2: the only one with evidence
@@ -72,20 +75,34 @@ class Config:
     merge_in_evaluation: bool = True  # U10: the same path as in training
 
     # decoder
-    decoder: Literal["random_order", "mlp"] = "random_order"
+    decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # spot has its own
     decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location
     decoder_layers: int = 4
-    decoder_heads: int = 4  # random_order only
+    decoder_heads: int = 4  # not mlp
     decoder_mlp_dim: int = 0  # 0: four times the features' channels (mlp decoder: 2048)
     visible_probability: float = 0.5  # how often the number of visible locations is drawn uniformly; random_order only
     visible_fraction: float = 0.1  # visible share of the locations otherwise; random_order only
 
-    # losses
+    # losses (dias only)
     distillation: Literal["none", "release", "cross_entropy"] = "cross_entropy"  # release applies softmax twice
     matching: Literal["identity", "hungarian"] = "hungarian"  # between first and last map's slots
     distillation_weight: float = 1.0  # at the end of the schedule
     distillation_schedule: Literal["cosine", "constant", "square"] = "cosine"  # 0 to 1; always 1; 1 in the middle half
     distillation_start: float = 0.0  # share of the training before which the weight is 0
+
+    # smoothsa only
+    preheat_weight: float = 100.0  # of the loss between predicted and final slots
+    preheat_detached: float = 0.1  # share of the training in which this loss does not reach the projector
+    preheat_heads: int = 4
+
+    # spot only
+    stage: Literal[1, 2] = 1  # 2 learns from a run of stage 1
+    teacher_run: str = ""  # that run's directory; in the shell, --from
+    teacher_weight: float = 0.005  # of the loss toward the teacher's segments
+    student_start: Literal["scratch", "teacher"] = "scratch"  # the paper's; or the teacher's weights, but for the initializer
+    fine_tuned_blocks: int = 4  # the last ones of the backbone, in stage 2; 0: all of it stays frozen
+    evaluation_permutations: Literal["standard", "all"] = "standard"  # the raster order, or the mean over all nine
+    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS, or as its authors' code has them
 
     # training
     steps: int = 100_000
@@ -94,7 +111,8 @@ class Config:
     aggregator_rate: float = 1.0  # learning rate of all that comes before the decoder, as a share of learning_rate
     final_learning_rate: float = 1e-3  # as a share of learning_rate
     warmup: float = 0.05  # share of the steps
-    gradient_clip: float = 1.0  # L2 norm over all parameters
+    gradient_clip: float = 1.0  # norm over all parameters
+    gradient_norm: Literal["l2", "largest"] = "l2"  # "largest": of the absolute values
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 0  # processes that read and decode
@@ -112,11 +130,12 @@ class Config:
 
     def _check_ranges(self):
         positive = ("image_size backbone_size num_slots slot_dim slot_mlp_dim num_iterations fourier_dim fourier_stride "
-                    "decoder_layers decoder_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
-        not_negative = ("project_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim workers evaluate_images "
-                        "seed fourier_texture fourier_position distillation_weight aggregator_rate").split()  # fmt: skip
+                    "decoder_layers decoder_heads preheat_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
+        not_negative = ("project_dim project_hidden_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim "
+                        "workers evaluate_images seed fourier_texture fourier_position distillation_weight "
+                        "aggregator_rate preheat_weight teacher_weight fine_tuned_blocks").split()  # fmt: skip
         shares = ("visible_probability visible_fraction merge_probability crop_scale warmup final_learning_rate "
-                  "distillation_start").split()  # fmt: skip
+                  "distillation_start preheat_detached").split()  # fmt: skip
         for name in positive + ["learning_rate", "gradient_clip", "fourier_bandwidth", "sharpness"]:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Config.{name} must be above 0, got {getattr(self, name)!r}")
@@ -128,6 +147,25 @@ class Config:
                 raise ValueError(f"Config.{name} is a share from 0 to 1, got {getattr(self, name)!r}")
         if not 0 <= self.merge_threshold <= 2:
             raise ValueError(f"Config.merge_threshold is a cosine distance from 0 to 2, got {self.merge_threshold!r}")
+        if self.method == "dias":
+            self._check_iterations()
+        if self.method == "dinosaur" and self.decoder == "random_order":
+            raise ValueError('DINOSAUR\'s decoder is "mlp" or "raster"; Config.preset(name, method="dinosaur") takes "mlp"')
+        if self.method == "dinosaur" and self.decoder == "mlp" and self.decoder_layers < 2:
+            raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
+        if self.method != "spot" and (self.stage == 2 or self.teacher_run):
+            raise ValueError(f"stage 2 and teacher_run belong to SPOT, and the method is {self.method!r}")
+        if self.stage == 1 and self.teacher_run:
+            raise ValueError("teacher_run is what stage 2 learns from: take stage=2 with it")
+        try:
+            arguments = json.loads(self.backbone_arguments)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Config.backbone_arguments is not JSON ({error}): {self.backbone_arguments!r}") from None
+        if not isinstance(arguments, dict):
+            raise ValueError(f"Config.backbone_arguments must be a JSON object, got {self.backbone_arguments!r}")
+
+    def _check_iterations(self):
+        """DIAS needs iterations to merge between, and two maps to distil between."""
         if self.merging == "reinitialize" and not 0 < self.reinitialized_iterations < self.num_iterations:
             raise ValueError(
                 f"re-initialization needs at least one iteration before and one after: num_iterations is "
@@ -141,19 +179,14 @@ class Config:
                 f"self-distillation needs a last map that is not the first: with num_iterations {self.num_iterations} they "
                 'are the same; take more iterations, or distillation="none"'
             )
-        try:
-            arguments = json.loads(self.backbone_arguments)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Config.backbone_arguments is not JSON ({error}): {self.backbone_arguments!r}") from None
-        if not isinstance(arguments, dict):
-            raise ValueError(f"Config.backbone_arguments must be a JSON object, got {self.backbone_arguments!r}")
 
     @classmethod
     def preset(cls, name: str, form: str = "complete", **fields) -> "Config":
         """The named preset (scenes, coco, voc, clevrtex) in the given form, with `fields` changed.
 
         The form "complete" is the paper's method, "released" that of the public release (no merging, identity
-        matching, the release's double softmax); a field given by hand wins over both.
+        matching, the release's double softmax). A method among the fields brings what METHODS says; a field given by
+        hand wins over all.
 
         Raises ValueError for an unknown preset, form or field (naming the nearest one), and for ill-typed values.
         """
@@ -164,7 +197,9 @@ class Config:
         for field in fields:
             if field not in cls.field_names():
                 raise ValueError(f"Config has no field {field!r}{nearest(field, cls.field_names())}")
-        return cls(**{**PRESETS[name], **FORMS[form], **fields})
+        method = METHODS.get(fields.get("method"), {})
+        scenes = SCENES.get(fields.get("method"), {}) if name == "scenes" else {}
+        return cls(**{**PRESETS[name], **FORMS[form], **method, **scenes, **fields})
 
     @classmethod
     def from_parameters(cls, namespace: dict) -> "Config":
@@ -197,10 +232,12 @@ class Config:
         return cls(**fields)
 
     def replace(self, **fields) -> "Config":
+        """This config with other fields; another `method` brings what METHODS says."""
         for field in fields:
             if field not in self.field_names():
                 raise ValueError(f"Config has no field {field!r}{nearest(field, self.field_names())}")
-        return dataclasses.replace(self, **fields)
+        method = METHODS.get(fields["method"], {}) if fields.get("method", self.method) != self.method else {}
+        return dataclasses.replace(self, **{**method, **fields})
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -214,8 +251,9 @@ class Config:
 
 def nearest(name: str, names) -> str:
     """The end of an error message: the name that was probably meant, or all of them."""
+    names = sorted(map(str, names))
     close = difflib.get_close_matches(str(name), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
 
 
 def _checked(name: str, value, hint):
@@ -224,7 +262,7 @@ def _checked(name: str, value, hint):
         return _three_numbers(name, value)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if value not in choices:
+        if value not in choices or isinstance(value, bool):
             raise ValueError(f"Config.{name} cannot be {value!r}{nearest(value, choices)}")
         return value
     if hint is float and type(value) is int:
@@ -271,3 +309,12 @@ FORMS = types.MappingProxyType({
     "complete": dict(merging="reinitialize", matching="hungarian", distillation="cross_entropy"),
     "released": dict(merging="none", matching="identity", distillation="release"),
 })  # fmt: skip
+
+# What a method's paper has otherwise than the presets, which are those of DIAS; and what the small scenes ask of it: the
+# fourier backbone has nothing to fine-tune, and its features no position, from which an MLP decoder could paint.
+METHODS = types.MappingProxyType({
+    "smoothsa": dict(merging="none", distillation="none"),
+    "spot": dict(merging="none", distillation="none", gradient_clip=0.3, gradient_norm="largest"),
+    "dinosaur": dict(merging="none", distillation="none", initializer="separate", decoder="mlp"),
+})  # fmt: skip
+SCENES = {"spot": dict(fine_tuned_blocks=0), "dinosaur": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}

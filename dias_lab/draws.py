@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING, FIXED_VIEW = range(7)  # purposes: their streams never meet
+# purposes: their streams never meet
+SHUFFLE, VIEW, SLOTS, RESTART, DECODING, MERGING, FIXED_VIEW, PERMUTATION, TEACHING = range(9)
 
 
 def generator(seed: int, step: int, place: int, purpose: int) -> np.random.Generator:
@@ -24,10 +25,15 @@ class Draws(NamedTuple):
     """What a forward pass draws at random, on the device of the model."""
 
     slots: Float[Tensor, "B N D"]  # standard normal noise of the initial slots
-    restart: Float[Tensor, "B N D"]  # the same, for slots that restart from a fresh sample
+    restart: Float[Tensor, "B N D"]  # the same: slots that restart (DIAS), around preheated slots (SmoothSA), a teacher's (SPOT)
     order: Int[Tensor, "B L"]  # decoding order: a permutation of the locations
     visible: Int[Tensor, "B"]  # how many locations of that order the decoder sees
     merge: Bool[Tensor, "B"]  # whether this image's redundant slots are merged in training
+    permutation: Int[Tensor, "B"]  # SPOT's number of the decoding order, 0 to 8: one for the whole batch
+    teaching: Int[Tensor, "B"]  # the same, for the teacher's decoder
+
+    def to(self, device) -> "Draws":
+        return Draws(*(draw.to(device, non_blocking=True) for draw in self))
 
 
 def draw(seed: int, step: int, places, num_slots: int, slot_dim: int, num_locations: int, config) -> Draws:
@@ -48,5 +54,6 @@ def draw(seed: int, step: int, places, num_slots: int, slot_dim: int, num_locati
         visible.append(random.integers(max(num_locations - 1, 1)) if uniform else constant)
         first = place if config.merge_draw == "image" else 0  # one draw for the batch: that of its first image
         merge.append(generator(seed, step, first, MERGING).random() < config.merge_probability)
-    stacked = (np.stack(slots), np.stack(restart), np.stack(order), np.array(visible), np.array(merge))
+    orders = [np.full(len(merge), generator(seed, step, 0, purpose).integers(9)) for purpose in (PERMUTATION, TEACHING)]
+    stacked = (np.stack(slots), np.stack(restart), np.stack(order), np.array(visible), np.array(merge), *orders)
     return Draws(*(torch.from_numpy(array) for array in stacked))

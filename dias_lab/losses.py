@@ -1,6 +1,7 @@
-"""The losses: reconstruction of the feature map, and self-distillation between attention maps.
+"""The losses: reconstruction of the feature map, self-distillation between attention maps, and a teacher's segments.
 
-Sources: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release (Genera1Z/DIAS). The release hands attention maps,
+Sources: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release (Genera1Z/DIAS); a teacher's segments: SPOT,
+Kakogeorgiou et al. 2024, arXiv:2312.00648. The release hands attention maps,
 which are already a softmax over slots, to a cross-entropy that takes the softmax again. Its value is squeezed: with n
 slots it lies between ln((e + n - 1) / e) and ln n for perfect and uniform maps (1.165 and 1.946 at 7 slots). That is
 form "release"; form "cross_entropy" takes the logarithm of the map itself.
@@ -42,6 +43,16 @@ def distillation_loss(
     if form == "cross_entropy":
         return -(target * student.clamp_min(1e-8).log()).sum(dim=1).mean()
     raise ValueError(f"form is 'release' or 'cross_entropy', got {form!r}")
+
+
+def matched_segments_loss(logits: Float[Tensor, "B N L"], teacher: Float[Tensor, "B N L"]) -> Float[Tensor, ""]:
+    """Cross-entropy of the student's logits to the teacher's arg-max segments; nats per location.
+
+    The teacher's slots are first matched to the student's, so that segments overlap best. The teacher gets no gradient.
+    """
+    teacher = teacher.detach()
+    matched = teacher.gather(1, match_segments(logits, teacher)[..., None].expand_as(teacher))  # in the student's order
+    return F.cross_entropy(logits, matched.argmax(dim=1))
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
 """Published checkpoints -> our modules: strictly, by name, and without the network (the backbone is in the file).
 
     model = reference.load("archive-dias/dias_r-coco/42-0027.pth", preset="coco")
+    model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
     reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
 
-Sources: the state dicts of Genera1Z/DIAS (v1 to v4 have the same names: 242 tensors, the prefix `m.` before each); the
-older name `pe` of the position table is that of Genera1Z/VQ-VFM-OCL. A method joins by a table in NAMES.
+Which names belong to what is in reference_names.py.
 """
 
 import contextlib
+import fnmatch
 import pickle
 import re
 import warnings
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,51 +25,21 @@ from dias_lab import checkpoint, runs
 from dias_lab.config import Config, nearest
 from dias_lab.methods import Method, build
 from dias_lab.modules.decoder import resize_position
+from dias_lab.reference_names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, SIGNS_SAY, TABLES, WITHOUT
 
-# How our names begin, and how the published ones do; * is a layer's number. What follows is the same in both.
-NAMES = {
-    "dias": {
-        "backbone.model": "encode_backbone.1",
-        "project": "encode_project",
-        "initializer.mean": "initializ.mean",
-        "initializer.log_std": "initializ.logstd",
-        "aggregator.norm_slots": "aggregat.norm1q",
-        "aggregator.to_query": "aggregat.proj_q",
-        "aggregator.norm_features": "aggregat.norm1kv",
-        "aggregator.to_key": "aggregat.proj_k",
-        "aggregator.to_value": "aggregat.proj_v",
-        "aggregator.gru": "aggregat.rnn",
-        "aggregator.norm_mlp": "aggregat.norm2",
-        "aggregator.mlp": "aggregat.ffn",
-        "decoder.mask_token": "decode.mask_token",
-        "decoder.position": "decode.posit_embed._pe",
-        "decoder.project_features": "decode.project1",
-        "decoder.project_slots": "decode.project2",
-        "decoder.norm_input": "decode.norm0",
-        "decoder.layers.*.norm_self": "decode.backbone.layers.*.norm1",
-        "decoder.layers.*.self_attention": "decode.backbone.layers.*.self_attn",
-        "decoder.layers.*.norm_cross": "decode.backbone.layers.*.norm2",
-        "decoder.layers.*.cross_attention": "decode.backbone.layers.*.multihead_attn",
-        "decoder.layers.*.norm_mlp": "decode.backbone.layers.*.norm3",
-        "decoder.layers.*.mlp.0": "decode.backbone.layers.*.linear1",
-        "decoder.layers.*.mlp.2": "decode.backbone.layers.*.linear2",
-    },
-}
-OLDER = {"decode.posit_embed.pe": "decode.posit_embed._pe"}
-IGNORED = ("clust_prob", "thresh")  # an early experiment's schedules of merging; here they are Config fields
-TABLES = ("backbone.model.pos_embed", "decoder.position")  # [1 L C], resized where the map's size differs
-SIGNS = {  # a name that only somebody else's weights have
-    "initializ.logstd2": "these are the weights of SmoothSA",
-    "aggregator.to_query.weight": "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir",
-}
+# Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
+NUMBERS = [np.dtype, *(np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)]
+NUMBERS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 SHOWN = 4  # names in an error, of each kind of problem
 
 
 def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **fields) -> Method:
     """The model whose published weights are in a file (.pth or .safetensors) or a state dict, in evaluation mode.
 
-    Its config is `Config.preset(preset, form="released", **fields)`. Half precision becomes float32; position tables of
-    another size are resized bilinearly, with a warning. The file is read as tensors only: nothing in it is executed.
+    Its config is `Config.preset(preset, form="released", method=method, **fields)`, with what the published model has
+    otherwise (reference_names.FIELDS). SPOT's own code and its re-implementation are told apart by their names. Half
+    precision becomes float32; position tables of another size are resized bilinearly, with a warning. The file is read
+    as tensors only: nothing in it is executed.
 
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
@@ -77,13 +49,14 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     if "backbone_weights" in fields:
         raise ValueError("the backbone's weights are in the published file: backbone_weights cannot be given")
     own = {"method": method, "backbone_weights": "checkpoint"}
-    defaults = {"form": "released", "backbone_arguments": '{"final_norm": false}'}  # published without the final norm
-    config = Config.preset(preset, **{**defaults, **fields, **own})
+    Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
-    state = path_or_state_dict if given else read(path)
+    state = unwrapped(path_or_state_dict if given else read(path))
+    layout = layout_of(state, method)
+    config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage_of(state, layout), **fields, **own})
     model = build(config)
-    model.load_trained_state(translate(state, model.trained_state(), method, path or "the state dict"))
+    model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
     model.source = "state dict" if given else str(path)
     return checkpoint.place(model).eval()
 
@@ -111,7 +84,8 @@ def read(path: Path):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes torch, pickle or safetensors raise
         reason = str(error).partition("\n")[0]
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to switch the safety off
@@ -122,45 +96,89 @@ def read(path: Path):
         ) from None
 
 
-def published_name(name: str, table: dict[str, str]) -> str:
-    """The published name of our `name`, without prefix. Raises ValueError where there is none."""
+def unwrapped(state):
+    """The state dict in a checkpoint that holds more: SPOT's files have it under "model"."""
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        return state["model"]
+    return state
+
+
+def layout_of(state, method: str) -> str:
+    """Which table of NAMES a state dict is read by: the method's own, or that of SPOT's own code."""
+    return "spot original" if method == "spot" and method_of(state) == "spot original" else method
+
+
+def stage_of(state, layout: str) -> dict:
+    """SPOT's own files of stage 2 have a second backbone."""
+    return {"stage": 2} if layout == "spot original" and any(name.startswith("second_encoder.") for name in state) else {}
+
+
+def method_of(state) -> str | None:
+    """The key of SIGNS that a state dict's names speak for; None for what nobody knows."""
+    if not isinstance(state, Mapping):
+        return None
+    shapes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
+    for key, (sign, ndim) in SIGNS.items():
+        if any(ndim in (None, shapes[name]) for name in fnmatch.filter(shapes, sign)):
+            return key
+    return None
+
+
+def published_names(name: str, table: dict) -> tuple[str, ...]:
+    """The published name of our `name`, without prefix; several where our tensor is theirs one below the other.
+
+    Raises ValueError where there is none.
+    """
     for ours, theirs in table.items():
         if match := re.match(re.escape(ours).replace(r"\*", r"(\d+)") + r"(?=\.|$)", name):
             number = match[1] if match.groups() else ""
-            return theirs.replace("*", number) + name[match.end() :]
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            return tuple(part.replace("*", number) + name[match.end() :] for part in parts)
     raise ValueError(
         f"the published model has nothing like {name}: a field of the config asks for another architecture"
     )
 
 
-def translate(state, own: dict[str, Tensor], method: str, source) -> dict[str, Tensor]:
+def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, Tensor]:
     """The published `state` as float32 under the names of `own`; a ValueError lists all that does not fit."""
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"{source} is no state dict (names and tensors), but a {type(state).__name__}")
     prefix = "m." if any(name.startswith("m.") for name in state) else ""
     state = dict(state)
-    for older, newer in OLDER.items():
-        if prefix + older in state and prefix + newer not in state:
-            state[prefix + newer] = state.pop(prefix + older)
+    for name in list(state):
+        newer = next((name.replace(old, new) for old, new in OLDER.items() if name.startswith(prefix + old)), name)
+        if newer not in state:
+            state[newer] = state.pop(name)
+    for pattern in WITHOUT.get(layout, ()):  # no weights: what they say is in the config, or in the code
+        for name in fnmatch.filter(state, prefix + pattern):
+            del state[name]
     ignored = [prefix + name for name in IGNORED if state.pop(prefix + name, None) is not None]
     if ignored:
         warnings.warn(f"{', '.join(ignored)} ignored: merging is set by the config's fields", stacklevel=3)
-    names = {prefix + published_name(name, NAMES[method]): name for name in own}
+    names = {ours: [prefix + theirs for theirs in published_names(ours, NAMES[layout])] for ours in own}
+    wanted = [theirs for parts in names.values() for theirs in parts]
     found, wrong = {}, []
-    for theirs, ours in names.items():
-        if theirs in state:
-            try:
-                found[ours] = fitted(state[theirs], own[ours].shape, resize=ours in TABLES)
-            except ValueError as error:
-                wrong.append(f"{theirs} {error}")
-    unknown = [name for name in state if name not in names]
-    problems = {"missing": [name for name in names if name not in state], "unknown": unknown, "wrong": wrong}
+    for ours, parts in names.items():
+        values, shape = [], own[ours].shape
+        if len(parts) > 1:
+            shape = torch.Size([shape[0] // len(parts), *shape[1:]])
+        for theirs in parts:
+            if theirs in state:
+                try:
+                    values.append(fitted(state[theirs], shape, resize=ours in TABLES))
+                except ValueError as error:
+                    wrong.append(f"{theirs} {error}")
+        if len(values) == len(parts):
+            found[ours] = values[0] if len(parts) == 1 else torch.cat(values)
+    known = set(wanted)
+    unknown = [name for name in state if name not in known]
+    problems = {"missing": [name for name in wanted if name not in state], "unknown": unknown, "wrong": wrong}
     if any(problems.values()):
-        hints = [hint for sign, hint in SIGNS.items() if prefix + sign in state]
         listed = [f"{len(items)} {kind}: {_some(items)}" for kind, items in problems.items() if items]
-        raise ValueError(
-            f"{source} does not hold a published {method} model of this config: {'; '.join(listed + hints)}"
-        )
+        other = method_of(state)
+        if other is not None and other != layout:
+            listed.append(SIGNS_SAY[other])
+        raise ValueError(f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}")
     return found
 
 

@@ -27,8 +27,11 @@ def merge_sweep(
 
     `settings`: by name, the Config fields to change: merging, merge_threshold, merge_rule, guard, min_kept,
     merge_probability, reinitialize_from, mask_reinitialized. Columns: setting, item, objects (true segments), kept (slots),
-    and ari, fg_ari, mbo, miou of the decoder's map. Raises ValueError for a field that acts before the merge.
+    and ari, fg_ari, mbo, miou of the decoder's map. Raises ValueError for a field that acts before the merge, and for
+    another method than DIAS.
     """
+    if model.config.method != "dias":
+        raise ValueError(f"merging is part of DIAS; this model's method is {model.config.method!r}, which never merges slots")
     before = {"num_slots", "num_iterations", "reinitialized_iterations", "initializer", "linkage"}
     if early := sorted(before & {name for fields in settings.values() for name in fields}):
         raise ValueError(f"{', '.join(early)} acts before the merge; change it in the model: with_fields(model, ...)")
@@ -39,7 +42,7 @@ def merge_sweep(
         true, items = batch["segments"].to(model.device), batch["info"]["item"].tolist()
         features = model.backbone(model.normalise(batch["image"]))  # [B C h w]
         tokens, draws = features.flatten(2).transpose(1, 2), model.draw(items, seed)
-        draws = type(draws)(*(draw.to(model.device) for draw in draws))
+        draws = draws.to(model.device)
         projected = model.project(tokens)
         initial = model.initializer(features, len(items), noise=draws.slots)
         iterations = config.num_iterations - config.reinitialized_iterations

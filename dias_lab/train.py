@@ -1,6 +1,6 @@
 """Training: fit(config, run_dir), on Lightning Fabric; exact resume.
 
-Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their L2 norm, as in the release of
+Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their norm, as in the release of
 DIAS (Genera1Z/DIAS). The best checkpoint is chosen on the validation split, which is never the test split. A step is a
 pure function of the weights and (seed, step), so a killed run that resumes ends with the same weights, bit for bit.
 """
@@ -70,6 +70,13 @@ def check(config: Config, run_dir: Path):
         raise ValueError(
             'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'
         )
+    if config.stage == 2:
+        checkpoint.check_teacher_run(config)
+        if config.cache_views and config.fine_tuned_blocks:
+            raise ValueError(
+                "cache_views keeps the features of a frozen backbone, and stage 2 fine-tunes the last blocks of its own: they "
+                "would be out of date after a step. Take cache_views=0, or fine_tuned_blocks=0"
+            )
     if not (run_dir / "config.json").exists():
         return
     old, new = Config.load(run_dir).to_dict(), config.to_dict()
@@ -118,6 +125,10 @@ class Training:
         self.seconds, self.skipped = 0.0, 0
         meta = self.train_store.meta
         self.data = {name: meta[name] for name in ("dataset", "split", "count")}
+        if config.teacher_run:
+            teacher = checkpoint.load_model(config.teacher_run, device="cpu")
+            self.model.learn_from(teacher)
+            self.data["teacher_step"] = teacher.step
 
     def run(self, progress: bool) -> dict:
         config = self.config
@@ -127,10 +138,7 @@ class Training:
             source = feature_batches(self.train_store, config, self.model.backbone, self.step, progress)
         else:
             source = batches(self.train_store, config, step=self.step)
-        bar = tqdm(
-            source,
-            total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1,
-        )  # fmt: skip
+        bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
         sums, count, self.mark = {}, 0, time.perf_counter()
         for batch in bar:
             values = self.update(batch)
@@ -157,17 +165,19 @@ class Training:
         """One optimiser step; the losses as tensors on the device."""
         config = self.config
         inputs = self.inputs(batch)
+        self.model.progress = self.step / config.steps
         draws = self.model.draw(range(config.batch_size), config.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config) * group["share"]
         output = self.wrapped(**inputs, draws=draws)
-        losses, self.weights = self.model.losses(output, self.step / config.steps)
+        losses, self.weights = self.model.losses(output, self.model.progress)
         loss = sum(self.weights[name] * losses[name] for name in losses)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
-            self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False
-        )
+            self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False,
+            norm_type=2.0 if config.gradient_norm == "l2" else math.inf,
+        )  # fmt: skip
         self.check_finite(loss, norm, inputs, batch, draws)
         self.optimizer.step()
         values = {"loss": loss, **losses, "gradient_norm": norm, "kept": output.keep.float().sum(1).mean()}
@@ -239,7 +249,7 @@ class Training:
             if progress["data"] != self.data:
                 raise ValueError(
                     f"{self.run_dir} was trained on {progress['data']}, and {self.train_store.path} is {self.data}: "
-                    "the batches would not be the same. Choose another run directory, or the old data."
+                    "the steps would not be the same. Choose another run directory, or the old data and teacher."
                 )
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["random"])
@@ -261,7 +271,7 @@ class Training:
             "best_step": self.best["step"],
             "seconds": self.seconds,
             "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
-            "loss": {name: last[name] for name in ("loss", "reconstruction", "distillation") if name in last},
+            "loss": {name: last[name] for name in last if name == "loss" or f"weight_{name}" in last},
             "scores": self.best["scores"],
             "about": {**runs.about(), "device": device, "seed": self.config.seed, "threads": torch.get_num_threads()},
         }

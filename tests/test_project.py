@@ -21,7 +21,7 @@ LAYERS = [
     ["data"],
     ["modules"],
     ["methods"],
-    ["reference", "checkpoint"],
+    ["reference", "reference_names", "checkpoint"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep"],
     ["parameters", "headless", "gallery"],
     ["book", "grid"],

@@ -1,10 +1,10 @@
 """Methods: one paper, one file. `build(config)` makes the one that `config.method` names.
 
-Every method is a `Method`: a frozen backbone and what is trained, `forward`, `losses`, and the shared `prepare` and
-`trace`. Its output is a NamedTuple that begins with features, slots, attention, keep, reconstruction,
-decoder_attention.
+Every method is a `Method`: a backbone, a `decoder`, and what is trained besides; `forward`, `losses`, and the shared
+`prepare` and `trace`. Its output is a NamedTuple that begins with features, slots, attention, keep, reconstruction,
+decoder_attention. docs/adding_a_method.md makes one.
 
-Axes: T iterations, B images, N slots, h w locations, R pixels of the protocol's square.
+Axes: T iterations, B images, N slots, C feature channels, h w locations, R pixels of the protocol's square.
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dias_lab import draws
 from dias_lab.config import Config
 from dias_lab.data.dataset import square
+from dias_lab.modules.backbone import Backbone
 from dias_lab.trace import AttentionTrace
 
 
@@ -27,6 +28,7 @@ class Method(nn.Module):
         self.config, self.backbone = config, backbone
         self.step = 0  # of the checkpoint that was loaded
         self.source = ""  # the published file that was loaded
+        self.progress = 0.0  # through the training, 0 to 1: the loop sets it before each step
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
@@ -57,10 +59,43 @@ class Method(nn.Module):
         num_locations = num_locations or self.num_locations
         return draws.draw(seed, step, places, config.num_slots, config.slot_dim, num_locations, config)
 
+    def encode(self, images, features=None) -> Float[Tensor, "B C h w"]:
+        """The backbone's features of prepared images, unless they are known already."""
+        return self.backbone(images) if features is None else features
+
+    def ready(self, draws: draws.Draws | None, features: Float[Tensor, "B C h w"]) -> draws.Draws:
+        """The draws on the features' device; without any, they come from torch's state."""
+        B, _, h, w = features.shape
+        draws = self.draw(places=range(B), num_locations=h * w) if draws is None else draws
+        return draws.to(features.device)
+
+    def reconstruct(self, features: Float[Tensor, "B C h w"], slots, keep, draws, decoder_attention: bool | None):
+        """The decoder's reconstruction [B C h w] and map [B N h w], or None where it was not asked for.
+
+        `decoder_attention` None asks for it in evaluation only.
+        """
+        grid, tokens = features.shape[2:], features.flatten(2).transpose(1, 2)  # [B L C]
+        hide = self.decoder.drawn(draws) if self.training else {}
+        reconstruction, decoded = self.decoder(tokens, slots, keep, need_attention=decoder_attention, **hide)
+        wanted = not self.training if decoder_attention is None else decoder_attention
+        decoded = decoded.unflatten(2, grid) if wanted else None  # some decoders have a map at any time
+        return reconstruction.transpose(1, 2).unflatten(2, grid), decoded
+
+    def learn_from(self, teacher: "Method"):
+        """Take another trained model as the teacher. Raises ValueError where a method has none, or another one."""
+        raise ValueError(f"{type(self).__name__} learns from no teacher")
+
+    def backbones(self) -> dict[str, Backbone]:
+        return {name: module for name, module in self.named_modules() if isinstance(module, Backbone)}
+
     def trained_state(self) -> dict[str, Tensor]:
-        """The state dict, without the frozen backbone unless its weights are the checkpoint's (`backbone_weights`)."""
-        whole = self.config.backbone_weights == "checkpoint"
-        return {name: value for name, value in self.state_dict().items() if whole or not name.startswith("backbone.")}
+        """The state dict, without what is frozen of a backbone unless its weights are the checkpoint's (`backbone_weights`)."""
+        state = self.state_dict()
+        if self.config.backbone_weights == "checkpoint":
+            return state
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        elsewhere = tuple(f"{name}." for name in self.backbones())
+        return {name: value for name, value in state.items() if name in trained or not name.startswith(elsewhere)}
 
     def load_trained_state(self, state: dict[str, Tensor]):
         """Load what `trained_state` gave. Raises ValueError that lists missing, extra and misshapen names."""
@@ -75,7 +110,8 @@ class Method(nn.Module):
         if problems:
             raise ValueError(f"these weights are not of this {type(self).__name__}: " + "; ".join(problems[:10]))
         self.load_state_dict(state, strict=False)
-        self.backbone.waiting = False
+        for backbone in self.backbones().values():
+            backbone.waiting = False
 
     @torch.no_grad()
     def trace(self, images: UInt8[Tensor, "B 3 H W"], segments=None, seed: int = 0, names=None, about=None):
@@ -110,7 +146,13 @@ def build(config: Config) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.method == "dias":
-            from dias_lab.methods.dias import DIAS
-
-            return DIAS(config)
-    raise ValueError(f"there is no method {config.method!r}")
+            from dias_lab.methods.dias import DIAS as method
+        elif config.method == "smoothsa":
+            from dias_lab.methods.smoothsa import SmoothSA as method
+        elif config.method == "spot":
+            from dias_lab.methods.spot import SPOT as method
+        elif config.method == "dinosaur":
+            from dias_lab.methods.dinosaur import DINOSAUR as method
+        else:
+            raise ValueError(f"there is no method {config.method!r}")
+        return method(config)

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dias_lab import losses
 from dias_lab.draws import Draws
 from dias_lab.methods import Method
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
-from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder
+from dias_lab.modules.decoder import build_decoder
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
+from dias_lab.modules.projector import build_projector, start, zero_biases
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members
 
 
@@ -35,27 +36,14 @@ class DIAS(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        dim, num_locations = backbone.feature_dim, backbone.grid[0] * backbone.grid[1]
-        width = config.project_dim or dim
-        self.project = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
+        width = config.project_dim or backbone.feature_dim
+        self.project = build_projector(config, backbone.feature_dim)
         initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
-        if config.decoder == "mlp":
-            mlp_dim = config.decoder_mlp_dim or 2048
-            self.decoder = MLPDecoder(dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
-        else:
-            self.decoder = RandomOrderDecoder(
-                dim, config.slot_dim, num_locations, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
-                config.visible_probability, config.visible_fraction,
-            )  # fmt: skip
-        for module in (self.project, self.aggregator, self.decoder):
-            zero_biases(module)
-        if config.aggregator_start == "k_means":
-            start_as_identity(self.project)
-            self.aggregator.start_as_k_means(config.sharpness)
-        if config.decoder_start == "lookup" and config.decoder == "random_order":
-            self.decoder.start_as_lookup()
+        self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
+        start(self.project, self.aggregator, config)
+        zero_biases(self.decoder)
 
     def forward(
         self,
@@ -72,21 +60,14 @@ class DIAS(Method):
         `decoder_attention` asks for the decoder's map in training, or declines it in evaluation. `features` that are
         known already (a cache) take the place of the images.
         """
-        features = self.backbone(images) if features is None else features  # [B C h w]
-        B, _, h, w = features.shape
+        features = self.encode(images, features)  # [B C h w]
         tokens = features.flatten(2).transpose(1, 2)  # [B L C]
-        draws = self.draw(places=range(B), num_locations=h * w) if draws is None else draws
-        draws = Draws(*(draw.to(features.device, non_blocking=True) for draw in draws))
+        draws = self.ready(draws, features)
         if initial_slots is None:
-            initial_slots = self.initializer(features, B, noise=draws.slots)
+            initial_slots = self.initializer(features, len(features), noise=draws.slots)
         slots, attention, keep = self.aggregate(self.project(tokens), initial_slots, keep, draws)
-        hide = dict(order=draws.order, visible=draws.visible) if self.training else {}
-        reconstruction, decoded = self.decoder(tokens, slots, keep, need_attention=decoder_attention, **hide)
-        if decoded is not None:
-            wanted = not self.training if decoder_attention is None else decoder_attention
-            decoded = decoded.unflatten(2, (h, w)) if wanted else None
-        reconstruction = reconstruction.transpose(1, 2).unflatten(2, (h, w))
-        return DIASOutput(features, slots, attention.unflatten(3, (h, w)), keep, reconstruction, decoded)
+        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
+        return DIASOutput(features, slots, attention.unflatten(3, features.shape[2:]), keep, reconstruction, decoded)
 
     def aggregate(self, tokens, slots, keep, draws):
         """Slots, every iteration's attention map [T B N L], and which slots were kept.
@@ -150,20 +131,3 @@ class DIAS(Method):
             weights["distillation"] = config.distillation_weight * share
         return terms, weights
 
-
-def zero_biases(module: nn.Module):
-    """The release starts the biases of linear layers and of the GRU at 0."""
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.GRUCell)):
-            for name, parameter in part.named_parameters(recurse=False):
-                if "bias" in name:
-                    nn.init.zeros_(parameter)
-
-
-@torch.no_grad()
-def start_as_identity(project: nn.Sequential):
-    """A projection that starts by handing on its normalised input: a large bias keeps it where GELU is a straight line."""
-    _, first, _, second = project
-    for linear, bias in ((first, 4), (second, -4)):
-        nn.init.eye_(linear.weight)
-        linear.bias.fill_(bias)

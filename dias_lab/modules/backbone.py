@@ -1,6 +1,7 @@
-"""Frozen backbones: image -> feature map.
+"""Backbones, frozen but for the blocks that SPOT fine-tunes: image -> feature map.
 
-Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it); or the
+Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it; others
+reconstruct the normed one); or the
 built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and Recht 2007) of local colour,
 texture and a little position.
 
@@ -20,13 +21,16 @@ from dias_lab import runs
 
 
 class Backbone(nn.Module):
-    """Resizes the protocol's square to its own size and maps it to features. Frozen: no gradient, always in eval mode.
+    """Resizes the protocol's square to its own size and maps it to features. Always in eval mode.
+
+    Frozen, without any gradient, unless `fine_tune` frees its last blocks.
 
     Attributes: `feature_dim` C, `grid` (h, w), `mean` and `std` of the normalisation, three numbers in 0..1 each;
     `waiting`: its weights are in a checkpoint that is not loaded yet, and it gives no features before.
     """
 
     waiting = False
+    trained = False  # whether `fine_tune` has freed some blocks
 
     def __init__(self, size: int, mean, std):
         super().__init__()
@@ -48,7 +52,17 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True):
         return super().train(False)
 
-    @torch.no_grad()
+    def fine_tune(self, num_blocks: int):
+        """Let the last blocks learn. Raises ValueError where there are not so many, or none at all."""
+        blocks = getattr(getattr(self, "model", None), "blocks", None)
+        if not isinstance(blocks, nn.Sequential) or not 0 < num_blocks <= len(blocks):
+            there = f"{len(blocks)} blocks" if isinstance(blocks, nn.Sequential) else "no blocks: it is no vision transformer"
+            raise ValueError(
+                f"fine_tuned_blocks is {num_blocks}, and the backbone has {there}; 0 keeps all of it frozen"
+            )
+        blocks[-num_blocks:].requires_grad_(True)
+        self.trained = True
+
     def forward(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B C h w"]:
         if self.waiting:
             raise RuntimeError(
@@ -56,11 +70,12 @@ class Backbone(nn.Module):
             )
         if images.shape[-2:] != (self.size, self.size):  # without antialias, as the released models were trained
             images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", align_corners=False)
-        return self.features(images)
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+            return self.features(images)
 
 
 class TimmBackbone(Backbone):
-    def __init__(self, name: str, weights: str, arguments: dict, stage: int, size: int, mean=None, std=None):
+    def __init__(self, name: str, weights: str, arguments: dict, stage: int, size: int, mean=None, std=None, norm=False):
         settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         if settings is None:
             close = timm.list_models(f"*{name}*")[:3] or timm.list_models(f"{name[:6]}*")[:3]
@@ -69,13 +84,13 @@ class TimmBackbone(Backbone):
         if settings.fixed_input_size:  # vision transformers: the position table is resampled to this size
             arguments = {"img_size": size, **arguments}
         model = create(name, weights, arguments)
-        self.model, self.stage = model, stage
+        self.model, self.stage, self.norm = model, stage, norm
         self.measure()
         self.waiting = weights == "checkpoint"
 
     def features(self, images):
         return self.model.forward_intermediates(
-            images, indices=[self.stage], norm=False, output_fmt="NCHW", intermediates_only=True
+            images, indices=[self.stage], norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )[0]
 
 
@@ -155,4 +170,5 @@ def build_backbone(config) -> Backbone:
         config.backbone_size,
         config.statistics("image_mean"),
         config.statistics("image_std"),
+        config.backbone_norm,
     )

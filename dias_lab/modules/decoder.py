@@ -1,4 +1,7 @@
-"""Decoders: slots -> feature map, and the map of which slot explains which location.
+"""Decoders: slots -> feature map, and the map of which slot explains which location. `build_decoder` makes any of them.
+
+All are called alike, decoder(features [B L C], slots [B N D], keep [B N], need_attention=...), and `drawn` picks what a
+training pass takes from the draws besides. Permuted decoding has a file of its own, permuted.py.
 
 Sources: random-order decoding: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release Genera1Z/DIAS; MLP decoder:
 DINOSAUR, Seitzer et al. 2023, arXiv:2209.14860.
@@ -15,7 +18,43 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
-class RandomOrderDecoder(nn.Module):
+class TransformerDecoder(nn.Module):
+    """What decoding in any order shares: layers over the locations that look at the slots."""
+
+    def add_layers(self, feature_dim, slot_dim, num_layers, num_heads, mlp_dim, bias=False, activation=nn.GELU):
+        if feature_dim % num_heads:
+            raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")
+        self.project_features = projection(feature_dim, feature_dim)
+        self.project_slots = projection(slot_dim, feature_dim)
+        self.norm_input = nn.LayerNorm(feature_dim, bias=bias)  # the first layer's own norm, moved before the residual
+        first = DecoderLayer(feature_dim, num_heads, mlp_dim or 4 * feature_dim, bias, activation)
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))  # the release starts them equal
+        self.layers[0].norm_self = nn.Identity()
+
+    def transform(self, tokens, slots, keep=None, need_attention=False, causal=None):
+        """Layers over tokens [B L C]: the last one's output, and its attention to the slots [B N L] where needed."""
+        hidden, memory, attention = self.norm_input(tokens), self.project_slots(slots), None
+        for number, layer in enumerate(self.layers, start=1):
+            hidden, attention = layer(hidden, memory, keep, need_attention and number == len(self.layers), causal)
+        return hidden, attention
+
+    @torch.no_grad()
+    def start_as_lookup(self):
+        """Initial values with which a location begins by looking up the slot that is most like it.
+
+        Query and key weights of the attention to slots are equal, and slots are projected as features are (where slots
+        hold features: see `SlotAttention.start_as_k_means`).
+        """
+        features, slots = self.project_features[0].weight, self.project_slots[0].weight
+        shared = min(features.shape[1], slots.shape[1])
+        nn.init.zeros_(slots)
+        slots[:, :shared] = features[:, :shared]
+        for layer in self.layers:
+            query, key, _ = layer.cross_attention.in_proj_weight.chunk(3)
+            key.copy_(query)
+
+
+class RandomOrderDecoder(TransformerDecoder):
     """A transformer that reconstructs all locations from a visible prefix of a random order, and from the slots.
 
     In training each image sees a different number of locations of a different order; the others hold a mask token. In
@@ -28,32 +67,17 @@ class RandomOrderDecoder(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.visible_probability, self.visible_fraction = visible_probability, visible_fraction
-        if feature_dim % num_heads:
-            raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")
         self.mask_token = nn.Parameter(torch.randn(1, 1, feature_dim) * feature_dim**-0.5)
         self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, feature_dim)))
-        self.project_features = projection(feature_dim, feature_dim)
-        self.project_slots = projection(slot_dim, feature_dim)
-        self.norm_input = nn.LayerNorm(feature_dim, bias=False)  # the first layer's own norm, moved before the residual
-        first = DecoderLayer(feature_dim, num_heads, mlp_dim or 4 * feature_dim)
-        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(num_layers))  # the release starts them equal
-        self.layers[0].norm_self = nn.Identity()
+        self.add_layers(feature_dim, slot_dim, num_layers, num_heads, mlp_dim)
 
     @torch.no_grad()
     def start_as_lookup(self):
-        """Initial values with which a location begins by looking up the slot that is most like it.
+        super().start_as_lookup()
+        self.position *= 0.2  # position speaks more softly
 
-        Query and key weights of the attention to slots are equal, slots are projected as features are (where slots hold
-        features: see `SlotAttention.start_as_k_means`), and position speaks more softly.
-        """
-        features, slots = self.project_features[0].weight, self.project_slots[0].weight
-        shared = min(features.shape[1], slots.shape[1])
-        nn.init.zeros_(slots)
-        slots[:, :shared] = features[:, :shared]
-        self.position *= 0.2
-        for layer in self.layers:
-            query, key, _ = layer.cross_attention.in_proj_weight.chunk(3)
-            key.copy_(query)
+    def drawn(self, draws) -> dict:
+        return dict(order=draws.order, visible=draws.visible)
 
     def forward(
         self,
@@ -82,13 +106,7 @@ class RandomOrderDecoder(nn.Module):
         if visible is not None:  # no causal mask anywhere: hiding in place equals permuting, decoding and permuting back
             rank = order.argsort(dim=1)  # [B L]: when each location's turn comes
             tokens = torch.where((rank < visible[:, None])[..., None], tokens, self.mask_token.to(tokens.dtype))
-        hidden = self.norm_input(tokens + position)
-        memory = self.project_slots(slots)
-        attention = None
-        for number, layer in enumerate(self.layers, start=1):
-            hidden, attention = layer(hidden, memory, keep, need_attention and number == len(self.layers))
-        return hidden, attention
-
+        return self.transform(tokens + position, slots, keep, need_attention)
 
     def sample(self, B: int, L: int, device) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B"]]:
         """A random order, and how much of it is visible: uniform from 0 to L - 2, or a constant share, less one."""
@@ -99,20 +117,22 @@ class RandomOrderDecoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm transformer layer without biases: locations look at each other, then at the slots."""
+    """Pre-norm transformer layer: locations look at each other, then at the slots. `bias`: of norms and MLP."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int):
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, bias: bool = False, activation=nn.GELU):
         super().__init__()
-        self.norm_self = nn.LayerNorm(dim, bias=False)
+        self.norm_self = nn.LayerNorm(dim, bias=bias)
         self.self_attention = nn.MultiheadAttention(dim, num_heads, bias=False, batch_first=True)
-        self.norm_cross = nn.LayerNorm(dim, bias=False)
+        self.norm_cross = nn.LayerNorm(dim, bias=bias)
         self.cross_attention = nn.MultiheadAttention(dim, num_heads, bias=False, batch_first=True)
-        self.norm_mlp = nn.LayerNorm(dim, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim, bias=False), nn.GELU(), nn.Linear(mlp_dim, dim, bias=False))
+        self.norm_mlp = nn.LayerNorm(dim, bias=bias)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim, bias=bias), activation(), nn.Linear(mlp_dim, dim, bias=bias))
 
-    def forward(self, hidden, slots, keep=None, need_attention=False):
+    def forward(self, hidden, slots, keep=None, need_attention=False, causal=None):
+        """`causal` [L L], True where a location must not look: a triangle above the diagonal."""
         query = self.norm_self(hidden)
-        hidden = hidden + self.self_attention(query, query, query, need_weights=False)[0]
+        options = dict(need_weights=False, attn_mask=causal, is_causal=causal is not None)
+        hidden = hidden + self.self_attention(query, query, query, **options)[0]
         hidden_slots = None if keep is None else ~keep
         update, attention = self.cross_attention(
             self.norm_cross(hidden), slots, slots, key_padding_mask=hidden_slots, need_weights=need_attention
@@ -132,6 +152,9 @@ class MLPDecoder(nn.Module):
         layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.GELU())]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], feature_dim + 1))
 
+    def drawn(self, draws) -> dict:
+        return {}
+
     def forward(self, features, slots, keep=None, order=None, visible=None, need_attention=None):
         """Reconstruction [B L C] and the weights [B N L]. They make the reconstruction, so they are always there."""
         position = resize_position(self.position, features.shape[1])
@@ -141,6 +164,24 @@ class MLPDecoder(nn.Module):
             logits = logits.masked_fill(~keep[:, :, None], -torch.inf)
         attention = logits.softmax(dim=1)
         return torch.einsum("bnl,bnlc->blc", attention, values), attention
+
+
+def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
+    """The decoder that `config.decoder` names, for maps of `grid` (h, w) locations; it starts as `config` says."""
+    num_locations, size = grid[0] * grid[1], (config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim)
+    if config.decoder == "mlp":
+        mlp_dim = config.decoder_mlp_dim or 2048
+        return MLPDecoder(feature_dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
+    if config.decoder == "raster":
+        from dias_lab.modules.permuted import PermutedDecoder
+
+        decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1)
+    else:
+        visibility = config.visible_probability, config.visible_fraction
+        decoder = RandomOrderDecoder(feature_dim, config.slot_dim, num_locations, *size, *visibility)
+    if config.decoder_start == "lookup":
+        decoder.start_as_lookup()
+    return decoder
 
 
 def projection(source: int, target: int) -> nn.Sequential:

@@ -1,0 +1,72 @@
+"""DINOSAUR: Slot Attention on frozen features, which the slots reconstruct.
+
+Source: Seitzer et al. 2023, arXiv:2209.14860, with an MLP decoder or an autoregressive one in raster order
+(`config.decoder`). One Gaussian a slot and truncated gradients are those of its re-implementation in
+Genera1Z/VQ-VFM-OCL; that one's dropout of 1 % in the slots' MLP is left out.
+
+Axes: T iterations, B images, N slots, C feature channels, D slot width, h w locations.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dias_lab import losses
+from dias_lab.draws import Draws
+from dias_lab.methods import Method
+from dias_lab.modules.aggregator import SlotAttention
+from dias_lab.modules.backbone import build_backbone
+from dias_lab.modules.decoder import build_decoder
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
+from dias_lab.modules.projector import build_projector, start
+
+
+class DINOSAUROutput(NamedTuple):
+    features: Float[Tensor, "B C h w"]  # the reconstruction's target
+    slots: Float[Tensor, "B N D"]
+    attention: Float[Tensor, "T B N h w"]
+    keep: Bool[Tensor, "B N"]
+    reconstruction: Float[Tensor, "B C h w"]
+    decoder_attention: Float[Tensor, "B N h w"] | None  # of the MLP decoder: the weights that mix the slots' paintings
+
+
+class DINOSAUR(Method):
+    def __init__(self, config):
+        backbone = build_backbone(config)
+        super().__init__(config, backbone)
+        width = config.project_dim or backbone.feature_dim
+        self.project = build_projector(config, backbone.feature_dim)
+        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
+        self.initializer = initializer(config.num_slots, config.slot_dim)
+        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
+        start(self.project, self.aggregator, config)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 R R"] | None,
+        initial_slots: Float[Tensor, "B N D"] | None = None,
+        decoder_attention: bool | None = None,
+        keep: Bool[Tensor, "B N"] | None = None,
+        draws: Draws | None = None,
+        features: Float[Tensor, "B C h w"] | None = None,
+    ) -> DINOSAUROutput:
+        """One pass over prepared images; the arguments are those of DIAS."""
+        features = self.encode(images, features)  # [B C h w]
+        draws = self.ready(draws, features)
+        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
+        if initial_slots is None:
+            initial_slots = self.initializer(features, len(features), noise=draws.slots)
+        truncate = self.config.truncation == "bi_level"
+        slots, attention = self.aggregator(projected, initial_slots, keep, truncate=truncate)
+        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
+        attention = attention.unflatten(3, features.shape[2:])
+        return DINOSAUROutput(features, slots, attention, keep, reconstruction, decoded)
+
+    def losses(self, output: DINOSAUROutput, progress: float) -> tuple[dict, dict]:
+        """The reconstruction loss, with weight 1."""
+        loss = losses.reconstruction_loss(output.reconstruction, output.features)
+        return {"reconstruction": loss}, {"reconstruction": 1.0}

@@ -1,0 +1,137 @@
+"""Tables of names: how the tensors of published checkpoints are called, here and there.
+
+Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
+Genera1Z/SmoothSA (SmoothSA, 254; its SPOT, 241), of Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position
+table), and of gkakogeorgiou/spot (stage 1, 260; stage 2, 409). A method joins by a table in NAMES.
+"""
+
+ENCODING = {  # how our names begin, and how the published ones do; * is a number. What follows is the same in both
+    "backbone.model": "encode_backbone.1",
+    "project": "encode_project",
+    "initializer.mean": "initializ.mean",
+    "initializer.log_std": "initializ.logstd",
+    "aggregator.norm_slots": "aggregat.norm1q",
+    "aggregator.to_query": "aggregat.proj_q",
+    "aggregator.norm_features": "aggregat.norm1kv",
+    "aggregator.to_key": "aggregat.proj_k",
+    "aggregator.to_value": "aggregat.proj_v",
+    "aggregator.gru": "aggregat.rnn",
+    "aggregator.norm_mlp": "aggregat.norm2",
+}
+AGGREGATOR_MLP = {"aggregator.mlp": "aggregat.ffn"}
+TRANSFORMER = {
+    "decoder.project_features": "decode.project1",
+    "decoder.project_slots": "decode.project2",
+    "decoder.norm_input": "decode.norm0",
+    "decoder.layers.*.norm_self": "decode.backbone.layers.*.norm1",
+    "decoder.layers.*.self_attention": "decode.backbone.layers.*.self_attn",
+    "decoder.layers.*.norm_cross": "decode.backbone.layers.*.norm2",
+    "decoder.layers.*.cross_attention": "decode.backbone.layers.*.multihead_attn",
+    "decoder.layers.*.norm_mlp": "decode.backbone.layers.*.norm3",
+    "decoder.layers.*.mlp.0": "decode.backbone.layers.*.linear1",
+    "decoder.layers.*.mlp.2": "decode.backbone.layers.*.linear2",
+}
+RANDOM_ORDER = {"decoder.mask_token": "decode.mask_token", "decoder.position": "decode.posit_embed._pe"}
+
+NAMES = {
+    "dias": ENCODING | AGGREGATOR_MLP | RANDOM_ORDER | TRANSFORMER,
+    "smoothsa": ENCODING
+    | AGGREGATOR_MLP
+    | RANDOM_ORDER
+    | TRANSFORMER
+    | {
+        "initializer.log_std_around": "initializ.logstd2",
+        "initializer.project_features": "initializ.qproj_kv",
+        "initializer.block.cross_attention": "initializ.qinit.multihead_attn",
+        "initializer.block.norm_self": "initializ.qinit.norm1",
+        "initializer.block.self_attention": "initializ.qinit.self_attn",
+        "initializer.block.norm_mlp": "initializ.qinit.norm3",
+        "initializer.block.mlp.0": "initializ.qinit.linear1",
+        "initializer.block.mlp.2": "initializ.qinit.linear2",
+    },
+    "spot": ENCODING | AGGREGATOR_MLP | TRANSFORMER | {"decoder.start": "decode.bos"},
+    "dinosaur": ENCODING
+    | {
+        "aggregator.mlp.0": "aggregat.ffn.0",
+        "aggregator.mlp.2": "aggregat.ffn.3",  # a dropout stands between
+        "decoder.position": "decode.posit_embed._pe",
+        "decoder.mlp": "decode.backbone",
+    },
+    "spot original": {
+        "backbone.model": "encoder",
+        "target_backbone.model": "second_encoder",
+        "project.0": "slot_attn.layer_norm",
+        "project.1": "slot_attn.mlp.0",
+        "project.3": "slot_attn.mlp.2",
+        "initializer.mean": "slot_attn.slot_mu",
+        "initializer.log_std": "slot_attn.slot_log_sigma",
+        "initializer.slots": "slot_attn.slots_init.weight",
+        "aggregator.norm_features": "slot_attn.slot_attention.norm_inputs",
+        "aggregator.norm_slots": "slot_attn.slot_attention.norm_slots",
+        "aggregator.to_query": "slot_attn.slot_attention.project_q",
+        "aggregator.to_key": "slot_attn.slot_attention.project_k",
+        "aggregator.to_value": "slot_attn.slot_attention.project_v",
+        "aggregator.gru": "slot_attn.slot_attention.gru",
+        "aggregator.norm_mlp": "slot_attn.slot_attention.norm_mlp",
+        "aggregator.mlp": "slot_attn.slot_attention.mlp",
+        "decoder.start": "bos_tokens",
+        "decoder.project_features": "input_proj",
+        "decoder.project_slots": "slot_proj",
+        "decoder.norm_input": "dec.blocks.0.self_attn_layer_norm",
+        "decoder.layers.*.norm_self": "dec.blocks.*.self_attn_layer_norm",
+        "decoder.layers.*.self_attention.in_proj_weight": tuple(
+            f"dec.blocks.*.self_attn.proj_{matrix}.weight" for matrix in "qkv"
+        ),
+        "decoder.layers.*.self_attention.out_proj": "dec.blocks.*.self_attn.proj_o",
+        "decoder.layers.*.norm_cross": "dec.blocks.*.encoder_decoder_attn_layer_norm",
+        "decoder.layers.*.cross_attention.in_proj_weight": tuple(
+            f"dec.blocks.*.encoder_decoder_attn.proj_{matrix}.weight" for matrix in "qkv"
+        ),
+        "decoder.layers.*.cross_attention.out_proj": "dec.blocks.*.encoder_decoder_attn.proj_o",
+        "decoder.layers.*.norm_mlp": "dec.blocks.*.ffn_layer_norm",
+        "decoder.layers.*.mlp": "dec.blocks.*.ffn",
+        "decoder.norm_output": "dec.layer_norm",
+    },
+}
+
+# What a published model has otherwise than Config.preset(preset, form="released", method=method)
+UNNORMED = {"backbone_arguments": '{"final_norm": false}'}  # published without the final norm
+FIELDS = {
+    "dias": UNNORMED,
+    "smoothsa": UNNORMED,
+    "spot": UNNORMED,
+    "dinosaur": dict(
+        backbone="vit_small_patch14_dinov2.lvd142m", backbone_norm=True, project_dim=256, project_hidden_dim=768
+    ),
+    "spot original": dict(
+        backbone="vit_base_patch16_224.dino", image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"
+    ),
+}
+
+OLDER = {"decode.posit_embed.pe": "decode.posit_embed._pe", "tf_dec.": "dec."}
+IGNORED = ("clust_prob", "thresh")  # an early experiment's schedules of merging; here they are Config fields
+WITHOUT = {  # saved, but no weights
+    "smoothsa": ("initializ.detach_flag",),  # a schedule: Config.preheat_detached
+    "spot original": ("dec.blocks.*.self_attn_mask",),  # the causal mask
+}
+TABLES = ("backbone.model.pos_embed", "decoder.position")  # [1 L C], resized where the map's size differs
+
+# A name that only this kind of checkpoint has, and its number of axes where another kind shares the name; first hit counts
+SIGNS = {
+    "dias_lab": ("aggregator.to_query.weight", None),
+    "vq": ("mediat.*", None),
+    "smoothsa": ("initializ.logstd2", None),
+    "spot original": ("slot_attn.slot_attention.*", None),
+    "spot": ("decode.bos", 4),
+    "dinosaur": ("decode.backbone.0.weight", None),
+    "dias": ("decode.mask_token", None),
+}
+SIGNS_SAY = {
+    "dias_lab": "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir",
+    "vq": "these are the weights of a model with a codebook (SLATE, VQDINO), which is not here yet",
+    "smoothsa": 'these are the weights of SmoothSA: method="smoothsa"',
+    "spot original": 'these are the weights of SPOT, of its authors\' own code: method="spot"',
+    "spot": 'these are the weights of SPOT, as re-implemented beside SmoothSA: method="spot"',
+    "dinosaur": 'these are the weights of DINOSAUR: method="dinosaur"',
+    "dias": 'these are the weights of DIAS: method="dias"',
+}
