@@ -1,10 +1,8 @@
 """The table of a grid: mean and standard deviation over seeds, and what differs from the baseline.
 
 A difference is paired: same seed, and, where the run directories hold the scores of each image (scores/*.images.csv),
-same image. Its interval is a 95 % bootstrap over seeds (and images). With few seeds the bootstrap's percentiles are too
-close to each other, so they are moved away from the mean by t(n-1) / 1.96 * sqrt(n / (n-1)), after Hesterberg 2015 (The
-American Statistician 69:4), which for means of seeds comes close to Student's interval. One seed has no interval. An
-interval that holds 0 is "within noise". Intervals are not corrected for the number of comparisons.
+same image. Its interval is a 95 % bootstrap over seeds (and images), widened for few seeds (`intervals.py`); one seed has
+none. An interval that holds 0 is "within noise". Intervals are not corrected for the number of comparisons.
 
 Axes: B images, S seeds.
 """
@@ -17,6 +15,7 @@ import pandas as pd
 
 from dias_lab import grid, runs
 from dias_lab.config import nearest
+from dias_lab.intervals import widened_interval
 from dias_lab.parameters import Refused
 
 TITLES = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mbo_class": "mBO-class"}  # shown x100
@@ -115,7 +114,7 @@ def _row(setting: str, baseline: str, results: pd.DataFrame, metrics: list[str])
         row[f"{metric} std"] = values.std() if len(values) > 1 else np.nan
         differences = np.empty((0, 1)) if setting == baseline else _differences(own, results, baseline, metric)
         names = [f"{metric} {name}" for name in ("difference", "low", "high")]
-        row |= dict(zip(names, interval(differences)))
+        row |= dict(zip(names, widened_interval(differences)))
     return row
 
 
@@ -139,22 +138,6 @@ def _differences(own: pd.DataFrame, results: pd.DataFrame, baseline: str, metric
     if len(by_image) == len(pairs) and all(one.index.equals(by_image[0].index) for one in by_image):
         return np.stack(by_image)
     return (pairs[metric] - pairs[f"{metric} of baseline"]).to_numpy(float)[:, None]
-
-
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired differences [S B] and the bounds of its 95 % interval; NaN for bounds that one seed cannot give."""
-    from scipy.stats import t
-
-    from dias_lab.sweep import paired_interval
-
-    seeds = len(differences)
-    if not np.isfinite(differences).any():
-        return np.nan, np.nan, np.nan
-    if seeds < 2:
-        return float(np.nanmean(differences)), np.nan, np.nan
-    mean, low, high = paired_interval(differences)
-    wider = t.ppf(0.975, seeds - 1) / 1.96 * np.sqrt(seeds / (seeds - 1))
-    return mean, mean - wider * (mean - low), mean + wider * (high - mean)
 
 
 def _distinct(results: pd.DataFrame, metrics: list[str], name: str) -> str:

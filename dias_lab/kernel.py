@@ -13,6 +13,9 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from dias_lab.parameters import read  # before nbclient: it makes nbformat's import quick
+
+# isort: split
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -20,7 +23,6 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.log import logger
 
 from dias_lab import runs
-from dias_lab.parameters import read
 
 TEXT_LIMIT = 2**20  # characters that one cell may print
 SHOWN_LIMIT = 2**25  # characters of all figures, tables and widgets of one cell

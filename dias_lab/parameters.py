@@ -6,8 +6,16 @@ text, and fails on a Path only when it saves. So names, types and JSON are check
 
 import ast
 import os
+import sys
 
 from dias_lab.config import Config, nearest
+
+if "jsonschema" not in sys.modules:  # which nbformat imports: for a check that notebooks do not have, it would compile a
+    sys.modules.setdefault("rfc3987_syntax", None)  # grammar of web addresses, for seconds in every process
+import nbformat  # noqa: E402
+
+if sys.modules.get("rfc3987_syntax", True) is None:
+    del sys.modules["rfc3987_syntax"]
 
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -62,8 +70,6 @@ def check(notebook, parameters: dict | None = None) -> dict:
 
 
 def read(notebook):
-    import nbformat
-
     try:
         return nbformat.read(notebook, as_version=4)
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """The shell's commands on grids: python -m dias_lab grid start|status|resume|table|open|clean|run-one."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,13 +25,15 @@ def start(file: Place, out: Path, workers: int | None = None, slurm: Flag = Fals
         slurm: put them into Slurm's queue, as one job array
         prepare_only: make the runs' directories and print their commands, for another scheduler
     """
-    from dias_lab import grid, runs
+    from dias_lab import grid, grid_slurm, runs
 
     file, out = file.resolve(), out.resolve()  # paths as typed: from the working directory
     if out.exists() and any(out.iterdir()) and not (out / "grid.toml").exists():
         raise Refused(f"{out} is no grid, and it is not empty; choose another --out")
     found = grid.read(file, out)
     _check_workers(workers)
+    if slurm:
+        grid_slurm.executor(found)  # refuses before anything is written
     if file != out / "grid.toml":
         runs.write_text(out / "grid.toml", file.read_text(encoding="utf-8"))
     if prepare_only:
@@ -92,7 +95,7 @@ def status(folder: Place, as_json: Json = False) -> int:
     if as_json:
         old = [{"id": path.name, "why": why} for path, why in leftovers]
         print(json.dumps({"grid": runs.short(found.folder), "runs": rows, "stale": old}, indent=1))
-        return int(any(row["state"] == "failed" for row in rows))
+        return 0
     for row in rows:
         seconds = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
         print(
@@ -102,7 +105,7 @@ def status(folder: Place, as_json: Json = False) -> int:
     for path, why in leftovers:
         print(f"stale       {path.name}: {why}")
     print(grid_run.progress(rows, sum(row["state"] == "running" for row in rows)).partition(": ")[0])
-    return int(any(row["state"] == "failed" for row in rows))
+    return 0
 
 
 def table(
@@ -162,8 +165,12 @@ def open_(folder: Place, run: str | None = None) -> int:
     if not (place / "run.ipynb").exists():
         raise Refused(f"{chosen[0]['id']} has no run.ipynb: it is {chosen[0]['state']}. {chosen[0]['problem'] or ''}")
     error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
-    page = place / "run.html"
-    runs.write_text(page, gallery.page(parameters.read(place / "run.ipynb"), chosen[0]["id"], error))
+    page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), chosen[0]["id"], error)
+    if "plotly.min.js" in text:
+        import plotly.offline
+
+        runs.write_text(found.folder / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+    runs.write_text(page, re.sub(r'<nav class="back">.*?</nav>', "", text))
     print(f"wrote {runs.short(page)}" + (f": {error['message']}" if error and "message" in error else ""))
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(page.as_uri() + ("#error" if error else ""))

@@ -156,7 +156,8 @@ def test_eight_at_a_time_do_not_mix(write, tmp_path):
     notebook = write("import time\nfor _ in range(20):\n    print(x, end=' ', flush=True); time.sleep(0.02)")
     for turn in range(5):
         with ThreadPoolExecutor(8) as pool:
-            outcomes = list(pool.map(lambda x: headless.execute(notebook, f"out{turn}-{x}", {"x": x}, threads=1), range(8)))
+            started = [pool.submit(headless.execute, notebook, f"out{turn}-{x}", {"x": x}, threads=1) for x in range(8)]
+            outcomes = [future.result() for future in started]
         assert [outcome.error for outcome in outcomes] == [None] * 8
         for x in range(8):
             outputs = nbformat.read(tmp_path / f"out{turn}-{x}/run.ipynb", as_version=4).cells[-1].outputs
