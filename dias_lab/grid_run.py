@@ -107,7 +107,7 @@ class Pool:
             for n in range(self.workers)
         ]
         shared = f", {len(devices)} GPUs" + (" shared" if self.workers > len(devices) else "") if devices else ""
-        print(f"{len(wanted)} runs, {self.workers} at a time, {self.threads} threads each{shared}", flush=True)
+        print(f"runs: {len(wanted)}, {self.workers} at a time, OMP_NUM_THREADS={self.threads}{shared}", flush=True)
 
     def run(self) -> None:
         """Until all are through. Ctrl-C and SIGTERM end the running notebooks; they stay to be resumed."""

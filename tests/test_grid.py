@@ -373,6 +373,13 @@ def test_start_prepares_directories_for_other_schedulers(root, capsys, monkeypat
     assert given == [(8, {"CUDA_VISIBLE_DEVICES": "3"})] and grid_run.default_workers() == 2
 
 
+def test_the_example_is_a_grid(monkeypatch):
+    project = Path(__file__).parent.parent
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(project))
+    found = grid.read("docs/example_grid.toml", "runs/example")
+    assert len(found.runs) == 12 and found.tables["table"]["baseline"] in found.settings
+
+
 def test_without_slurm_it_is_refused(root, capsys, monkeypatch):
     (root / "grid.toml").write_text('notebook = "unit.ipynb"\nseeds = [1]\n')
     monkeypatch.setenv("PATH", str(root))

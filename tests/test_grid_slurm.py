@@ -94,7 +94,7 @@ def test_an_array_with_a_killed_job_gives_the_table_of_the_local_pool(root, caps
 
 def test_a_time_limit_requeues_and_the_run_goes_on(root):
     (root / "grid.toml").write_text(
-        'notebook = "unit.ipynb"\nseeds = [1]\n[fixed]\nseconds = 75\n[slurm]\ntimeout_min = 1\nsignal_delay_s = 20\ncpus_per_task = 1\n'
+        'notebook = "unit.ipynb"\nseeds = [1]\n[fixed]\nseconds = 30\n[slurm]\ntimeout_min = 1\nsignal_delay_s = 20\ncpus_per_task = 1\n'
     )
     assert main(["grid", "start", "grid.toml", "--out", "runs/g", "--slurm"]) == 0
     (run,) = grid.load("runs/g").runs
@@ -102,8 +102,8 @@ def test_a_time_limit_requeues_and_the_run_goes_on(root):
     _wait_until(lambda: seen.update(_states()) or "done" in seen, 400)
     assert seen <= {"queued", "running", "interrupted", "done"} and "running" in seen
     text = nbformat.read(run.folder / "run.ipynb", as_version=4).cells[-1].outputs[0].text
-    assert 10 < int(text.split()[-1]) < 75  # the second start went on where the first was ended
-    assert [line["step"] for line in runs.read_lines(run.folder / "metrics.jsonl")] == list(range(75))
+    assert 0 < int(text.split()[-1]) < 30  # the second start went on where the first was ended
+    assert [line["step"] for line in runs.read_lines(run.folder / "metrics.jsonl")] == list(range(30))
     logs = "".join(path.read_text() for path in (root / "runs/g/slurm").glob("*_log.*"))
     assert "timed-out" in logs and json.dumps("done")[1:-1] in _states()
 

@@ -43,8 +43,13 @@ CONF
   exit 1
 }
 
+down() {
+  SLURM_CONF="$dir/slurm.conf" scancel --me && sleep 2 || true # no job outlives the test
+  for name in slurmd slurmctld; do kill "$(cat "$dir/$name.own")" 2> /dev/null || true; done
+}
+
 case $verb in
 up) up ;;
-down) for name in slurmd slurmctld; do kill "$(cat "$dir/$name.own")" 2> /dev/null || true; done ;;
+down) down ;;
 *) echo "up or down" >&2; exit 2 ;;
 esac
