@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -80,11 +81,11 @@ def bare(folder: Path) -> None:
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager()
-    manager.start_kernel()
+    manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.blocking_client()
     client.start_channels()
     client.wait_for_ready(timeout=120)
     for source in (f"run_dir, seed = {str(folder)!r}, 0", *CELLS):
-        client.execute_interactive(source, timeout=120)
+        client.execute_interactive(source, timeout=120, output_hook=lambda message: None)
     client.stop_channels()
     manager.shutdown_kernel(now=True)

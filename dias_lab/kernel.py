@@ -103,8 +103,8 @@ def main() -> int:
     try:
         papermill.execute_notebook(
             request["notebook"].translate(braces), str(out).translate(braces), request["parameters"],
-            engine_name="dias_lab", kernel_name="python3", progress_bar=False, log_output=True, start_timeout=120,
-            store_widget_state=False, on_cell_start=started, config=settings,
+            engine_name="dias_lab", kernel_name="python3", language="python", progress_bar=False, log_output=True,
+            start_timeout=120, store_widget_state=False, on_cell_start=started, config=settings,
         )  # fmt: skip
     except PapermillExecutionError:
         pass  # the saved notebook tells more, and knows which errors its exercises want

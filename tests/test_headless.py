@@ -23,8 +23,7 @@ def write(tmp_path, monkeypatch):
     def write(*cells, parameters="x: int = 1", name="toy"):
         first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
         notebook = new_notebook(cells=[first, *(new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells)])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")  # without metadata: which Python is not the notebook's to say
         return tmp_path / f"{name}.ipynb"
 
     return write
@@ -204,6 +203,9 @@ def test_notebook_must_have_a_readable_parameters_cell(write, tmp_path):
         headless.execute("nowhere.ipynb", "out")
     with pytest.raises(headless.Refused, match="literal"):
         headless.execute(write("1", parameters="x = dict(a=1)"), "out")
+    with pytest.raises(headless.Refused, match="cannot be read as a notebook"):
+        (tmp_path / "torn.ipynb").write_text('{"cells": [')
+        headless.execute("torn.ipynb", "out")
     nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "bare.ipynb")
     with pytest.raises(headless.Refused, match="0 cells with the tag"):
         headless.execute("bare.ipynb", "out")
