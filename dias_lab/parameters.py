@@ -10,12 +10,12 @@ import sys
 
 from dias_lab.config import Config, nearest
 
-if "jsonschema" not in sys.modules:  # which nbformat imports: for a check that notebooks do not have, it would compile a
-    sys.modules.setdefault("rfc3987_syntax", None)  # grammar of web addresses, for seconds in every process
-import nbformat  # noqa: E402
+LEFT_OUT = {"rfc3987_syntax", "rfc3986_validator", "isoduration"} - set(sys.modules)
+sys.modules |= dict.fromkeys(LEFT_OUT)  # nbformat's validator would read them for formats that notebooks do not have, and
+import nbformat  # noqa: E402             one compiles a grammar for seconds; to it, they are optional
 
-if sys.modules.get("rfc3987_syntax", True) is None:
-    del sys.modules["rfc3987_syntax"]
+for name in LEFT_OUT:
+    del sys.modules[name]
 
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
