@@ -28,6 +28,7 @@ TEXT_LIMIT = 2**20  # characters that one cell may print
 SHOWN_LIMIT = 2**25  # characters of all figures, tables and widgets of one cell
 exit_codes = []  # of kernels that died
 printed, shown = Counter(), Counter()  # characters of each cell
+writing = threading.Lock()  # in the scratch folder
 
 
 class Client(PapermillNotebookClient):
@@ -84,7 +85,8 @@ def main() -> int:
 
     def note(**changes):
         result.update(changes)
-        runs.write_json(Path(scratch, "result.json"), result)
+        with writing:
+            runs.write_json(Path(scratch, "result.json"), result)
 
     def started(cell, cell_index):
         note(cell=positions[cell_index])
@@ -152,9 +154,12 @@ def _end_with_parent() -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1024):
             pass
-    for child in psutil.Process().children(recursive=True):
+    writing.acquire()  # for good: nothing makes the scratch folder anew
+    children = psutil.Process().children(recursive=True)
+    for child in children:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    psutil.wait_procs(children, timeout=5)
     shutil.rmtree(os.environ["IPYTHONDIR"], ignore_errors=True)
     os._exit(1)
 
