@@ -9,6 +9,7 @@ that every cell of the saved notebook was executed without an unexpected error. 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +76,8 @@ def stop() -> None:
 
 def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode) -> tuple[dict | None, int]:
     """None, or the content of error.json; and the peak of memory."""
-    with tempfile.TemporaryDirectory(prefix="dias_lab-", ignore_cleanup_errors=True) as scratch:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix="dias_lab-", ignore_cleanup_errors=True) as scratch, runs.claim(scratch):
         kernel = {"argv": KERNEL, "display_name": "Python 3", "language": "python"}
         runs.write_json(Path(scratch, "kernels/python3/kernel.json"), kernel)
         request = {"notebook": str(notebook), "out_dir": str(out_dir), "parameters": parameters, "scratch": scratch}
@@ -112,6 +114,13 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
     if "ename" not in result and result.get("finished"):
         return None, peak
     return _error(notebook, out_dir, result, result.get("exit_code", process.returncode), peak), peak
+
+
+def _sweep() -> None:
+    """Remove the scratch folders of processes that were killed just when their notebook had ended."""
+    for lock in Path(tempfile.gettempdir()).glob("dias_lab-*/lock"):
+        if runs.holder(lock) is None:
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _ending(code: int) -> str:
