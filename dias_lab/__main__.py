@@ -12,6 +12,7 @@ import tyro
 
 from dias_lab.config import Config
 from dias_lab.shell_data import Flag, Refused, convert, verify
+from dias_lab.shell_grid import grid
 
 WORDS_IN_ONE = ("--image-mean", "--image-std")  # fields of text that people write as several words
 
@@ -196,7 +197,7 @@ def run(arguments: list[str]) -> int:
 
 COMMANDS = {
     "convert": convert, "verify": verify, "train": train, "evaluate": evaluate, "trace": trace, "explore": explore,
-    "segments": segments, "run": run,
+    "segments": segments, "run": run, "grid": grid,
 }  # fmt: skip
 
 

@@ -31,8 +31,8 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
     """Score a model, or the best checkpoint of a run directory, on a store (or its path).
 
     `limit`: only the first images; 0 takes all. The scores are also written to the file `out`, if given; with a run
-    directory, by default to its `scores/<store>-<protocol>.json`. Raises ValueError for an empty store or an unknown
-    protocol.
+    directory, by default to its `scores/<store>-<protocol>.json`, and beside it those of each image as .images.csv. Raises
+    ValueError for an empty store or an unknown protocol.
     """
     started = time.perf_counter()
     model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
@@ -53,6 +53,8 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
         if subject is model:  # no run directory says what it is
             facts |= {"reference": model.source, "config": model.config.to_dict()}
         about = {**runs.about(), **facts, "seconds": time.perf_counter() - started}
+        if subject is not model:  # for paired comparisons with other runs
+            runs.write_text(runs.resolve(out).with_suffix(".images.csv"), images.to_csv(index=False))
         runs.write_json(runs.resolve(out), {**scores, "about": about})
     return Evaluation(scores, images)
 

@@ -15,18 +15,14 @@ import platform
 import secrets
 import subprocess
 import sys
-import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dias_lab.claims import CLAIM_VARIABLE, RunBusy, claim, holder  # noqa: F401 - runs.claim is their name elsewhere
+
 PACKAGE = Path(__file__).resolve().parent
 VERSIONED = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "scipy", "lmdb", "papermill", "plotly")
-CLAIM_VARIABLE = "DIAS_LAB_CLAIM"  # a notebook's process inherits the claim of whoever executes it
-
-
-class RunBusy(RuntimeError):
-    """Another live process works in this run directory."""
 
 
 def root() -> Path:
@@ -184,110 +180,40 @@ def code_hash() -> str:
 def state(run_dir) -> str:
     """ "done", "running", "failed" or "todo", derived from the files.
 
-    done: metrics.json, with no error.json after it. running: the lock of a live process. failed: error.json, with no
-    config.json after it. Else todo: never started, or killed and ready to be resumed.
+    done: metrics.json, with no error.json after it; where a grid made the directory (run.json), the executed notebook's
+    outcome.json as well. running: the lock of a live process. failed: error.json, with no config.json after it. Else
+    todo: never started, or killed and ready to be resumed.
     """
-    files = [Path(run_dir, name) for name in ("config.json", "metrics.json", "error.json")]
+    files = [Path(run_dir, name) for name in ("config.json", "metrics.json", "error.json", "run.json", "outcome.json")]
     times = {path.name: path.stat().st_mtime_ns for path in files if path.exists()}
     error = times.get("error.json", -1)
-    if times.get("metrics.json", -1) > error:
+    executed = "outcome.json" in times or "run.json" not in times
+    if executed and times.get("metrics.json", -1) > error:
         return "done"
-    if _holder(Path(run_dir) / "lock"):
+    if holder(Path(run_dir) / "lock"):
         return "running"
     return "failed" if error >= 0 and error >= times.get("config.json", -1) else "todo"
 
 
-@contextlib.contextmanager
-def claim(run_dir):
-    """Hold the run directory against other processes; gives the claim's token.
-
-    A lock whose process is dead is removed. A process that was started under a claim (a notebook by headless.execute)
-    shares it. Raises RunBusy when another live process holds the directory.
-    """
-    lock = Path(run_dir) / "lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(8)
-    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token}
-    while True:
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            holder = _holder(lock)
-            if holder is None:
-                _remove_stale(lock)
-            elif holder["token"] and holder["token"] == os.environ.get(CLAIM_VARIABLE):
-                yield holder["token"]
-                return
-            else:
-                raise RunBusy(
-                    f"{lock.parent} is in use by process {holder['pid']} on {holder['host']}. Wait for it or stop it; "
-                    f"if it is certainly gone, delete {lock}"
-                ) from None
-        else:
-            with open(descriptor, "w") as file:
-                json.dump(mine, file)
-            break
-    try:
-        yield token
-    finally:
-        if (_holder(lock) or {}).get("token") == token:  # deleted by hand, it may be somebody else's by now
-            lock.unlink(missing_ok=True)
-
-
-def _holder(lock: Path) -> dict | None:
-    """Who holds the lock; None when nobody does, or the process is dead."""
-    try:
-        age = time.time() - lock.stat().st_mtime
-        content = json.loads(lock.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:  # just created, or its writer was killed at that very moment
-        return {"pid": "unknown", "host": platform.node(), "token": ""} if age < 5 else None
-    if content["host"] != platform.node():
-        return content  # its processes cannot be seen from here
-    return content if _started(content["pid"]) == content["started"] else None
-
-
-def _remove_stale(lock: Path) -> None:
-    """Take a dead process's lock away; of several processes that want to, exactly one takes each lock."""
-    aside = lock.with_name(f"lock.{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(lock, aside)
-        if _holder(aside):  # another process was faster, and this lock is its new one: give it back
-            os.replace(aside, lock)
-        aside.unlink(missing_ok=True)
-
-
-def _started(pid: int) -> str | None:
-    """When the process started, which tells it from a later one of the same number; None when it is dead."""
-    if os.path.exists("/proc/self/stat"):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    import psutil
-
-    try:
-        return repr(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return None
-
-
 def collect(folder="runs"):
-    """One row per run below `folder` (a directory with config.json), as a pandas DataFrame.
+    """One row per run below `folder` (a directory with config.json or run.json), as a pandas DataFrame.
 
-    Columns: run (path below the project), state, problem, the fields of Config, those of metrics.json with dots
-    ("scores.decoder.ari", "about.commit"; "metrics.steps" where Config has the name already), and of scores/*.json
-    ("test-dias.decoder.ari"). A file that cannot be read makes its run "failed" with the reason in `problem`.
+    Columns: run (path below the project), state, problem; variant, seed and the parameters of a grid's run; the fields of
+    Config; those of metrics.json with dots ("scores.decoder.ari", "scores.protocol", "about.commit", "about.device",
+    "about.versions.torch"; "metrics.steps" where a field has the name already); those of outcome.json: run_seconds (wall
+    time of the whole notebook) and peak_memory (bytes); and of scores/*.json ("test-dias.decoder.ari"). A file that
+    cannot be read makes its run "failed" with the reason in `problem`.
     """
     import pandas
 
-    rows = [_row(path.parent) for path in sorted(resolve(folder).rglob("config.json"))]
+    folder = resolve(folder)
+    found = {path.parent for name in ("config.json", "run.json") for path in folder.rglob(name)}
+    rows = [row(path) for path in sorted(found)]
     return pandas.DataFrame(rows, columns=None if rows else ["run", "state", "problem"])
 
 
-def _row(run_dir: Path) -> dict:
+def row(run_dir: Path) -> dict:
+    """What `collect` says of one run."""
     row = {"run": short(run_dir), "state": state(run_dir), "problem": None}
 
     def read(path: Path) -> dict:
@@ -301,16 +227,21 @@ def _row(run_dir: Path) -> dict:
 
     if row["state"] == "failed" and (error := read(run_dir / "error.json")):
         row["problem"] = f"{error.get('ename')}: {error.get('evalue')}"
+    made = read(run_dir / "run.json")
+    row.update({name: made[name] for name in ("variant", "seed") if name in made} | made.get("parameters", {}))
     row.update(read(run_dir / "config.json"))
-    for key, value in _flat(read(run_dir / "metrics.json")).items():
+    for key, value in flat(read(run_dir / "metrics.json")).items():
         row[f"metrics.{key}" if key in row else key] = value
+    for key, value in flat(read(run_dir / "outcome.json")).items():
+        row.setdefault(key, value)
     for path in sorted((run_dir / "scores").glob("*.json")):
-        row.update(_flat(read(path), f"{path.stem}."))
+        row.update(flat(read(path), f"{path.stem}."))
     return row
 
 
-def _flat(value: dict, prefix: str = "") -> dict:
+def flat(value: dict, prefix: str = "") -> dict:
+    """A dict of dicts as one dict, its keys joined by dots."""
     pairs = {}
     for key, item in value.items():
-        pairs.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
+        pairs.update(flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
     return pairs

@@ -1,7 +1,6 @@
 """One trained model under many settings of merging, and whether two settings differ.
 
-Everything before the merge is computed once an image; each setting then merges, runs the last iterations and decodes. The
-interval is a paired bootstrap over seeds and images (Efron and Tibshirani 1993).
+Everything before the merge is computed once an image; each setting then merges, runs the last iterations and decodes.
 
 Axes: B images, N slots, S seeds.
 """
@@ -9,10 +8,10 @@ Axes: B images, N slots, S seeds.
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from dias_lab.data.dataset import squares
 from dias_lab.evaluate import METRICS
+from dias_lab.intervals import paired_interval  # noqa: F401 - for whoever compares the settings
 from dias_lab.intervene import with_fields
 from dias_lab.methods import segments_from
 from dias_lab.metrics import segmentation_scores
@@ -56,18 +55,3 @@ def merge_sweep(
             columns = {"setting": name, "item": items, "objects": objects, "kept": keep.sum(1).cpu()}
             rows.append(pd.DataFrame(columns | {metric: scores[metric].cpu() for metric in METRICS}))
     return pd.concat(rows, ignore_index=True), torch.cat(heights).numpy()
-
-
-def paired_interval(differences: Float[np.ndarray, "S B"], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of paired differences, and its 95 % bootstrap interval over seeds and images; NaN where undefined is left out.
-
-    Each draw takes S seeds and, for all of them alike, B images, with replacement. Raises ValueError unless [S B].
-    """
-    differences = np.asarray(differences, np.float64)
-    if differences.ndim != 2 or not np.isfinite(differences).any():
-        raise ValueError(f"expected differences [seeds images] that are defined somewhere, got shape {differences.shape}")
-    random, (S, B) = np.random.default_rng(seed), differences.shape
-    means = [
-        np.nanmean(differences[np.ix_(random.integers(S, size=S), random.integers(B, size=B))]) for _ in range(draws)
-    ]
-    return float(np.nanmean(differences)), *(float(bound) for bound in np.nanquantile(means, [0.025, 0.975]))

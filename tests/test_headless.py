@@ -23,8 +23,7 @@ def write(tmp_path, monkeypatch):
     def write(*cells, parameters="x: int = 1", name="toy"):
         first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
         notebook = new_notebook(cells=[first, *(new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells)])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")  # without metadata: which Python is not the notebook's to say
         return tmp_path / f"{name}.ipynb"
 
     return write
@@ -46,7 +45,7 @@ def test_parameters_reach_the_cells_and_exercises_may_raise(write, tmp_path):
     runs.write_json(tmp_path / "out{x} y/error.json", {"old": True})
     outcome = headless.execute(notebook, "out{x} y", {"x": 3}, threads=1)
     assert (outcome.state, outcome.error) == ("done", None)
-    assert sorted(path.name for path in (tmp_path / "out{x} y").iterdir()) == ["log.txt", "run.ipynb"]
+    assert sorted(path.name for path in (tmp_path / "out{x} y").iterdir()) == ["log.txt", "outcome.json", "run.ipynb"]
     executed = nbformat.read(tmp_path / "out{x} y/run.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == f"3 {tmp_path} {sys.executable} 1\n"
     assert not any("papermill-error-cell-tag" in cell.metadata.tags for cell in executed.cells)
@@ -110,6 +109,61 @@ def test_notebook_may_claim_the_directory_it_runs_in(write, tmp_path):
     assert runs.state(tmp_path / "out") == "done"
 
 
+def test_memory_above_the_limit_ends_the_notebook(write, tmp_path):
+    greedy = "import time\nheld = [bytearray(b'x' * 50_000_000)]\nwhile True:\n    held.append(bytearray(held[0])); time.sleep(0.05)"
+    outcome = headless.execute(write(greedy), "out", memory=700_000_000, timeout=120)
+    assert (outcome.error["ename"], outcome.error["cell"]) == ("OutOfMemory", 1)
+    assert "above its limit of 700.0 MB" in outcome.error["message"]
+    assert 700_000_000 < outcome.peak_memory == outcome.error["peak_memory"] < 1_500_000_000
+    assert _left_behind(str(tmp_path)) == []
+
+
+def test_a_killed_kernel_is_likely_out_of_memory_and_a_crash_is_not(write):
+    outcome = headless.execute(write("import os; held = bytearray(b'x' * 300_000_000); os.kill(os.getpid(), 9)"), "out")
+    assert outcome.error["exit_code"] == -9 and outcome.peak_memory > 300_000_000
+    assert "the kernel died: likely out of memory (SIGKILL; its peak was" in outcome.error["message"]
+    outcome = headless.execute(write("import os; os._exit(3)"), "out")
+    assert outcome.error["exit_code"] == 3 and "ended by its own code (exit code 3" in outcome.error["message"]
+
+
+def test_disk_above_the_limit_ends_the_notebook(write, tmp_path):
+    filling = "import time\nwith open('out/big', 'wb') as file:\n    while True:\n        file.write(b'x' * 1_000_000); file.flush(); time.sleep(0.02)"
+    outcome = headless.execute(write(filling), "out", disk=20_000_000, timeout=120)
+    assert (outcome.error["ename"], outcome.error["cell"]) == ("DiskFull", 1)
+    full = headless.execute(write("with open('/dev/full', 'w') as file:\n    file.write('x')"), "full")
+    assert full.error["ename"] == "OSError" and "No space left" in full.error["evalue"]
+
+
+def test_output_is_bounded(write, tmp_path):
+    shout = "for _ in range(1000):\n    print('x' * 100_000)\nprint('end')"
+    notebook = write(shout, "from IPython.display import HTML\nHTML('y' * 50_000_000)", "print('next cell')")
+    assert headless.execute(notebook, "out").state == "done"
+    assert (tmp_path / "out/run.ipynb").stat().st_size < 3_000_000 > (tmp_path / "out/log.txt").stat().st_size
+    cells = nbformat.read(tmp_path / "out/run.ipynb", as_version=4).cells
+    assert "left out" in cells[1].outputs[0].text and cells[-1].outputs[0].text == "next cell\n"
+
+
+def test_a_notebook_that_deletes_its_run_directory_has_failed(write, tmp_path):
+    outcome = headless.execute(write("import shutil; shutil.rmtree('out')", "1"), "out")
+    assert (outcome.state, outcome.error["ename"]) == ("failed", "RunDirectoryGone")
+    assert runs.read_json(tmp_path / "out/error.json")["message"].startswith("toy.ipynb, cell")
+    assert runs.state(tmp_path / "out") == "failed"
+
+
+@pytest.mark.slow
+def test_eight_at_a_time_do_not_mix(write, tmp_path):
+    notebook = write("import time\nfor _ in range(20):\n    print(x, end=' ', flush=True); time.sleep(0.02)")
+    for turn in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            started = [pool.submit(headless.execute, notebook, f"out{turn}-{x}", {"x": x}, threads=1) for x in range(8)]
+            outcomes = [future.result() for future in started]
+        assert [outcome.error for outcome in outcomes] == [None] * 8
+        for x in range(8):
+            outputs = nbformat.read(tmp_path / f"out{turn}-{x}/run.ipynb", as_version=4).cells[-1].outputs
+            assert "".join(output.text for output in outputs) == f"{x} " * 20
+    assert _left_behind(str(tmp_path)) == []
+
+
 DECLARED = "x: int = 1\nrate: float = 0.1\nname: str | None = None\nsizes: list[int] = [1]\nnum_slots: int = None"
 
 
@@ -149,6 +203,9 @@ def test_notebook_must_have_a_readable_parameters_cell(write, tmp_path):
         headless.execute("nowhere.ipynb", "out")
     with pytest.raises(headless.Refused, match="literal"):
         headless.execute(write("1", parameters="x = dict(a=1)"), "out")
+    with pytest.raises(headless.Refused, match="cannot be read as a notebook"):
+        (tmp_path / "torn.ipynb").write_text('{"cells": [')
+        headless.execute("torn.ipynb", "out")
     nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "bare.ipynb")
     with pytest.raises(headless.Refused, match="0 cells with the tag"):
         headless.execute("bare.ipynb", "out")

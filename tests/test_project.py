@@ -17,15 +17,15 @@ PACKAGE = ROOT / "dias_lab"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
-    ["config", "losses", "metrics", "trace", "runs", "draws", "segments", "data.store", "data.lmdb_file"],
+    ["config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store", "data.lmdb_file"],
     ["data"],
     ["modules"],
     ["methods"],
     ["reference", "reference_names", "checkpoint"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep"],
-    ["parameters", "headless", "gallery"],
-    ["book", "grid"],
-    ["shell_data", "__main__"],
+    ["parameters", "limits", "kernel", "headless", "gallery"],
+    ["book", "grid", "grid_run", "grid_slurm", "grid_table"],
+    ["shell_data", "shell_grid", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}
 

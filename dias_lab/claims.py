@@ -1,0 +1,131 @@
+"""Who works in a run directory: a lock file that names its process, and is void when that process is dead.
+
+A process on another machine cannot be seen from here. Where a Slurm job holds the lock, the queue is asked; else the
+lock counts until it is deleted.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+from pathlib import Path
+
+CLAIM_VARIABLE = "DIAS_LAB_CLAIM"  # a notebook's process inherits the claim of whoever executes it
+
+
+class RunBusy(RuntimeError):
+    """Another live process works in this run directory."""
+
+
+@contextlib.contextmanager
+def claim(run_dir):
+    """Hold the run directory against other processes; gives the claim's token.
+
+    A lock whose process is dead is removed. A process that was started under a claim (a notebook by headless.execute)
+    shares it. Raises RunBusy when another live process holds the directory.
+    """
+    lock = Path(run_dir) / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(8)
+    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token}
+    mine["slurm"] = slurm_job()
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            other = holder(lock)
+            if other is None:
+                _remove_stale(lock)
+            elif other["token"] and other["token"] == os.environ.get(CLAIM_VARIABLE):
+                yield other["token"]
+                return
+            else:
+                raise RunBusy(
+                    f"{lock.parent} is in use by process {other['pid']} on {other['host']}. Wait for it or stop it; "
+                    f"if it is certainly gone, delete {lock}"
+                ) from None
+        else:
+            with open(descriptor, "w") as file:
+                json.dump(mine, file)
+            break
+    try:
+        yield token
+    finally:
+        if (holder(lock) or {}).get("token") == token:  # deleted by hand, it may be somebody else's by now
+            lock.unlink(missing_ok=True)
+
+
+def holder(lock: Path) -> dict | None:
+    """Who holds the lock; None when nobody does, or the process is dead."""
+    try:
+        age = time.time() - lock.stat().st_mtime
+        content = json.loads(lock.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:  # just created, or its writer was killed at that very moment
+        return {"pid": "unknown", "host": platform.node(), "token": ""} if age < 5 else None
+    if content["host"] != platform.node():  # its processes cannot be seen from here
+        return None if _job_is_over(content.get("slurm")) else content
+    return content if _started(content["pid"]) == content["started"] else None
+
+
+def _remove_stale(lock: Path) -> None:
+    """Take a dead process's lock away; of several processes that want to, exactly one takes each lock."""
+    aside = lock.with_name(f"lock.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(lock, aside)
+        if holder(aside):  # another process was faster, and this lock is its new one: give it back
+            os.replace(aside, lock)
+        aside.unlink(missing_ok=True)
+
+
+def _started(pid: int) -> str | None:
+    """When the process started, which tells it from a later one of the same number; None when it is dead."""
+    if os.path.exists("/proc/self/stat"):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    import psutil
+
+    try:
+        return repr(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def slurm_job() -> str | None:
+    """The Slurm job, or the task of an array, that this process is part of."""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def slurm_states() -> dict[str, str] | None:
+    """This user's jobs in Slurm's queue: id (of a task: ARRAY_TASK) -> PENDING, RUNNING, ...; None if it cannot be asked."""
+    return _queue(int(time.monotonic() / 2))  # one question for many runs
+
+
+@functools.lru_cache(maxsize=1)
+def _queue(moment: int) -> dict[str, str] | None:
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
+    try:
+        answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return dict(line.split() for line in answer.stdout.splitlines()) if answer.returncode == 0 else None
+
+
+def _job_is_over(job: str | None) -> bool:
+    """Whether a job of another machine has certainly left the run; a requeued one meets its own old lock."""
+    if job is None:
+        return False
+    if job == slurm_job():
+        return True
+    states = slurm_states()
+    return states is not None and states.get(job) not in ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")

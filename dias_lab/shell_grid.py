@@ -1,0 +1,245 @@
+"""The shell's commands on grids: python -m dias_lab grid start|status|resume|table|open|clean|run-one."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dias_lab.shell_data import Flag, Refused
+
+Place = tyro.conf.Positional[Path]
+Json = Annotated[Flag, tyro.conf.arg(name="json")]
+
+
+def start(file: Place, out: Path, workers: int | None = None, slurm: Flag = False, prepare_only: Flag = False) -> int:
+    """Start the runs of a grid file; where the grid is there already, those that are missing.
+
+    Args:
+        file: the grid, a TOML file
+        out: the grid's directory, such as runs/NAME
+        workers: runs at a time on this machine; by default one a GPU, else one for two cores, at most four
+        slurm: put them into Slurm's queue, as one job array
+        prepare_only: make the runs' directories and print their commands, for another scheduler
+    """
+    from dias_lab import grid, grid_slurm, runs
+
+    file, out = file.resolve(), out.resolve()  # paths as typed: from the working directory
+    if out.exists() and any(out.iterdir()) and not (out / "grid.toml").exists():
+        raise Refused(f"{out} is no grid, and it is not empty; choose another --out")
+    found = grid.read(file, out)
+    _check_workers(workers)
+    if slurm:
+        grid_slurm.executor(found)  # refuses before anything is written
+    if file != out / "grid.toml":
+        runs.write_text(out / "grid.toml", file.read_text(encoding="utf-8"))
+    if prepare_only:
+        for run in found.runs:
+            grid.prepare(run)
+            print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
+        return 0
+    return _execute(found, workers, slurm, skip_failed=False)
+
+
+def resume(folder: Place, workers: int | None = None, slurm: Flag = False, skip_failed: Flag = False) -> int:
+    """Execute what is missing: what was never started, interrupted or has failed.
+
+    Args:
+        folder: the grid's directory
+        workers: runs at a time on this machine
+        slurm: put them into Slurm's queue
+        skip_failed: leave failed runs as they are
+    """
+    _check_workers(workers)
+    return _execute(_load(folder), workers, slurm, skip_failed)
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise Refused(f"--workers must be at least 1, got {workers}")
+
+
+def _execute(found, workers, slurm, skip_failed) -> int:
+    from dias_lab import grid, grid_run, grid_slurm
+
+    for folder, why in grid.stale(found):
+        print(f"stale       {folder.name}: {why}")
+    wanted = grid_run.missing(grid.status(found), skip_failed)
+    if slurm and wanted:
+        jobs = grid_slurm.submit(found, wanted)
+        print(
+            f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}; python -m dias_lab grid status tells how they stand"
+        )
+        return 0
+    if wanted:
+        grid_run.Pool(found, wanted, workers).run()
+    rows = grid.status(found)
+    print(grid_run.progress(rows, workers or 1))
+    return int(any(row["state"] != "done" for row in rows))
+
+
+def status(folder: Place, as_json: Json = False) -> int:
+    """How every run stands, read off its files.
+
+    Args:
+        folder: the grid's directory
+        as_json: everything, as JSON
+    """
+    from dias_lab import grid, grid_run, runs
+
+    found = _load(folder)
+    rows, leftovers = grid.status(found), grid.stale(found)
+    if as_json:
+        old = [{"id": path.name, "why": why} for path, why in leftovers]
+        print(json.dumps({"grid": runs.short(found.folder), "runs": rows, "stale": old}, indent=1))
+        return 0
+    for row in rows:
+        seconds = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
+        print(
+            f"{row['state']:11s} {row['id']}{grid_run.step(row)}{seconds}"
+            + (f": {row['problem']}" if row["problem"] else "")
+        )
+    for path, why in leftovers:
+        print(f"stale       {path.name}: {why}")
+    print(grid_run.progress(rows, sum(row["state"] == "running" for row in rows)).partition(": ")[0])
+    return 0
+
+
+def table(
+    folder: Place,
+    metrics: tuple[str, ...] = (),
+    baseline: str | None = None,
+    stale: Flag = False,
+    as_json: Json = False,
+) -> int:
+    """Mean ± standard deviation, and paired differences to a baseline; as Markdown, CSV and LaTeX.
+
+    Args:
+        folder: the grid's directory
+        metrics: columns of runs.collect, such as test-dias.decoder.ari
+        baseline: the setting that the others are compared with
+        stale: take results of an older notebook or package where there are no new ones
+        as_json: every digit, as JSON
+    """
+    from dias_lab import grid_table, runs
+
+    found = _load(folder)
+    made = grid_table.table(found, list(metrics) or None, baseline, stale)
+    if as_json:
+        rows = made.frame.to_json(orient="records", double_precision=15)
+        print(f'{{"caption": {json.dumps(made.caption)}, "notes": {json.dumps(made.notes)}, "rows": {rows}}}')
+    else:
+        print(grid_table.markdown(made))
+    paths = grid_table.write(made, found.folder)
+    print(f"wrote {', '.join(runs.short(path) for path in paths)}", file=sys.stderr if as_json else sys.stdout)
+    return 0
+
+
+def open_(folder: Place, run: str | None = None) -> int:
+    """Write an executed notebook as a page, and open it in a browser: a failed one, at the cell where it failed.
+
+    Args:
+        folder: the grid's directory
+        run: the beginning of a run's id; by default the first that failed
+    """
+    import os
+    import webbrowser
+
+    from dias_lab import gallery, grid, parameters, runs
+
+    found = _load(folder)
+    rows = grid.status(found)
+    if run is None:
+        chosen = [row for row in rows if row["state"] == "failed"]
+        if not chosen:
+            print("no run has failed; --run ID opens another one")
+            return 0
+    else:
+        chosen = [row for row in rows if row["id"].startswith(run)]
+        if not chosen:
+            raise Refused(f"no run of {runs.short(found.folder)} is called {run}; status lists them")
+    place = found.folder / chosen[0]["id"]
+    if not (place / "run.ipynb").exists():
+        raise Refused(f"{chosen[0]['id']} has no run.ipynb: it is {chosen[0]['state']}. {chosen[0]['problem'] or ''}")
+    error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
+    page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), chosen[0]["id"], error)
+    if "plotly.min.js" in text:
+        import plotly.offline
+
+        runs.write_text(found.folder / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+    runs.write_text(page, re.sub(r'<nav class="back">.*?</nav>', "", text))
+    print(f"wrote {runs.short(page)}" + (f": {error['message']}" if error and "message" in error else ""))
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(page.as_uri() + ("#error" if error else ""))
+    return 0
+
+
+def clean(folder: Place, yes: Flag = False) -> int:
+    """Delete what failed or is stale, with its checkpoints; without --yes it asks.
+
+    Args:
+        folder: the grid's directory
+        yes: do not ask
+    """
+    from dias_lab import grid, runs
+    from dias_lab.limits import folder_size, size
+
+    found = _load(folder)
+    chosen = [(found.folder / row["id"], row["state"]) for row in grid.status(found) if row["state"] == "failed"]
+    chosen += [(path, f"stale: {why}") for path, why in grid.stale(found) if runs.state(path) != "running"]
+    for path, why in chosen:
+        print(f"{size(folder_size(path)):>9s}  {path.name}  {why}")
+    if not chosen:
+        print("nothing is failed or stale")
+        return 0
+    if not yes and not sys.stdin.isatty():
+        raise Refused("nobody is there to ask; --yes deletes these")
+    if not yes and input(f"delete these {len(chosen)}? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("deleted nothing")
+        return 0
+    for path, _ in chosen:
+        with runs.claim(path):  # nobody starts it meanwhile
+            shutil.rmtree(path)
+    print(f"deleted {len(chosen)}")
+    return 0
+
+
+def run_one(folder: Place, threads: int | None = None) -> int:
+    """Execute one run, unless it is done; what any scheduler can call.
+
+    Args:
+        folder: the run's directory, runs/NAME/ID
+        threads: OMP_NUM_THREADS in it
+    """
+    from dias_lab import grid_run, runs
+
+    try:
+        row = grid_run.run_one(folder.resolve(), threads)
+    except runs.RunBusy as error:
+        raise Refused(str(error)) from error
+    print(grid_run.line(row, folder.resolve()))
+    return int(row["state"] != "done")
+
+
+COMMANDS = {
+    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
+}  # fmt: skip
+
+
+def _load(folder: Path):
+    from dias_lab import grid
+
+    return grid.load(folder.resolve())
+
+
+def grid(arguments: list[str]) -> int:
+    """Start, watch, resume and tabulate many runs of one notebook."""
+    from dias_lab.parameters import Refused as RefusedParameter
+
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m dias_lab grid", args=arguments)
+    except RefusedParameter as error:
+        raise Refused(str(error)) from error
