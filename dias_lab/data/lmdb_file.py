@@ -138,12 +138,8 @@ _environments: dict[tuple[int, int], _Opened] = {}  # by device and inode, as in
 _lock = threading.Lock()  # also held while bytes are copied, so that no thread closes what another reads
 
 
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held it
+# A fork waits for reads to end: in the child, closing an environment in which another thread reads would wait for ever.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def read(path: Path, *keys: bytes) -> list[bytes | None]:
