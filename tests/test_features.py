@@ -1,6 +1,8 @@
 """The feature cache: the same views, the same features, the same training."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,6 +118,19 @@ def _fail_at(stop, scenes, item, view, config):
     if item == stop:
         raise KeyboardInterrupt
     return fixed_view(scenes, item, view, config)
+
+
+def test_several_processes_want_the_same_cache(config, scenes, monkeypatch):
+    backbone, seen = build(config).backbone, []
+    monkeypatch.setattr(features, "fixed_view", lambda *place: seen.append(place[1:3]) or time.sleep(0.01) or fixed_view(*place))
+    with ThreadPoolExecutor(3) as pool:  # a claim holds against threads of one process, too
+        folders = set(pool.map(lambda _: make(scenes, config, backbone), range(3)))
+    assert len(folders) == 1 and sorted(seen) == [(item, view) for item in range(10) for view in range(4)]
+    (folder,) = folders
+    (folder / features.ABOUT).unlink()
+    monkeypatch.setattr(features, "PATIENCE", -1)
+    with runs.claim(folder), pytest.raises(runs.RunBusy):
+        make(scenes, config, backbone)
 
 
 def test_another_cache_for_other_weights_images_or_crops(config, scenes, data):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from tqdm import tqdm
 from dias_lab import runs
 from dias_lab.data.dataset import Batches, fixed_view, loader
 
-FEATURES, ABOUT, DONE = "features.bin", "features.json", "done"
+FEATURES, PARTIAL, ABOUT, DONE = "features.bin", ".features.bin.partial", "features.json", "done"
 SAVED = 512  # items after which a build that is killed goes on
+PATIENCE = 600  # seconds without a write of the process that builds
 
 
 class FeatureBatches(Batches):
@@ -83,18 +85,27 @@ def feature_batches(store, config, backbone, step: int = 0, progress: bool = Fal
 def make(store, config, backbone, progress: bool = False) -> Path:
     """The cache's folder, beside the store; its features are computed if they are not there, in single precision.
 
-    A build that was killed goes on where it was. Raises OSError if the disk is too small, runs.RunBusy where another
-    process builds the same cache, ValueError where a feature is not finite in half precision.
+    A build that was killed goes on where it was; one of another process is waited for. Raises OSError if the disk is
+    too small, runs.RunBusy where the other process has written nothing for ten minutes, ValueError where a feature is
+    not finite in half precision.
     """
     shape = (len(store), 2 * config.cache_views, backbone.grid[0] * backbone.grid[1], backbone.feature_dim)
     about = {"shape": shape, "grid": backbone.grid, "store": store.path.stem, **identity(store, config, backbone)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     folder = store.path.parent / "features" / f"{store.path.stem}-{key}"
-    if not (folder / ABOUT).exists():
-        with runs.claim(folder):
-            _build(folder, store, config, backbone, shape, progress)
-            runs.write_json(folder / ABOUT, about)  # last: it says that the features are whole
-            (folder / DONE).unlink()
+    started = time.time()
+    while not (folder / ABOUT).exists():
+        try:
+            with runs.claim(folder):
+                if not (folder / ABOUT).exists():
+                    _build(folder, store, config, backbone, shape, progress)
+                    runs.write_json(folder / ABOUT, about)  # last: it says that the features are whole
+                    (folder / DONE).unlink()
+        except runs.RunBusy:  # the runs of a grid need the same cache at the same time
+            partial = folder / PARTIAL
+            if time.time() - max(started, partial.stat().st_mtime if partial.exists() else 0) > PATIENCE:
+                raise
+            time.sleep(0.5)
     return folder
 
 
@@ -122,7 +133,7 @@ def bytes_of(shape) -> int:
 @torch.no_grad()
 def _build(folder: Path, store, config, backbone, shape, progress: bool):
     """Write features.bin. After every few items what is done is on the disk, and the number of these items beside it."""
-    partial, done = folder / f".{FEATURES}.partial", folder / DONE
+    partial, done = folder / PARTIAL, folder / DONE
     first = int(done.read_text()) if done.exists() and partial.exists() else 0
     size, free = bytes_of(shape), shutil.disk_usage(folder).free
     whose = f"{shape[0]} images x {shape[1]} views x {shape[2]} locations x {shape[3]} channels, {size / 1e9:.2f} GB"
