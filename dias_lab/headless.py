@@ -7,8 +7,10 @@ that every cell of the saved notebook was executed without an unexpected error. 
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -77,7 +79,8 @@ def stop() -> None:
 def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode) -> tuple[dict | None, int]:
     """None, or the content of error.json; and the peak of memory."""
     _sweep()
-    with tempfile.TemporaryDirectory(prefix="dias_lab-", ignore_cleanup_errors=True) as scratch, runs.claim(scratch):
+    owner = f"{_scratch_of_this_machine()}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=owner, ignore_cleanup_errors=True) as scratch:
         kernel = {"argv": KERNEL, "display_name": "Python 3", "language": "python"}
         runs.write_json(Path(scratch, "kernels/python3/kernel.json"), kernel)
         request = {"notebook": str(notebook), "out_dir": str(out_dir), "parameters": parameters, "scratch": scratch}
@@ -116,11 +119,19 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
     return _error(notebook, out_dir, result, result.get("exit_code", process.returncode), peak), peak
 
 
+def _scratch_of_this_machine() -> str:
+    """How scratch folders begin; the process follows. Containers may share the folder and not the processes."""
+    return f"dias_lab-{hashlib.sha256(platform.node().encode()).hexdigest()[:4]}-"
+
+
 def _sweep() -> None:
-    """Remove the scratch folders of processes that were killed just when their notebook had ended."""
-    for lock in Path(tempfile.gettempdir()).glob("dias_lab-*/lock"):
-        if runs.holder(lock) is None:
-            shutil.rmtree(lock.parent, ignore_errors=True)
+    """Remove the scratch folders of processes that were killed before they could."""
+    import psutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_scratch_of_this_machine()}*"):
+        process = folder.name.split("-")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ending(code: int) -> str:
