@@ -235,7 +235,7 @@ def print_scores(*runs: dict):
     titles = {metric: title for metric, title in titles.items() if all(metric in one["decoder"] for one in runs)}
     first, spread = runs[0], f", mean ± standard deviation of n = {len(runs)} runs" if len(runs) > 1 else ""
     print(f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}")
-    width = 14 if spread else 9
+    width = 14 if spread else 11
     print(" " * 8 + "".join(f"{title:>{width}}" for title in titles.values()))
     for name in ("first", "last", "decoder"):
         line = f"{name:>8}"
