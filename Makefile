@@ -1,6 +1,7 @@
 # make run            the notebooks, headless, and their gallery in site/index.html
 # make run ARGS='--preset coco --data DIR --steps 1000'
 # make test           ruff and the tests that take seconds;  make test-all: the slow ones as well
+# make ablations      the paper's ablations on the scenes (hours);  STEPS=400: their full schedule, projected first
 # make lab            JupyterLab;  make bench: timings as ratios;  make lock: pin the dependencies anew (needs uv)
 # make clean          delete runs/, site/ and caches; data stays
 
@@ -9,7 +10,7 @@ IN := .venv/bin/python
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-all lab bench clean lock
+.PHONY: run test test-all ablations lab bench clean lock
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml requirements.lock
@@ -30,6 +31,14 @@ test: $(STAMP)
 test-all: $(STAMP)
 	@$(IN) -m ruff check
 	@OMP_NUM_THREADS=1 $(IN) -m pytest -q -n 2 --dist loadgroup $(ARGS)
+
+ABLATIONS := runs/ablations$(if $(STEPS),-$(STEPS))
+
+ablations: $(STAMP)
+	@$(IN) -m dias_lab run --only 01
+	@$(IN) -m dias_lab grid start notebooks/grids/ablations.toml --out $(ABLATIONS) --workers 2 \
+		$(if $(STEPS),--fixed steps=$(STEPS) --projected) $(ARGS); \
+		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS)
 
 lab: $(STAMP)
 	@$(IN) -m jupyterlab notebooks $(ARGS)

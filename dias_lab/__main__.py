@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed, 2 refused before anything started.
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -264,6 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(f"dias_lab {name}: refused: {refusal}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         print(f"dias_lab {name}: failed: {error}", file=sys.stderr)
         return 1

@@ -12,16 +12,16 @@ import json
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+import tomllib
 from pathlib import Path
 
-from dias_lab import gallery, headless, parameters, runs
+from dias_lab import gallery, grid, grid_run, headless, parameters, runs
 from dias_lab.config import Config
 
-ABLATION = {"merging": ("none", "reinitialize"), "distillation": ("none", "cross_entropy")}
+ABLATION = "notebooks/grids/small.toml"
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
-SCENES_ABLATION = {"steps": 120, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
-UNIT = "03"  # the notebook that each run of the ablation executes
+SCENES_ABLATION = {"steps": 80, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
+TRAINING = "03"  # the notebook whose run_dir is a training
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
 
@@ -43,7 +43,8 @@ class Options(Fields):
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
     ablation: bool = True  # run the small ablation, and the notebook that reads it
-    ablation_steps: int | None = None  # steps of each run; None: 120 on scenes (16x16 maps), else a quarter of steps
+    ablation_steps: int | None = None  # steps of each run; None: 80 on scenes (16x16 maps), else a quarter of steps
+    ablation_dir: str | None = None  # a grid that is there: 05 reads it, and no small one is run
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
 
@@ -59,7 +60,6 @@ class Step:
     needs: list[str]  # names of steps
     markers: list[Path] = dataclasses.field(default_factory=list)  # step.json of those
     training: Path | None = None  # the run directory that it trains
-    threads: int | None = None
     identity: str = ""
     part: str = "notebook"
 
@@ -83,7 +83,8 @@ def run(options: Options) -> int:
         return 1
     name = book.name.replace("book", options.preset or "scenes", 1)
     given = {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
-    shown = [entries[step.name] for step in steps if step.name in entries]
+    shown = [entries[step.name] for step in steps if step.name in entries and step.part == "notebook"]
+    shown += [entry for step in steps if step.part == "ablation" for entry in _runs_of(step)]
     print(f"gallery   {runs.short(gallery.publish(runs.resolve('site'), name, given, shown))}", flush=True)
     return 0 if all(entries[name].state == "done" for name in wanted) else 1
 
@@ -91,15 +92,9 @@ def run(options: Options) -> int:
 def _execute(steps: list[Step], wanted: set[str], jobs: int) -> dict[str, gallery.Entry]:
     """Execute the wanted steps; of the others, the entries that earlier calls left."""
     entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for part, group in itertools.groupby((step for step in steps if step.name in wanted), key=lambda step: step.part):
-            each = pool.map if part == "ablation" else map
-            for entry in each(lambda step: _run(step, entries), list(group)):
-                entries[entry.name] = entry
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        headless.stop()  # after Ctrl-C; otherwise nothing is left to stop
+    for step in steps:
+        if step.name in wanted:
+            entries[step.name] = _run(step, entries, jobs)
     return entries
 
 
@@ -125,19 +120,20 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
     pieces |= {"data": data} | ({"root": root} if root else {})
     pieces |= {"live": False}  # nobody is there to move a control
-    places = {"book": book, "run_dir": book / "training", "ablation_dir": book / "ablation"}
+    ablation = Path(options.ablation_dir).expanduser().resolve() if options.ablation_dir else book / "ablation"
+    places = {"book": book, "run_dir": book / "training", "ablation_dir": ablation}
     pieces |= {name: path.as_posix() for name, path in (places | {"trace": book / "training/trace.npz"}).items()}
 
     steps = []
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
         number = notebook.stem[:2]
-        if number == "05" and options.ablation:
-            steps += _units(options, config, fields, pieces, runs.resolve(book) / "ablation")
+        if number == "05" and options.ablation and not options.ablation_dir:
+            steps.append(_ablation(options, config, pieces | fields, runs.resolve(book) / "ablation"))
         if number != "05" or options.ablation:
             values = _taken(notebook, pieces)
             step = Step(notebook.stem, notebook, runs.resolve(book) / notebook.stem, values, [], NEEDS.get(number, ["03"]))
             step.made = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
-            if number == UNIT and "run_dir" in values:
+            if number == TRAINING and "run_dir" in values:
                 step.training = runs.resolve(values["run_dir"])
             steps.append(step)
     if not steps:
@@ -183,23 +179,22 @@ def _taken(notebook: Path, pieces: dict) -> dict:
     return parameters.check(notebook, {name: value for name, value in pieces.items() if name in names})
 
 
-def _units(options: Options, config: Config, fields: dict, pieces: dict, folder: Path) -> list[Step]:
-    notebook = next(iter(sorted(runs.resolve("notebooks").glob(f"{UNIT}*.ipynb"))), None)
-    if notebook is None:
-        raise ValueError(f"the ablation needs a notebook {UNIT}*.ipynb; leave it out with --no-ablation")
+def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> Step:
+    """The small grid as one step; what it varies itself, the options do not."""
+    file = runs.resolve(ABLATION)
+    if not file.exists():
+        raise ValueError(f"the ablation needs {file}; leave it out with --no-ablation")
     if options.preset in (None, "scenes"):
-        small = SCENES_ABLATION | fields | {"steps": min(SCENES_ABLATION["steps"], config.steps)}
+        small = SCENES_ABLATION | {"steps": min(SCENES_ABLATION["steps"], config.steps)}
     else:
         small = {"steps": -(-config.steps // 4)}
-    if options.ablation_steps:
-        small["steps"] = options.ablation_steps
-    units = []
-    for choice in itertools.product(*ABLATION.values()):
-        axes = dict(zip(ABLATION, choice, strict=True))
-        out = folder / "_".join(f"{axis}-{value}" for axis, value in axes.items())
-        values = _taken(notebook, pieces | small | axes | {"run_dir": f"{pieces['ablation_dir']}/{out.name}"})
-        units.append(Step(out.name, notebook, out, values, [], ["01"], training=out, threads=1, part="ablation"))
-    return units
+    small |= {"steps": options.ablation_steps} if options.ablation_steps else {}
+    fields = {name: value for name, value in pieces.items() if name in {"preset", "form", *Config.field_names()}}
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}
+    given = {name: value for name, value in (small | fields | {"steps": small["steps"]}).items() if name not in varied}
+    grid.read(file, folder, given)  # refuses before anything starts
+    return Step("ablation", file, folder, given, [], ["01"], part="ablation")
 
 
 def _link(steps: list[Step]) -> None:
@@ -249,7 +244,7 @@ def _set_aside(step: Step) -> None:
     shutil.rmtree(step.out_dir, ignore_errors=True)
 
 
-def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
+def _run(step: Step, entries: dict[str, gallery.Entry], jobs: int) -> gallery.Entry:
     """Execute one step, or find it done; prints its line."""
     marker, executed = step.out_dir / "step.json", step.out_dir / "run.ipynb"
     needed = [entries[name] for name in step.needs]
@@ -257,6 +252,8 @@ def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
     if failed:
         print(f"skipped   {step.name}: it needs {', '.join(failed)}", flush=True)
         return gallery.Entry(step.name, "skipped", part=step.part)
+    if step.part == "ablation":
+        return _run_ablation(step, jobs)
     if entry := _found(step):
         print(f"reused    {step.name}   {runs.short(executed)}", flush=True)
         return entry
@@ -264,7 +261,7 @@ def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
         _set_aside(step)
     record = {"identity": step.identity, "done": False}
     runs.write_json(marker, record)
-    outcome = headless.execute(step.notebook, step.out_dir, step.parameters, threads=step.threads)
+    outcome = headless.execute(step.notebook, step.out_dir, step.parameters)
     if outcome.state == "done":
         trained = bool(step.training and (step.training / "metrics.json").exists())
         runs.write_json(marker, record | {"done": True, "seconds": outcome.seconds, "trained": trained})
@@ -272,3 +269,33 @@ def _run(step: Step, entries: dict[str, gallery.Entry]) -> gallery.Entry:
     else:
         print(f"failed    {outcome.error['message']}", flush=True)
     return gallery.Entry(step.name, outcome.state, outcome.seconds, executed, outcome.error, step.part)
+
+
+def _run_ablation(step: Step, jobs: int) -> gallery.Entry:
+    """Execute what is missing of the small grid. What old code or an old notebook made stays there, as stale runs."""
+    found = grid.read(step.notebook, step.out_dir, step.parameters)
+    missing = grid_run.missing(grid.status(found))
+    if missing:
+        text = step.notebook.read_text(encoding="utf-8")
+        runs.write_text(step.out_dir / "grid.toml", grid.changed(text, step.parameters))
+        grid_run.Pool(found, missing, jobs).run()
+    else:
+        print(f"reused    {step.name}   {runs.short(step.out_dir)}", flush=True)
+    rows = grid.status(found)
+    state = "done" if all(row["state"] == "done" for row in rows) else "failed"
+    seconds = sum(row["seconds"] or 0 for row in rows)
+    if missing or not (step.out_dir / "step.json").exists():
+        marker = {"identity": step.identity, "done": state == "done", "seconds": seconds}
+        runs.write_json(step.out_dir / "step.json", marker)
+    return gallery.Entry(step.name, state, seconds, part=step.part)
+
+
+def _runs_of(step: Step) -> list[gallery.Entry]:
+    """The executed notebooks of the small grid, for the gallery."""
+    entries = []
+    for row in grid.status(grid.read(step.notebook, step.out_dir, step.parameters)):
+        folder, state = step.out_dir / row["id"], "done" if row["state"] == "done" else "failed"
+        if (folder / "run.ipynb").exists():
+            error = runs.read_json(folder / "error.json") if (folder / "error.json").exists() else None
+            entries.append(gallery.Entry(row["id"], state, row["seconds"] or 0.0, folder / "run.ipynb", error, step.part))
+    return entries

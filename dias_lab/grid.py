@@ -13,6 +13,7 @@
     minutes = 60
     [table]                                    # metrics (columns of runs.collect), baseline (a setting)
     [slurm]                                    # parameters of submitit: timeout_min, gpus_per_node, partition, ...
+    [changed]                                  # what `start --fixed` was given: goes before [fixed]
 
 A run's identity is a hash of the notebook's code, the package's code and the parameters, and its directory carries it. So
 results of a changed notebook or package are never taken for new ones: they stay, and are listed as stale.
@@ -32,7 +33,7 @@ from dias_lab.config import Config, nearest
 from dias_lab.parameters import Refused
 
 TABLES = {"fixed": dict, "axes": dict, "variants": list, "seeds": list, "notebook": str} | dict.fromkeys(
-    ("limits", "table", "slurm"), dict
+    ("limits", "table", "slurm", "changed"), dict
 )
 LIMITS = ("minutes", "memory_gb", "disk_gb")
 STATES = ("done", "running", "queued", "failed", "interrupted", "todo")
@@ -65,10 +66,14 @@ def load(folder) -> Grid:
     return read(folder / "grid.toml", folder)
 
 
-def read(file, folder) -> Grid:
-    """The grid that a TOML file describes, with its runs in `folder`; Refused, with the place, for whatever is wrong."""
+def read(file, folder, given: dict | None = None) -> Grid:
+    """The grid that a TOML file describes, with its runs in `folder`; Refused, with the place, for whatever is wrong.
+
+    given: fixed parameters that go before those of the file.
+    """
     file, folder = runs.resolve(file), runs.resolve(folder)
     tables = _tables(file)
+    tables["changed"] = tables.get("changed", {}) | (given or {})
     notebook = runs.resolve(tables["notebook"])
     known = {name: default for name, (_, default) in parameters.declared(notebook).items()}
     names = {*known, *(Config.field_names() if parameters.takes_config(notebook) else [])}
@@ -97,6 +102,14 @@ def read(file, folder) -> Grid:
         made["parameters"] = choice | {"run_dir": runs.short(folder / name)}
         found.append(Run(name, setting, seed, folder / name, made | {"limits": tables["limits"]}))
     return Grid(folder, notebook, found, tables)
+
+
+def changed(text: str, values: dict) -> str:
+    """A grid file's text with other fixed parameters (`read` has accepted them); Refused where it has some already."""
+    if values and "changed" in tomllib.loads(text):
+        raise Refused("this grid was started with --fixed already; give --fixed with the file that it was made from")
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
+    return text if not values else f"{text.rstrip()}\n\n[changed]\n{''.join(lines)}"
 
 
 def notebook_hash(notebook) -> str:
@@ -136,7 +149,7 @@ def _kind(kind: type) -> str:
 
 def _combinations(file: Path, tables: dict):
     """Of each run: setting, parameters, where the file says each of them, and seed."""
-    fixed, axes = tables.get("fixed", {}), tables.get("axes", {})
+    fixed, axes = tables.get("fixed", {}) | tables["changed"], tables.get("axes", {})
     seeds, variants = tables.get("seeds", [None]), tables.get("variants", [{}])
     for name, values in [("seeds", seeds), ("variants", variants), *((f"[axes] {axis}", axes[axis]) for axis in axes)]:
         if type(values) is not list or not values:
@@ -145,7 +158,7 @@ def _combinations(file: Path, tables: dict):
             raise Refused(f"{file}, {name}: {twice[0]!r} is there twice")
     if wrong := [seed for seed in seeds if seed is not None and type(seed) is not int]:
         raise Refused(f"{file}, seeds: must be whole numbers, got {wrong[0]!r}")
-    origins = {name: f"[fixed] {name}" for name in fixed}
+    origins = {name: f"[{'changed' if name in tables['changed'] else 'fixed'}] {name}" for name in fixed}
     varied = {axis: f"[axes] {axis}" for axis in axes} | ({} if seeds == [None] else {"seed": "seeds"})
     names = []
     for number, variant in enumerate(variants, start=1):

@@ -181,7 +181,7 @@ def progress(rows: list[dict], workers: int) -> str:
     )
     left = grid.time_left(rows, workers)
     if left and counts["done"] < len(rows):
-        text += f", about {_duration(left)} left"
+        text += f", about {duration(left)} left"
     shown = [f"{row['setting']} seed {row['seed']}{step(row)}" for row in rows if row["state"] == "running"]
     return text + (": " + "; ".join(shown) if shown else "")
 
@@ -194,7 +194,7 @@ def step(row: dict) -> str:
     return f", step {row['step']}{total}, loss {row['loss']:.4g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dias_lab import grid, runs
-from dias_lab.config import nearest
+from dias_lab.config import PRESETS, Config, nearest
 from dias_lab.intervals import widened_interval
 from dias_lab.parameters import Refused
 
@@ -156,6 +156,7 @@ def _caption(results: pd.DataFrame, metrics: list[str], baseline: str) -> str:
     head = f"Protocol {protocol}, {images} images" + (f" of {store}" if store else "") + ". " if protocol else ""
     if "," in protocol + images:
         head += "Attention: protocol or number of images differ between the runs. "
+    head += _schedule(results)
     scaled = "Scores x100. " if any(_title(metric)[1] == 100 for metric in metrics) else ""
     kind = "seeds and images" if any(_has_images(results, stem)) else "seeds"
     return (
@@ -164,14 +165,27 @@ def _caption(results: pd.DataFrame, metrics: list[str], baseline: str) -> str:
     )
 
 
+def _schedule(results: pd.DataFrame) -> str:
+    """How long was trained, and where that is less than the preset's own schedule."""
+    if "steps" not in results or results["steps"].isna().all():
+        return ""
+    steps = sorted({int(steps) for steps in results["steps"].dropna()})
+    text = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    presets = set(results["preset"].dropna()) if "preset" in results else set()
+    full = PRESETS[presets.pop()].get("steps", Config.steps) if len(presets) == 1 else 0
+    return f"{text} (short schedule: the preset has {full:,}). " if steps[-1] < full else f"{text}. "
+
+
 def _has_images(results: pd.DataFrame, stem: str) -> list[bool]:
     return [(runs.resolve(place) / "scores" / f"{stem}.images.csv").exists() for place in results["run"]]
 
 
 def _title(metric: str) -> tuple[str, int]:
     """What a metric is called in a table, and by what it is multiplied."""
-    last = metric.rpartition(".")[2]
-    return (TITLES[last], 100) if last in TITLES else (metric, 1)
+    place, _, last = metric.rpartition(".")
+    found = place.rpartition(".")[2]  # which map
+    name = f", {found} map" if found in ("first", "last") else ""
+    return (TITLES[last] + name, 100) if last in TITLES else (metric, 1)
 
 
 def shown(of: Table) -> pd.DataFrame:

@@ -27,11 +27,12 @@ def paired_interval(
 
 
 def widened_interval(differences: Float[np.ndarray, "S B"]) -> tuple[float, float, float]:
-    """The same, its bounds moved away from the mean for few seeds; NaN for bounds that one seed cannot give.
+    """The same for few seeds; NaN for bounds that one seed cannot give.
 
     The bootstrap's percentiles of few seeds are too close to each other: of three seeds, they miss the truth one time in
-    four. Their distance from the mean is multiplied by t(S-1) / 1.96 * sqrt(S / (S-1)) (Hesterberg 2015, The American
-    Statistician 69:4), which for means of seeds comes close to Student's interval.
+    four. So what seeds and what images contribute to the bounds is taken apart. The distance of the bounds over seeds from
+    the mean is multiplied by t(S-1) / 1.96 * sqrt(S / (S-1)) (Hesterberg 2015, The American Statistician 69:4), which for
+    means of seeds comes close to Student's interval; images are many, theirs stays; the two add as independent errors do.
     """
     from scipy.special import stdtrit
 
@@ -40,6 +41,17 @@ def widened_interval(differences: Float[np.ndarray, "S B"]) -> tuple[float, floa
         return np.nan, np.nan, np.nan
     if seeds < 2:
         return float(np.nanmean(differences)), np.nan, np.nan
-    mean, low, high = paired_interval(differences)
     wider = float(stdtrit(seeds - 1, 0.975)) / 1.96 * (seeds / (seeds - 1)) ** 0.5
-    return mean, mean - wider * (mean - low), mean + wider * (high - mean)
+    by_seed, by_image = _means(differences, 1), _means(differences, 0)
+    mean = float(np.nanmean(differences))
+    distance = wider * np.abs(np.array(paired_interval(by_seed)[1:]) - by_seed.mean())
+    if by_image.shape[1] > 1:
+        distance = np.hypot(distance, np.array(paired_interval(by_image)[1:]) - by_image.mean())
+    return mean, mean - float(distance[0]), mean + float(distance[1])
+
+
+def _means(differences: Float[np.ndarray, "S B"], axis: int) -> np.ndarray:
+    """Means over seeds [1 B] or images [S 1], without those that are defined nowhere."""
+    defined = np.isfinite(differences).any(axis=axis)
+    means = np.nanmean(np.compress(defined, differences, axis=1 - axis), axis=axis)
+    return means[None] if axis == 0 else means[:, None]

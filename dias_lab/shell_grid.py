@@ -15,46 +15,60 @@ Place = tyro.conf.Positional[Path]
 Json = Annotated[Flag, tyro.conf.arg(name="json")]
 
 
-def start(file: Place, out: Path, workers: int | None = None, slurm: Flag = False, prepare_only: Flag = False) -> int:
+def start(
+    file: Place, out: Path, fixed: tuple[str, ...] = (), only: tuple[str, ...] = (), workers: int | None = None,
+    slurm: Flag = False, projected: Flag = False, prepare_only: Flag = False,
+) -> int:  # fmt: skip
     """Start the runs of a grid file; where the grid is there already, those that are missing.
 
     Args:
         file: the grid, a TOML file
         out: the grid's directory, such as runs/NAME
+        fixed: parameters of every run that go before the file's, such as steps=400
+        only: settings whose names begin so, and the baseline; the others stay to be done
         workers: runs at a time on this machine; by default one a GPU, else one for two cores, at most four
         slurm: put them into Slurm's queue, as one job array
+        projected: first measure a short run, and print how long the whole will take
         prepare_only: make the runs' directories and print their commands, for another scheduler
     """
-    from dias_lab import grid, grid_slurm, runs
+    from dias_lab import grid, grid_project, grid_slurm, runs
 
     file, out = file.resolve(), out.resolve()  # paths as typed: from the working directory
     if out.exists() and any(out.iterdir()) and not (out / "grid.toml").exists():
         raise Refused(f"{out} is no grid, and it is not empty; choose another --out")
-    found = grid.read(file, out)
+    given = dict(map(_assignment, fixed))
+    found = grid.read(file, out, given)
     _check_workers(workers)
+    _selected(found, only)
     if slurm:
         grid_slurm.executor(found)  # refuses before anything is written
-    if file != out / "grid.toml":
-        runs.write_text(out / "grid.toml", file.read_text(encoding="utf-8"))
+    text = grid.changed(file.read_text(encoding="utf-8"), given)
+    if projected:
+        print(grid_project.sentence(found, workers), flush=True)
+    if given or file != out / "grid.toml":
+        runs.write_text(out / "grid.toml", text)
     if prepare_only:
         for run in found.runs:
             grid.prepare(run)
             print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
         return 0
-    return _execute(found, workers, slurm, skip_failed=False)
+    return _execute(found, only, workers, slurm, skip_failed=False)
 
 
-def resume(folder: Place, workers: int | None = None, slurm: Flag = False, skip_failed: Flag = False) -> int:
+def resume(
+    folder: Place, only: tuple[str, ...] = (), workers: int | None = None, slurm: Flag = False, skip_failed: Flag = False
+) -> int:
     """Execute what is missing: what was never started, interrupted or has failed.
 
     Args:
         folder: the grid's directory
+        only: settings whose names begin so, and the baseline
         workers: runs at a time on this machine
         slurm: put them into Slurm's queue
         skip_failed: leave failed runs as they are
     """
     _check_workers(workers)
-    return _execute(_load(folder), workers, slurm, skip_failed)
+    return _execute(_load(folder), only, workers, slurm, skip_failed)
 
 
 def _check_workers(workers: int | None) -> None:
@@ -62,12 +76,36 @@ def _check_workers(workers: int | None) -> None:
         raise Refused(f"--workers must be at least 1, got {workers}")
 
 
-def _execute(found, workers, slurm, skip_failed) -> int:
+def _assignment(text: str) -> tuple[str, object]:
+    """A parameter's name and value, as TOML has it, or text where that is no TOML."""
+    import tomllib
+
+    name, sign, value = text.partition("=")
+    if not (sign and name.isidentifier()):
+        raise Refused(f"--fixed takes NAME=VALUE, such as steps=400, got {text!r}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
+
+
+def _selected(found, only: tuple[str, ...]) -> set[str]:
+    """The ids of the runs that `only` asks for, and of the baseline's."""
+    for text in only:
+        if not any(setting.startswith(text) for setting in found.settings):
+            raise Refused(f"--only {text}: no setting begins so; there are: {'; '.join(found.settings)}")
+    baseline = found.tables.get("table", {}).get("baseline") or found.settings[0]
+    chosen = {setting for setting in found.settings if not only or setting == baseline or setting.startswith(only)}
+    return {run.id for run in found.runs if run.setting in chosen}
+
+
+def _execute(found, only, workers, slurm, skip_failed) -> int:
     from dias_lab import grid, grid_run, grid_slurm
 
     for folder, why in grid.stale(found):
         print(f"stale       {folder.name}: {why}")
-    wanted = grid_run.missing(grid.status(found), skip_failed)
+    chosen = _selected(found, only)
+    wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)
         print(
@@ -78,7 +116,7 @@ def _execute(found, workers, slurm, skip_failed) -> int:
         grid_run.Pool(found, wanted, workers).run()
     rows = grid.status(found)
     print(grid_run.progress(rows, workers or 1))
-    return int(any(row["state"] != "done" for row in rows))
+    return int(any(row["state"] != "done" for row in rows if row["id"] in chosen))
 
 
 def status(folder: Place, as_json: Json = False) -> int:

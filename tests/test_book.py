@@ -1,6 +1,8 @@
 """The ordered notebooks: what each gets, what is reused, skipped and refused, and the gallery's pages."""
 
+import dataclasses
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -20,9 +22,10 @@ with runs.claim(folder):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
-    monkeypatch.setattr(book, "ABLATION", {"merging": ("none", "merge")})  # the second one fails in TRAIN
     monkeypatch.setattr(runs, "code_hash", lambda: "0")  # whoever edits the package meanwhile
-    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/grids").mkdir(parents=True)
+    small = 'notebook = "notebooks/03_training.ipynb"\n[axes]\nmerging = ["none", "merge"]\n'  # the second one fails in TRAIN
+    (tmp_path / book.ABLATION).write_text(small)
     return tmp_path
 
 
@@ -35,7 +38,7 @@ def _write(root, name, parameters, *cells, title="# Title\n\nA *question*? More.
 
 def _states(output: str) -> dict[str, str]:
     """Step name -> first word of its line ("" for executed steps)."""
-    rows = re.findall(r"^(reused|skipped|failed|\s+[\d.]+ s)\s+([\w-]+)", output, re.MULTILINE)
+    rows = re.findall(r"^(reused|skipped|failed|done|\s+[\d.]+ s)\s+([\w=-]+?)(?:-[0-9a-f]{10})?(?=[ :.])", output, re.MULTILINE)
     return {name: word if word.isalpha() else "ran" for word, name in rows}
 
 
@@ -46,11 +49,12 @@ def test_book_runs_reuses_and_reports(root, capsys):
     options = book.Options(num_slots=5, only=["01", "05"])
     assert book.run(options) == 1  # one run of the ablation fails, the others and 05 do not
     out = capsys.readouterr().out
-    assert _states(out) == {"01_data": "ran", "merging-none": "ran", "03_training": "failed", "05_ablations": "ran"}
+    assert _states(out) == {"01_data": "ran", "merging=none": "done", "merging=merge": "failed", "05_ablations": "ran"}
     assert "AssertionError" in out
     (folder,) = (root / "runs").glob("book-*")
-    config = runs.read_json(folder / "ablation/merging-none/config.json")
-    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 120)
+    (run,) = folder.glob("ablation/merging=none-*")
+    config = runs.read_json(run / "config.json")
+    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 80)
     assert nbformat.read(folder / "05_ablations/run.ipynb", 4).cells[-1].outputs[0].data["text/plain"] == "2"
 
     (root / "data/scenes/train.lmdb").unlink()  # what a step made is gone: it is made again, and so is what follows
@@ -98,11 +102,13 @@ def test_each_notebook_gets_what_it_declares(root):
     assert book.plan(options)[1][0].parameters == {"data": str(photos)}
 
     _write(root, "05_ablations", "ablation_dir: str = ''", "1")
-    units = [step for step in book.plan(options)[1] if step.part == "ablation"]
-    assert [step.parameters["merging"] for step in units] == ["none", "merge"]
-    assert units[0].parameters["steps"] == 11  # a quarter of 41
-    assert units[0].parameters["run_dir"] == runs.short(units[0].out_dir)
-    assert book.plan(options)[1][-1].needs == [step.name for step in units]
+    (ablation,) = [step for step in book.plan(options)[1] if step.part == "ablation"]
+    assert ablation.parameters == {"preset": "voc", "data": str(photos), "image_mean": "0.5", "steps": 11}
+    assert runs.short(ablation.out_dir) == book.plan(options)[1][-1].parameters["ablation_dir"]
+    assert book.plan(options)[1][-1].needs == ["ablation"]
+    given = book.plan(dataclasses.replace(options, merging="none", ablation_dir="runs/mine"))[1]
+    assert [step.part for step in given] == ["notebook"] * len(given)  # no small grid
+    assert given[-1].parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
 
 
 def test_identity_changes_with_what_matters(root, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import grid, grid_run, grid_table, runs, shell_grid
+from dias_lab import grid, grid_project, grid_run, grid_table, runs, shell_grid
 from dias_lab.__main__ import main
+from dias_lab.config import Config
 from dias_lab.intervals import widened_interval
 from dias_lab.parameters import Refused
 
@@ -250,6 +252,14 @@ def test_intervals_are_those_of_student_for_seeds_and_cover(root):
     few = random.normal(0, 1, (3, 1))
     _, low, high = widened_interval(few)
     assert high - low > 1.5 * (few.max() - few.min())  # where plain percentiles would end
+    images = random.normal(0, 1, (1, 200)) + np.zeros((3, 1))  # all of the noise is of images, and they are not few
+    _, low, high = widened_interval(images)
+    assert high - low == pytest.approx(2 * 1.96 * images[0].std() / 200**0.5, rel=0.15)
+    both = images + random.normal(0, 1, (3, 1))
+    widths = [np.diff(widened_interval(each)[1:])[0] for each in (both, images, both.mean(1, keepdims=True))]
+    assert widths[0] == pytest.approx(np.hypot(*widths[1:]), rel=0.1)
+    both[0, :50] = np.nan
+    assert np.isfinite(widened_interval(both)).all()
 
 
 def test_per_image_scores_are_paired_where_they_are(root):
@@ -378,6 +388,79 @@ def test_the_example_is_a_grid(monkeypatch):
     monkeypatch.setenv("DIAS_LAB_ROOT", str(project))
     found = grid.read("docs/example_grid.toml", "runs/example")
     assert len(found.runs) == 12 and found.tables["table"]["baseline"] in found.settings
+
+
+def test_the_ready_grids_are_grids_of_configs_that_work(monkeypatch):
+    project = Path(__file__).parent.parent
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(project))
+    for file in sorted((project / "notebooks/grids").glob("*.toml")):
+        found = grid.read(file, "runs/none")
+        assert found.tables.get("table", {}).get("baseline", found.settings[0]) in found.settings, file
+        for run in found.runs:
+            Config.from_parameters(run.made["parameters"])
+    found = grid.read("notebooks/grids/ablations.toml", "runs/none")
+    assert len(found.settings) <= 30 and len(found.runs) == 3 * len(found.settings)
+    changed = grid.read("notebooks/grids/ablations.toml", "runs/none", {"steps": 9, "preset": "voc"})
+    assert {(run.made["parameters"]["steps"], run.made["parameters"]["preset"]) for run in changed.runs} == {(9, "voc")}
+
+
+def test_fixed_parameters_from_the_shell_go_before_the_file_s(root, capsys):
+    (root / "grid.toml").write_text(GRID + "[fixed]\nwait = 1.0\n")
+    start = ["grid", "start", "grid.toml", "--out", "runs/g", "--prepare-only"]
+    assert main([*start, "--fixed", "wait=2.5", "mode=nothing"]) == 0
+    found = grid.load("runs/g")
+    assert all(run.made["parameters"]["wait"] == 2.5 and run.made["parameters"]["mode"] == "nothing" for run in found.runs)
+    assert [run.id for run in found.runs] == [path.parent.name for path in sorted((root / "runs/g").glob("*/run.json"))]
+    for words, message in [
+        (["--fixed", "wait"], "takes NAME=VALUE"),
+        (["--fixed", "wiat=1.0"], "did you mean 'wait'"),
+        (["--fixed", "kind=x"], r"\[changed\] kind: \[axes\] kind sets it as well"),
+        (["--only", "width=3"], "no setting begins so"),
+    ]:
+        assert main([*start, *words]) == 2
+        assert re.search(message, capsys.readouterr().err), words
+    again = ["grid", "start", "runs/g/grid.toml", "--out", "runs/g", "--prepare-only"]
+    assert main(again) == 0 and main([*again, "--fixed", "wait=3.0"]) == 2
+    assert "already" in capsys.readouterr().err and grid.load("runs/g").runs == found.runs
+
+
+def test_only_some_settings_and_the_baseline(root, capsys):
+    _grid(root, GRID.replace("[1, 2, 3]", "[1]") + '[table]\nbaseline = "width=2, kind=a"\n')
+    assert main(["grid", "resume", "runs/g", "--only", "width=1, kind=b", "--workers", "2"]) == 0
+    states = {row["setting"]: row["state"] for row in grid.status(grid.load("runs/g"))}
+    assert states == {"width=1, kind=a": "todo", "width=1, kind=bbb": "done", "width=2, kind=a": "done", "width=2, kind=bbb": "todo"}
+
+
+TRAINED = """for step, rate in ((12, 20.0), (24, 40.0)):  # 0.1 s a step, in the end
+    runs.append_line(folder / "metrics.jsonl", {"step": step, "images_per_second": rate})
+config = Config.from_parameters(globals())
+runs.write_json(folder / "config.json", config.to_dict())
+runs.write_json(folder / "metrics.json", {"seconds": 2.4 + 2 * 0.5, "steps": steps})"""
+
+
+def test_the_projected_time_follows_steps_and_evaluations(root, capsys, monkeypatch):
+    cells = [
+        new_code_cell('run_dir: str = ""\nsteps: int = 100\nbatch_size: int = 4', metadata={"tags": ["parameters"]}),
+        new_code_cell("from dias_lab import runs\nfrom dias_lab.config import Config\nfolder = runs.resolve(run_dir)"),
+        new_code_cell(TRAINED),
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), root / "train.ipynb")
+    text = 'notebook = "train.ipynb"\n[fixed]\nevaluate_every = 10\n[axes]\nslot_dim = [8, 16]\n'
+    (root / "grid.toml").write_text(text)
+    found = grid.read("grid.toml", "runs/g")
+    step, evaluation, rest = grid_project.measure(found, threads=1)
+    assert (step, evaluation) == pytest.approx((0.1, 0.5)) and rest + 3.4 > 0
+    monkeypatch.setattr(grid_project, "measure", lambda of, threads: (0.1, 0.5, 7.0))
+    assert grid_project.seconds(found, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)  # two runs at a time
+    assert grid_project.seconds(found, workers=1) == pytest.approx(2 * (0.1 * 100 + 0.5 * 10 + 7.0))
+    assert "projected   44 s for 2 runs" in grid_project.sentence(found, workers=1)
+    assert not (root / "runs").exists()
+
+
+def test_a_notebook_that_trains_nothing_has_no_projected_time(root, capsys):
+    (root / "grid.toml").write_text('notebook = "unit.ipynb"\nseeds = [1]\n')
+    with pytest.raises(Refused, match="'steps'|cannot be projected"):
+        grid_project.sentence(grid.read("grid.toml", "runs/g"))
 
 
 def test_without_slurm_it_is_refused(root, capsys, monkeypatch):

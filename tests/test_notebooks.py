@@ -59,7 +59,7 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     result = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
     assert result.returncode == 0, result.stdout + result.stderr
     (book,) = tmp_path.glob("runs/book-*")
-    assert len(list(book.glob("0*/run.ipynb"))) == 7 and len(list(book.glob("ablation/*/metrics.json"))) == 4
+    assert len(list(book.glob("0*/run.ipynb"))) == 7 and len(list(book.glob("ablation/*/metrics.json"))) == 6
     assert runs.read_json(book / "training" / "metrics.json")["steps"] == 24
     assert len(AttentionTrace.load(book / "training" / "trace.npz")) == 3
     for words in ("decoder map", "k-means", "position", "ceiling", "Where this model stands", "decoder over last"):
@@ -75,7 +75,11 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     assert {path.stem for path in (tmp_path / "notebooks").glob("0*.ipynb")} <= pages
 
     again = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
-    assert again.returncode == 0 and again.stdout.count("reused") == 11
+    assert again.returncode == 0 and again.stdout.count("reused") == 8
+    for words in ("this grid", "the project's own results", "The first map needs self-distillation"):
+        assert words in outputs(tmp_path, "05")
+    other = run_book(tmp_path, "--only", "05", "--ablation-dir", book / "ablation")  # as `make ablations` ends
+    assert other.returncode == 0 and len(list(tmp_path.glob("runs/book-*/05*/run.ipynb"))) == 2, other.stdout + other.stderr
 
 
 @pytest.mark.xdist_group("photos")

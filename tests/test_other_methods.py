@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from published import ORDERS
 
 from dias_lab import checkpoint, runs
 from dias_lab.__main__ import main
@@ -141,17 +142,7 @@ def test_maps_of_another_size_than_the_models_are_refused(name, small_config):
 
 
 def test_the_nine_orders_are_those_of_spot():
-    assert permutations(4, 4).tolist() == [
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-        [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
-        [3, 7, 11, 15, 2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12],
-        [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12],
-        [15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0],
-        [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
-        [12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3],
-        [12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3],
-        [5, 9, 10, 6, 2, 1, 0, 4, 8, 12, 13, 14, 15, 11, 7, 3],
-    ]
+    assert permutations(4, 4).tolist() == ORDERS
     spiral = permutations(14, 14)[8]
     assert spiral[:2].tolist() == [6 * 14 + 6, 7 * 14 + 6] and spiral[-1] == 13
 

@@ -24,7 +24,7 @@ LAYERS = [
     ["reference", "reference_names", "checkpoint"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep"],
     ["parameters", "limits", "kernel", "headless", "gallery"],
-    ["book", "grid", "grid_run", "grid_slurm", "grid_table"],
+    ["book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
     ["shell_data", "shell_grid", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from published import ORDERS, close, measured, wave
 
 from dias_lab import reference
 from dias_lab.config import Config
@@ -292,7 +293,7 @@ def test_another_number_of_slots_where_each_has_its_own_is_refused():
         reference.load(state, method="dinosaur", preset="voc")
 
 
-# The measured numbers, through the published names: value .2 sin(.7 i + rank of the name), plus 1 for the weights of norms
+# The measured numbers, through the published names
 
 OWN_WIDTH = dict(project_dim=12, project_hidden_dim=12)
 SMALL = dict(
@@ -314,22 +315,7 @@ def random_state(shapes, seed=0):
 
 
 def measured_state(shapes):
-    state = random_state(shapes)
-    for part in ("m.initializ.", "m.aggregat.", "m.decode."):
-        for rank, name in enumerate(sorted(name for name in state if name.startswith(part))):
-            if state[name].is_floating_point():
-                values = 0.2 * torch.sin(0.7 * torch.arange(state[name].numel(), dtype=torch.float64) + rank)
-                plus = name.endswith("weight") and ("norm" in name or state[name].ndim == 1)
-                state[name] = (values.view(state[name].shape) + plus).float()
-    return state
-
-
-def wave(*shape, phase=0):
-    return torch.sin(0.37 * torch.arange(np.prod(shape), dtype=torch.float64) + phase).view(shape).float()
-
-
-def close(tensor, *values):
-    torch.testing.assert_close(tensor.flatten(), torch.tensor(values), atol=1e-4, rtol=1e-4)
+    return measured(random_state(shapes), "m.initializ.", "m.aggregat.", "m.decode.")
 
 
 @torch.no_grad()
@@ -433,19 +419,6 @@ def test_spots_own_layers_give_what_a_plain_forward_pass_gives(stage):
         maps = maps + (summed / summed.sum(dim=-1, keepdim=True))[:, back].transpose(1, 2) / 9
     torch.testing.assert_close(output.reconstruction.flatten(2).transpose(1, 2), rebuilt, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(output.decoder_attention.flatten(2), maps, atol=1e-4, rtol=1e-4)
-
-
-ORDERS = [
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-    [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
-    [3, 7, 11, 15, 2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12],
-    [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12],
-    [15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0],
-    [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
-    [12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3],
-    [12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3],
-    [5, 9, 10, 6, 2, 1, 0, 4, 8, 12, 13, 14, 15, 11, 7, 3],
-]
 
 
 @torch.no_grad()

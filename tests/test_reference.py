@@ -14,6 +14,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from published import close, measured, wave
 from safetensors.torch import save_file
 from torch import nn
 
@@ -172,25 +173,11 @@ def test_full_size_files_load_strictly(full, full_file, tmp_path):
         assert torch.equal(state[ours].cpu(), full[theirs])
 
 
-# The measured numbers, through the published names: value .2 sin(.7 i + rank of the name), plus 1 for the weights of norms
+# The measured numbers, through the published names
 
 
 def measured_state():
-    state = random_state(SMALL_SHAPES)
-    for part in ("m.aggregat.", "m.decode."):
-        for rank, name in enumerate(sorted(name for name in state if name.startswith(part))):
-            values = 0.2 * torch.sin(0.7 * torch.arange(state[name].numel(), dtype=torch.float64) + rank)
-            norm = name.endswith("weight") and ("norm" in name or state[name].ndim == 1)
-            state[name] = (values.view(state[name].shape) + norm).float()
-    return state
-
-
-def wave(*shape, phase=0):
-    return torch.sin(0.37 * torch.arange(np.prod(shape), dtype=torch.float64) + phase).view(shape).float()
-
-
-def close(tensor, *values):
-    torch.testing.assert_close(tensor.flatten(), torch.tensor(values), atol=1e-4, rtol=1e-4)
+    return measured(random_state(SMALL_SHAPES), "m.aggregat.", "m.decode.")
 
 
 KEEP = torch.tensor([[True, True, False], [True, True, True]])

@@ -10,6 +10,7 @@ _HOME = {
     "gallery": "figures",
     "contact_sheet": "figures",
     "learning_curves": "figures",
+    "interval_plot": "comparison",
     "data_sheet": "sheet",
     "use": "palette",
 }

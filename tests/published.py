@@ -1,0 +1,35 @@
+"""What the tests of published weights share: measured states, and the numbers that were measured on them."""
+
+import numpy as np
+import torch
+
+ORDERS = [  # the nine orders of SPOT, on a map of 4x4
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+    [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
+    [3, 7, 11, 15, 2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12],
+    [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12],
+    [15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0],
+    [15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+    [12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3],
+    [12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3],
+    [5, 9, 10, 6, 2, 1, 0, 4, 8, 12, 13, 14, 15, 11, 7, 3],
+]
+
+
+def measured(state, *parts):
+    """The state in which the reference's numbers were measured: value .2 sin(.7 i + rank of the name), plus 1 for norms."""
+    for part in parts:
+        for rank, name in enumerate(sorted(name for name in state if name.startswith(part))):
+            if state[name].is_floating_point():
+                values = 0.2 * torch.sin(0.7 * torch.arange(state[name].numel(), dtype=torch.float64) + rank)
+                plus = name.endswith("weight") and ("norm" in name or state[name].ndim == 1)
+                state[name] = (values.view(state[name].shape) + plus).float()
+    return state
+
+
+def wave(*shape, phase=0):
+    return torch.sin(0.37 * torch.arange(np.prod(shape), dtype=torch.float64) + phase).view(shape).float()
+
+
+def close(tensor, *values):
+    torch.testing.assert_close(tensor.flatten(), torch.tensor(values), atol=1e-4, rtol=1e-4)
