@@ -1,27 +1,27 @@
-"""Config: one frozen dataclass of flat primitives, its presets, and what a method changes in them.
+"""Config: one frozen dataclass of flat primitives. Its presets are in presets.py.
 
 A notebook's `parameters` cell, `config.json` in a run directory and the command line all hold the same flat fields.
-The numbers of the presets coco, voc and clevrtex are those of the released configurations (Genera1Z/DIAS, v4); those of
-`scenes` were found on the built-in scenes (docs/scenes_recipe.md). U1 to U10 mark what the paper leaves open about
-re-initialization; each is a field, and its comment gives the reason for the default.
+U1 to U10 mark what the paper leaves open about re-initialization; each is a field, and its comment gives the reason for
+the default.
 """
 
 import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from dias_lab.presets import FORMS, METHODS, PRESETS, SCENES
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run. Make one with `Config.preset(name, **fields)`; change one with `config.replace(...)`."""
 
-    method: Literal["dias", "smoothsa", "spot", "dinosaur"] = "dias"
+    method: Literal["dias", "smoothsa", "spot", "dinosaur", "vqdino", "slate"] = "dias"
     seed: int = 42  # every random number of a run follows from it
 
     # data
@@ -51,7 +51,7 @@ class Config:
     slot_dim: int = 256
     slot_mlp_dim: int = 1024
     num_iterations: int = 3  # in all, those after re-initialization included
-    initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each; dias and dinosaur only
+    initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each; not smoothsa, spot
     truncation: Literal["none", "bi_level"] = "bi_level"  # gradients through the last iteration only; dias, spot's stage 1: never
     project_dim: int = 0  # channels between features and aggregator; 0: as many as the features have
     project_hidden_dim: int = 0  # channels between the projector's two layers; 0: as many as come out of it
@@ -75,7 +75,7 @@ class Config:
     merge_in_evaluation: bool = True  # U10: the same path as in training
 
     # decoder
-    decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # spot has its own
+    decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # spot, vqdino, slate have their own
     decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location
     decoder_layers: int = 4
     decoder_heads: int = 4  # not mlp
@@ -89,6 +89,13 @@ class Config:
     distillation_weight: float = 1.0  # at the end of the schedule
     distillation_schedule: Literal["cosine", "constant", "square"] = "cosine"  # 0 to 1; always 1; 1 in the middle half
     distillation_start: float = 0.0  # share of the training before which the weight is 0
+
+    # quantised target (vqdino; slate; dias where it asks for it)
+    target: Literal["features", "quantised"] = "features"  # what the slots reconstruct; dias only
+    codebook_size: int = 4096
+    code_dim: int = 0  # channels of a code; 0: as many as the features have, whose codes are features (not slate)
+    commitment_weight: float = 0.25  # of the loss that draws what is encoded to its code
+    quantizer_rate: float = 10.0  # learning rate of the quantizer, as a share of learning_rate
 
     # smoothsa only
     preheat_weight: float = 100.0  # of the loss between predicted and final slots
@@ -133,7 +140,8 @@ class Config:
                     "decoder_layers decoder_heads preheat_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
         not_negative = ("project_dim project_hidden_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim "
                         "workers evaluate_images seed fourier_texture fourier_position distillation_weight "
-                        "aggregator_rate preheat_weight teacher_weight fine_tuned_blocks").split()  # fmt: skip
+                        "aggregator_rate preheat_weight teacher_weight fine_tuned_blocks code_dim commitment_weight "
+                        "quantizer_rate").split()  # fmt: skip
         shares = ("visible_probability visible_fraction merge_probability crop_scale warmup final_learning_rate "
                   "distillation_start preheat_detached").split()  # fmt: skip
         for name in positive + ["learning_rate", "gradient_clip", "fourier_bandwidth", "sharpness"]:
@@ -153,6 +161,14 @@ class Config:
             raise ValueError('DINOSAUR\'s decoder is "mlp" or "raster"; Config.preset(name, method="dinosaur") takes "mlp"')
         if self.method == "dinosaur" and self.decoder == "mlp" and self.decoder_layers < 2:
             raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
+        if self.codebook_size < 2:
+            raise ValueError(f"Config.codebook_size must be at least 2, for codes to differ; got {self.codebook_size}")
+        if self.method != "dias" and self.target == "quantised":
+            raise ValueError('target "quantised" belongs to DIAS; method="vqdino" has no other')
+        if self.method == "slate" and not self.code_dim:
+            raise ValueError("SLATE quantises pixels: code_dim must be above 0, there are no features to be codes")
+        if self.method == "slate" and self.cache_views:
+            raise ValueError("SLATE's tokens come from pixels, and a cache keeps features alone: take cache_views=0")
         if self.method != "spot" and (self.stage == 2 or self.teacher_run):
             raise ValueError(f"stage 2 and teacher_run belong to SPOT, and the method is {self.method!r}")
         if self.stage == 1 and self.teacher_run:
@@ -290,31 +306,3 @@ def _three_numbers(name: str, value) -> str:
     if len(numbers) not in (0, 1, 3) or not finite:
         raise ValueError(f"Config.{name} needs one or three numbers (std above 0), or nothing; got {value!r}")
     return " ".join(repr(number) for number in numbers)
-
-
-PRESETS = types.MappingProxyType({
-    "scenes": dict(
-        data="data/scenes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
-        fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
-        num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
-        decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
-        learning_rate=5e-4, aggregator_rate=0.1, log_every=20, evaluate_every=50, evaluate_images=100,
-    ),
-    "coco": dict(data="data/coco", num_slots=7),
-    "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),
-    "clevrtex": dict(data="data/clevrtex", num_slots=11, steps=50_000, evaluate_every=1250),
-})  # fmt: skip
-
-FORMS = types.MappingProxyType({
-    "complete": dict(merging="reinitialize", matching="hungarian", distillation="cross_entropy"),
-    "released": dict(merging="none", matching="identity", distillation="release"),
-})  # fmt: skip
-
-# What a method's paper has otherwise than the presets, which are those of DIAS; and what the small scenes ask of it: the
-# fourier backbone has nothing to fine-tune, and its features no position, from which an MLP decoder could paint.
-METHODS = types.MappingProxyType({
-    "smoothsa": dict(merging="none", distillation="none"),
-    "spot": dict(merging="none", distillation="none", gradient_clip=0.3, gradient_norm="largest"),
-    "dinosaur": dict(merging="none", distillation="none", initializer="separate", decoder="mlp"),
-})  # fmt: skip
-SCENES = {"spot": dict(fine_tuned_blocks=0), "dinosaur": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}

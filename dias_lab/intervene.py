@@ -83,8 +83,6 @@ class Decoded(NamedTuple):
 
 @torch.no_grad()
 def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep) -> Decoded:
-    """What the decoder makes of these slots, as in evaluation: every location is visible."""
-    tokens = features.flatten(2).transpose(1, 2)  # [B L C]
-    rebuilt, attention = model.decoder(tokens, slots, keep, need_attention=True)
-    error = (rebuilt - tokens).square().mean(dim=(1, 2))
-    return Decoded(attention.unflatten(2, features.shape[-2:]), error)
+    """What the decoder makes of these slots in evaluation mode: every location is visible."""
+    rebuilt, attention, *_ = model.reconstruct(features, slots, keep, None, decoder_attention=True)
+    return Decoded(attention, (rebuilt - features).square().mean(dim=(1, 2, 3)))

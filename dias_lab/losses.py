@@ -1,4 +1,4 @@
-"""The losses: reconstruction of the feature map, self-distillation between attention maps, and a teacher's segments.
+"""The losses: reconstruction of the feature map or its codes, self-distillation between maps, a teacher's segments.
 
 Sources: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release (Genera1Z/DIAS); a teacher's segments: SPOT,
 Kakogeorgiou et al. 2024, arXiv:2312.00648. The release hands attention maps,
@@ -6,7 +6,7 @@ which are already a softmax over slots, to a cross-entropy that takes the softma
 slots it lies between ln((e + n - 1) / e) and ln n for perfect and uniform maps (1.165 and 1.946 at 7 slots). That is
 form "release"; form "cross_entropy" takes the logarithm of the map itself.
 
-Axes: T iterations, B images, N slots, L = h * w locations, C feature channels.
+Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, K codes.
 """
 
 import math
@@ -53,6 +53,11 @@ def matched_segments_loss(logits: Float[Tensor, "B N L"], teacher: Float[Tensor,
     teacher = teacher.detach()
     matched = teacher.gather(1, match_segments(logits, teacher)[..., None].expand_as(teacher))  # in the student's order
     return F.cross_entropy(logits, matched.argmax(dim=1))
+
+
+def code_loss(logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"]) -> Float[Tensor, ""]:
+    """Cross-entropy of each location's logits to the number of its code; nats per location."""
+    return F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), index.flatten())
 
 
 @torch.no_grad()

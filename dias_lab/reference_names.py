@@ -128,7 +128,7 @@ SIGNS = {
 }
 SIGNS_SAY = {
     "dias_lab": "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir",
-    "vq": "these are the weights of a model with a codebook (SLATE, VQDINO), which is not here yet",
+    "vq": 'these are the weights of a model with a codebook (SLATE, VQDINO): published ones are not read here',
     "smoothsa": 'these are the weights of SmoothSA: method="smoothsa"',
     "spot original": 'these are the weights of SPOT, of its authors\' own code: method="spot"',
     "spot": 'these are the weights of SPOT, as re-implemented beside SmoothSA: method="spot"',

@@ -42,7 +42,7 @@ def merge_sweep(
         features = model.backbone(model.normalise(batch["image"]))  # [B C h w]
         tokens, draws = features.flatten(2).transpose(1, 2), model.draw(items, seed)
         draws = draws.to(model.device)
-        projected = model.project(tokens)
+        projected, target = model.project(tokens), model.target(features)[0].flatten(2).transpose(1, 2)
         initial = model.initializer(features, len(items), noise=draws.slots)
         iterations = config.num_iterations - config.reinitialized_iterations
         slots, attention = model.aggregator(projected, initial, num_iterations=iterations)
@@ -50,7 +50,7 @@ def merge_sweep(
         objects = [len(segments[(segments > 0) & (segments < 254)].unique()) for segments in true]
         for name, variant in variants.items():
             final, _, keep = variant.merge_and_finish(projected, slots, attention, draws)
-            decoded = model.decoder(tokens, final, keep, need_attention=True)[1].unflatten(2, model.backbone.grid)
+            decoded = model.decoder(target, final, keep, need_attention=True)[1].unflatten(2, model.backbone.grid)
             scores = segmentation_scores(segments_from(decoded, true.shape[-1]), true, protocol)
             columns = {"setting": name, "item": items, "objects": objects, "kept": keep.sum(1).cpu()}
             rows.append(pd.DataFrame(columns | {metric: scores[metric].cpu() for metric in METRICS}))

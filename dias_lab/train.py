@@ -99,12 +99,13 @@ def learning_rate(step: int, config: Config) -> float:
 
 
 def parameter_groups(model: Method) -> list[dict]:
-    """What is trained: the decoder, and all before it at `config.aggregator_rate` of the learning rate."""
-    decoder = {id(parameter) for parameter in model.decoder.parameters()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    before = [parameter for parameter in trained if id(parameter) not in decoder]
-    after = [parameter for parameter in trained if id(parameter) in decoder]
-    return [{"params": before, "share": model.config.aggregator_rate}, {"params": after, "share": 1.0}]
+    """What is trained: the decoder, a quantizer, and all else before, each at its share of the learning rate."""
+    shares = {"before": model.config.aggregator_rate, "decoder": 1.0, "quantizer": model.config.quantizer_rate}
+    groups = {part: {"params": [], "share": share} for part, share in shares.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.get(name.partition(".")[0], groups["before"])["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 class Training:

@@ -1,4 +1,4 @@
-"""SmoothSA, SPOT and DINOSAUR: what all methods promise, what each does differently, and their training."""
+"""SmoothSA, SPOT, DINOSAUR, VQDINO, SLATE, and DIAS on VQDINO's target: what all methods promise, what each does differently, and their training."""
 
 import itertools
 import math
@@ -33,6 +33,11 @@ METHODS = {
     "spot, all orders": dict(method="spot", evaluation_permutations="all"),
     "dinosaur": dict(method="dinosaur", decoder_mlp_dim=16),
     "dinosaur, raster": dict(method="dinosaur", decoder="raster"),
+    "vqdino": dict(method="vqdino", codebook_size=16, code_dim=10),
+    "vqdino, codes are features": dict(method="vqdino", codebook_size=16, code_dim=0),
+    "slate": dict(method="slate", codebook_size=16, code_dim=10),
+    "dias, quantised": dict(target="quantised", codebook_size=16, code_dim=10, merging="none"),
+    "dias, codes are features": dict(target="quantised", codebook_size=16, merging="none"),
 }
 VIT = dict(
     backbone="vit_tiny_patch16_224", backbone_weights="random", backbone_arguments='{"depth": 3}', backbone_size=64
@@ -70,7 +75,7 @@ def test_every_method_trains_and_evaluates(name, slots, small_config, images):
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert model(images, decoder_attention=True).decoder_attention.shape == (3, slots, 8, 8)
     output = model.eval()(images)
-    assert output.features.shape == output.reconstruction.shape == (3, 16, 8, 8)
+    assert output.features.shape == output.reconstruction.shape == (3, model.config.code_dim or 16, 8, 8)
     assert output.slots.shape == (3, slots, 12) and output.attention.shape == (3, 3, slots, 8, 8)
     assert output.keep.dtype == torch.bool and output.keep.all() and output.keep.shape == (3, slots)
     for maps in (*output.attention, output.decoder_attention):
@@ -107,8 +112,13 @@ def test_the_order_of_a_step_is_one_for_the_batch_and_new_each_step(small_config
 def test_known_features_and_masks_from_outside(name, small_config, images):
     model = build(small_config.replace(**METHODS[name])).eval()
     draws, slots = model.draw(range(3), seed=0), torch.randn(3, 5, 12)
-    from_images, from_features = model(images, draws=draws), model(None, draws=draws, features=model.backbone(images))
-    assert torch.equal(from_images.reconstruction, from_features.reconstruction)
+    from_images = model(images, draws=draws)
+    if name == "slate":
+        with pytest.raises(ValueError, match="come from pixels"):
+            model(None, draws=draws, features=model.backbone(images))
+    else:
+        from_features = model(None, draws=draws, features=model.backbone(images))
+        assert torch.equal(from_images.reconstruction, from_features.reconstruction)
     given = model(images, initial_slots=slots, draws=draws)
     assert torch.equal(given.slots, model(images, initial_slots=slots, draws=model.draw(range(3), seed=1)).slots)
     assert not torch.equal(given.slots, from_images.slots)
@@ -126,16 +136,17 @@ def test_maps_that_are_no_squares_work(name, small_config, images, monkeypatch):
     model = build(small_config.replace(**METHODS[name])).train()
     assert model.backbone.grid == (15, 17)
     output = model(images)
-    assert output.attention.shape == (3, 3, 5, 15, 17) and output.reconstruction.shape == (3, 16, 15, 17)
+    assert output.attention.shape == (3, 3, 5, 15, 17)
+    assert output.reconstruction.shape == (3, model.config.code_dim or 16, 15, 17)
     total(model, output).backward()
     assert model.eval()(images).decoder_attention.shape == (3, 5, 15, 17)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_maps_of_another_size_than_the_models_are_refused(name, small_config):
+def test_maps_of_another_size_than_the_models_are_refused(name, small_config, images):
     model = build(small_config.replace(**METHODS[name])).eval()
     with pytest.raises(ValueError, match="255"):
-        model(None, features=torch.randn(2, 16, 15, 17))
+        model(images[:2], features=torch.randn(2, 16, 15, 17))
 
 
 # Permuted decoding
@@ -455,7 +466,7 @@ def test_what_is_of_dias_alone_refuses_the_others(small_config, small_scenes):
 # Training
 
 
-TRAINED = {name: METHODS[name] for name in ("smoothsa", "spot", "dinosaur", "dinosaur, raster")}
+TRAINED = [name for name in METHODS if name not in ("spot, original parts", "spot, all orders")]
 
 
 @pytest.fixture(scope="module")
@@ -500,13 +511,17 @@ def states(*run_dirs):
 def test_each_method_trains_resumes_evaluates_and_traces(
     name, cache, small_config, small_scenes, tmp_path, monkeypatch
 ):
+    if name == "slate" and cache:
+        pytest.skip("refused: its tokens come from pixels")
     config = small_config.replace(
         **METHODS[name], steps=12, cache_views=cache, learning_rate=2e-3, preheat_detached=0.5
     )
     result = fit(config, tmp_path / "whole", progress=False)
+    assert ("perplexity" in result["loss"]) == ("codebook_size" in METHODS[name])
     assert {"loss", "reconstruction"} <= result["loss"].keys() and ("preheat" in result["loss"]) == (name == "smoothsa")
     lines = [line for line in runs.read_lines(tmp_path / "whole" / "metrics.jsonl") if "loss" in line]
-    assert lines[-1]["reconstruction"] < lines[0]["reconstruction"]
+    falls = "quantization" if "codebook_size" in METHODS[name] else "reconstruction"  # of a target that still moves
+    assert lines[-1][falls] < lines[0][falls]
     interrupted(config, tmp_path / "parts", 7, monkeypatch)
     whole, parts = states(tmp_path / "whole", tmp_path / "parts")
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -22,8 +22,9 @@ SETTINGS = {
 }
 
 
-def test_a_sweep_equals_whole_evaluations(small_config, small_scenes):
-    model, scenes = build(small_config).eval(), store.open(small_scenes / "validation.lmdb")
+@pytest.mark.parametrize("target", [{}, dict(target="quantised", codebook_size=16), dict(target="quantised", code_dim=6)])
+def test_a_sweep_equals_whole_evaluations(target, small_config, small_scenes):
+    model, scenes = build(small_config.replace(**target)).eval(), store.open(small_scenes / "validation.lmdb")
     table, heights = merge_sweep(model, scenes, SETTINGS)
     assert len(table) == len(SETTINGS) * len(scenes) and heights.shape == (len(scenes), small_config.num_slots - 1)
     for name, rows in table.groupby("setting"):

@@ -153,6 +153,10 @@ def build(config: Config) -> Method:
             from dias_lab.methods.spot import SPOT as method
         elif config.method == "dinosaur":
             from dias_lab.methods.dinosaur import DINOSAUR as method
+        elif config.method == "vqdino":
+            from dias_lab.methods.vqdino import VQDINO as method
+        elif config.method == "slate":
+            from dias_lab.methods.slate import SLATE as method
         else:
             raise ValueError(f"there is no method {config.method!r}")
         return method(config)

@@ -3,7 +3,7 @@
 Sources: Zhao et al. 2025, arXiv:2507.23755; exact shapes and initial values from the release Genera1Z/DIAS, which leaves
 re-initialization out (`form="released"`). What the paper leaves open is a Config field, U1 to U10.
 
-Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, D slot width.
+Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, D slot width, E channels of a code.
 """
 
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import build_decoder
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
 from dias_lab.modules.projector import build_projector, start, zero_biases
+from dias_lab.modules.quantizer import Quantised, build_quantizer
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members
 
 
@@ -30,6 +31,7 @@ class DIASOutput(NamedTuple):
     keep: Bool[Tensor, "B N"]  # False where a slot was redundant
     reconstruction: Float[Tensor, "B C h w"]
     decoder_attention: Float[Tensor, "B N h w"] | None
+    quantised: Quantised | None = None  # the target with target="quantised": the codes of VQDINO
 
 
 class DIAS(Method):
@@ -41,7 +43,10 @@ class DIAS(Method):
         initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
-        self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
+        quantised = config.target == "quantised"
+        self.decoder = build_decoder(config, quantised and config.code_dim or backbone.feature_dim, backbone.grid)
+        if quantised:
+            self.quantizer = build_quantizer(config, backbone.feature_dim)
         start(self.project, self.aggregator, config)
         zero_biases(self.decoder)
 
@@ -66,8 +71,17 @@ class DIAS(Method):
         if initial_slots is None:
             initial_slots = self.initializer(features, len(features), noise=draws.slots)
         slots, attention, keep = self.aggregate(self.project(tokens), initial_slots, keep, draws)
-        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
-        return DIASOutput(features, slots, attention.unflatten(3, features.shape[2:]), keep, reconstruction, decoded)
+        attention = attention.unflatten(3, features.shape[2:])
+        target, quantised = self.target(features)
+        reconstruction, decoded = self.reconstruct(target, slots, keep, draws, decoder_attention)
+        return DIASOutput(target, slots, attention, keep, reconstruction, decoded, quantised)
+
+    def target(self, features: Float[Tensor, "B C h w"]) -> tuple[Tensor, Quantised | None]:
+        """What the slots reconstruct: the features, or their codes [B E h w]."""
+        if self.config.target == "features":
+            return features, None
+        quantised = self.quantizer(features)
+        return quantised.features, quantised
 
     def aggregate(self, tokens, slots, keep, draws):
         """Slots, every iteration's attention map [T B N L], and which slots were kept.
@@ -129,5 +143,8 @@ class DIAS(Method):
             )
             share = losses.schedule(config.distillation_schedule, progress, config.distillation_start)
             weights["distillation"] = config.distillation_weight * share
+        if output.quantised is not None:
+            more, their_weights = output.quantised.losses()
+            terms, weights = terms | more, weights | their_weights
         return terms, weights
 

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 
 class TransformerDecoder(nn.Module):
-    """What decoding in any order shares: layers over the locations that look at the slots."""
+    """What decoding in any order shares: layers over the locations that look at the slots.
+
+    `position` is a table [1 L C], or None.
+    """
 
     def add_layers(self, feature_dim, slot_dim, num_layers, num_heads, mlp_dim, bias=False, activation=nn.GELU):
         if feature_dim % num_heads:
@@ -52,6 +55,8 @@ class TransformerDecoder(nn.Module):
         for layer in self.layers:
             query, key, _ = layer.cross_attention.in_proj_weight.chunk(3)
             key.copy_(query)
+        if self.position is not None:
+            self.position *= 0.2  # position speaks more softly
 
 
 class RandomOrderDecoder(TransformerDecoder):
@@ -70,11 +75,6 @@ class RandomOrderDecoder(TransformerDecoder):
         self.mask_token = nn.Parameter(torch.randn(1, 1, feature_dim) * feature_dim**-0.5)
         self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, feature_dim)))
         self.add_layers(feature_dim, slot_dim, num_layers, num_heads, mlp_dim)
-
-    @torch.no_grad()
-    def start_as_lookup(self):
-        super().start_as_lookup()
-        self.position *= 0.2  # position speaks more softly
 
     def drawn(self, draws) -> dict:
         return dict(order=draws.order, visible=draws.visible)

@@ -4,7 +4,7 @@ Sources: SPOT, Kakogeorgiou et al. 2024, arXiv:2312.00648, and its code gkakogeo
 Genera1Z/SmoothSA with the layers of DIAS. With the raster order alone it is the autoregressive decoder of DINOSAUR,
 Seitzer et al. 2023, arXiv:2209.14860.
 
-Axes: B images, N slots, L = h * w locations, C feature channels, D slot width, P permutations.
+Axes: B images, N slots, L = h * w locations, C feature channels, D slot width, P permutations, K codes.
 """
 
 import torch
@@ -19,13 +19,14 @@ class PermutedDecoder(TransformerDecoder):
 
     Every order begins with a learned token of its own. Training takes one order a batch, evaluation the raster order
     ("standard") or the mean over all of them ("all"). `biases`, `activation` and `final_norm` are where SPOT's own code
-    differs from the re-implementation.
+    differs from the re-implementation. With `positions` a token knows which location it is for; with `num_codes` the
+    results are logits over that many codes in place of features, as in SLATE, Singh et al. 2022, arXiv:2110.11405.
     """
 
     def __init__(
         self, feature_dim: int, slot_dim: int, grid: tuple[int, int], num_layers=4, num_heads=4, mlp_dim: int | None = None,
         num_permutations: int = 9, evaluation: str = "standard", biases: bool = False, activation=nn.GELU,
-        final_norm: bool = False,
+        final_norm: bool = False, positions: bool = False, num_codes: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.evaluation = evaluation
@@ -33,7 +34,10 @@ class PermutedDecoder(TransformerDecoder):
         self.start = nn.Parameter(torch.randn(num_permutations, 1, 1, feature_dim) * feature_dim**-0.5)
         self.add_layers(feature_dim, slot_dim, num_layers, num_heads, mlp_dim, biases, activation)
         self.norm_output = nn.LayerNorm(feature_dim) if final_norm else nn.Identity()
+        self.readout = nn.Linear(feature_dim, num_codes, bias=False) if num_codes else nn.Identity()
         L = orders.shape[1]
+        position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, L, feature_dim))) if positions else None
+        self.register_parameter("position", position)
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("later", torch.ones(L, L, dtype=torch.bool).triu(1), persistent=False)  # causal mask
 
@@ -44,7 +48,9 @@ class PermutedDecoder(TransformerDecoder):
         self, features: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None,
         permutation: Int[Tensor, "B"] | None = None, need_attention: bool | None = None,
     ):  # fmt: skip
-        """Reconstruction [B L C] and, where needed, the last layer's attention [B N L] (mean over heads), in raster order.
+        """Reconstruction [B L C], or logits [B L K], and where needed the last layer's attention [B N L] (mean over heads).
+
+        All in raster order.
 
         `permutation` is the number of each image's order; without it one is drawn in training, and evaluation takes
         what `evaluation` says. `need_attention` defaults to evaluation only. Slots outside `keep` get exactly 0. Raises
@@ -76,10 +82,12 @@ class PermutedDecoder(TransformerDecoder):
         ordered = take(features, order)
         start = self.start[permutation][:, 0].to(ordered.dtype)  # [B 1 C]
         tokens = self.project_features(torch.cat([start, ordered[:, :-1]], dim=1))  # each sees the one before
+        if self.position is not None:
+            tokens = tokens + self.position[0, order].to(tokens.dtype)
         hidden, attention = self.transform(tokens, slots, keep, need_attention, self.later)
         if attention is not None:
             attention = take(attention.transpose(1, 2), back).transpose(1, 2)
-        return take(self.norm_output(hidden), back), attention
+        return take(self.readout(self.norm_output(hidden)), back), attention
 
 
 def take(values: Float[Tensor, "B L C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B L C"]:

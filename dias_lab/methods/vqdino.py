@@ -1,0 +1,97 @@
+"""VQDINO: slots tell, location by location, which code of a shared codebook the backbone's features have.
+
+Source: Zhao et al. 2025, arXiv:2502.20263, in its variant with a transformer decoder (VVO-Tfd in Genera1Z/VQ-VFM-OCL).
+Slots look at the features themselves; their target are the features' codes, which say the same thing in the same way in
+all images. What is otherwise than in the release is in docs/quantised_targets.md.
+
+Axes: T iterations, B images, N slots, C feature channels, D slot width, K codes, E channels of a code, h w locations.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dias_lab import losses
+from dias_lab.draws import Draws
+from dias_lab.methods import Method
+from dias_lab.modules.aggregator import SlotAttention
+from dias_lab.modules.backbone import build_backbone
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
+from dias_lab.modules.permuted import PermutedDecoder
+from dias_lab.modules.projector import build_projector, start
+from dias_lab.modules.quantizer import Quantised, build_quantizer
+
+
+class VQDINOOutput(NamedTuple):
+    features: Float[Tensor, "B E h w"]  # the target: each location's code; not what the slots look at
+    slots: Float[Tensor, "B N D"]
+    attention: Float[Tensor, "T B N h w"]
+    keep: Bool[Tensor, "B N"]
+    reconstruction: Float[Tensor, "B E h w"]  # the mean of the codes, as probable as the decoder finds them
+    decoder_attention: Float[Tensor, "B N h w"] | None
+    logits: Float[Tensor, "B K h w"]
+    quantised: Quantised
+
+
+class VQDINO(Method):
+    def __init__(self, config):
+        backbone = build_backbone(config)
+        super().__init__(config, backbone)
+        width = config.project_dim or backbone.feature_dim
+        self.project = build_projector(config, backbone.feature_dim)
+        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
+        self.initializer = initializer(config.num_slots, config.slot_dim)
+        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.quantizer = self.build_quantizer()
+        self.decoder = PermutedDecoder(
+            config.code_dim or backbone.feature_dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads,
+            config.decoder_mlp_dim, num_permutations=1, positions=True, num_codes=config.codebook_size,
+        )  # fmt: skip
+        start(self.project, self.aggregator, config)
+        if config.decoder_start == "lookup":
+            self.decoder.start_as_lookup()
+
+    def build_quantizer(self):
+        return build_quantizer(self.config, self.backbone.feature_dim)
+
+    def quantise(self, images, features: Float[Tensor, "B C h w"]) -> Quantised:
+        """The target: codes of the features."""
+        return self.quantizer(features)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 R R"] | None,
+        initial_slots: Float[Tensor, "B N D"] | None = None,
+        decoder_attention: bool | None = None,
+        keep: Bool[Tensor, "B N"] | None = None,
+        draws: Draws | None = None,
+        features: Float[Tensor, "B C h w"] | None = None,
+    ) -> VQDINOOutput:
+        """One pass over prepared images; the arguments are those of DIAS."""
+        features = self.encode(images, features)  # [B C h w]
+        quantised = self.quantise(images, features)
+        draws = self.ready(draws, features)
+        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
+        if initial_slots is None:
+            initial_slots = self.initializer(features, len(features), noise=draws.slots)
+        truncate = self.config.truncation == "bi_level"
+        slots, attention = self.aggregator(projected, initial_slots, keep, truncate=truncate)
+        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        expected, decoded, logits = self.reconstruct(quantised.features, slots, keep, draws, decoder_attention)
+        attention = attention.unflatten(3, features.shape[2:])
+        return VQDINOOutput(quantised.features, slots, attention, keep, expected, decoded, logits, quantised)
+
+    def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws, decoder_attention):
+        """The expected code [B E h w], the decoder's map, and the logits [B K h w] that both come with."""
+        logits, decoded = super().reconstruct(features, slots, keep, draws, decoder_attention)
+        with torch.no_grad():  # nothing learns from it
+            expected = torch.einsum("bkhw,ke->behw", logits.softmax(dim=1), self.quantizer.codes())
+        return expected, decoded, logits
+
+    def losses(self, output: VQDINOOutput, progress: float) -> tuple[dict, dict]:
+        """Unweighted losses, and their weights: of the slots, and of the quantizer, which do not share a parameter."""
+        terms, weights = output.quantised.losses()
+        terms["reconstruction"] = losses.code_loss(output.logits, output.quantised.index)
+        return terms, weights | {"reconstruction": 1.0}
