@@ -56,6 +56,8 @@ def given(run, preset: str) -> dict:
 def stage_2(folder: str, only_print: bool, protocol: str):
     """Train and score the second stage for every teacher in the folder that is done."""
     table = compare.finished(folder, protocol).runs
+    if table.empty or compare.STAGE_1 not in set(table["setting"]):
+        sys.exit(f"no finished run of {compare.STAGE_1} in {folder}")
     for ending in compare.VIEWS.values():
         name = compare.HALF if ending else compare.STAGE_1
         chosen = table[
