@@ -27,6 +27,7 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "short_steps: int = 10": "short_steps: int = 2",
     "compared_images: int = 24": "compared_images: int = 3",
     "iteration_images: int = 16": "iteration_images: int = 2",
+    "gradient_images: int = 6": "gradient_images: int = 2",
     "probes: int = 24": "probes: int = 9",
     "timed_steps: int = 3": "timed_steps: int = 1",
 }
