@@ -102,8 +102,8 @@ def _in_all(table: pd.DataFrame) -> pd.DataFrame:
         return table
     table = table.assign(steps_in_all=table["steps"], seconds_in_all=table["steps"] * table["seconds_a_step"])
     for index, row in table[table["setting"] == STAGE_2].iterrows():
-        place_ = runs.resolve(row["teacher_run"])
-        teacher = table[[runs.resolve(other) == place_ for other in table["run"]]]
+        teacher_name = runs.resolve(row["teacher_run"]).name  # unique in a grid; folders may have moved since
+        teacher = table[[runs.resolve(other).name == teacher_name for other in table["run"]]]
         for name in ("steps_in_all", "seconds_in_all"):
             table.loc[index, name] += teacher[name].iloc[0] if len(teacher) else np.nan
     return table

@@ -217,9 +217,9 @@ def page(folder: str, table: pd.DataFrame, photos: pd.DataFrame, notes: list[str
         "```",
     ]
     lines += [f"python -m dias_lab grid start notebooks/grids/methods.toml --out {folder}"]
-    lines += [f"python docs/methods.py {word}{own}".rstrip() for word in ("stage2", "time", "")] + [
-        "```"
-    ]
+    lines += [
+        " ".join(f"python docs/methods.py {word}{own}".split()) for word in ("stage2", "time", "")
+    ] + ["```"]
     for view, part in table.groupby("view", sort=False):
         first = part.iloc[0]
         lines += ["", f"## The {view.replace('time', 'wall time')}", ""]
