@@ -20,9 +20,12 @@ def paired_interval(
             f"expected differences [seeds images] that are defined somewhere, got shape {differences.shape}"
         )
     random, (S, B) = np.random.default_rng(seed), differences.shape
-    means = [
-        np.nanmean(differences[np.ix_(random.integers(S, size=S), random.integers(B, size=B))]) for _ in range(draws)
-    ]
+    drawn = [(random.integers(S, size=S), random.integers(B, size=B)) for _ in range(draws)]
+    seeds = np.stack([np.bincount(one, minlength=S) for one, _ in drawn]).astype(float)  # how often each was drawn
+    images = np.stack([np.bincount(other, minlength=B) for _, other in drawn])
+    defined = np.isfinite(differences)
+    with np.errstate(invalid="ignore"):  # a draw of nothing but undefined differences has no mean
+        means = (seeds @ np.where(defined, differences, 0) * images).sum(1) / (seeds @ defined * images).sum(1)
     return float(np.nanmean(differences)), *(float(bound) for bound in np.nanquantile(means, [0.025, 0.975]))
 
 

@@ -24,6 +24,12 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "sweep_images: int = 32": "sweep_images: int = 2",
     "scored_images: int = 48": "scored_images: int = 3",
     "calibration_images: int = 48": "calibration_images: int = 4",
+    "short_steps: int = 10": "short_steps: int = 2",
+    "compared_images: int = 24": "compared_images: int = 3",
+    "iteration_images: int = 16": "iteration_images: int = 2",
+    "gradient_images: int = 6": "gradient_images: int = 2",
+    "probes: int = 24": "probes: int = 9",
+    "timed_steps: int = 3": "timed_steps: int = 1",
 }
 
 
@@ -59,7 +65,7 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     result = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
     assert result.returncode == 0, result.stdout + result.stderr
     (book,) = tmp_path.glob("runs/book-*")
-    assert len(list(book.glob("0*/run.ipynb"))) == 7 and len(list(book.glob("ablation/*/metrics.json"))) == 6
+    assert len(list(book.glob("0*/run.ipynb"))) == 8 and len(list(book.glob("ablation/*/metrics.json"))) == 6
     assert runs.read_json(book / "training" / "metrics.json")["steps"] == 24
     assert len(AttentionTrace.load(book / "training" / "trace.npz")) == 3
     for words in ("decoder map", "k-means", "position", "ceiling", "Where this model stands", "decoder over last"):
@@ -69,13 +75,15 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     assert "Does the last map beat the first?" in outputs(tmp_path, "00")
     for words in ("calibrated on 4 training images", "merging alone", "of hindsight in"):
         assert words in outputs(tmp_path, "06")
+    for words in ("2 steps: machinery, no finding", "Same time: no finished runs", "The claim, measured", "SPOT, all nine orders"):
+        assert words in outputs(tmp_path, "07")
     assert "from the cache" in outputs(tmp_path, "03")
     assert "widget-view" not in outputs(tmp_path, "04")  # live is False: figures instead of controls
     pages = {path.stem for path in tmp_path.glob("site/scenes-*/*.html")}
     assert {path.stem for path in (tmp_path / "notebooks").glob("0*.ipynb")} <= pages
 
     again = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
-    assert again.returncode == 0 and again.stdout.count("reused") == 8
+    assert again.returncode == 0 and again.stdout.count("reused") == 9
     for words in ("this grid", "the project's own results", "The first map needs self-distillation"):
         assert words in outputs(tmp_path, "05")
     other = run_book(tmp_path, "--only", "05", "--ablation-dir", book / "ablation")  # as `make ablations` ends

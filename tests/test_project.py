@@ -22,7 +22,7 @@ LAYERS = [
     ["modules"],
     ["methods"],
     ["reference", "reference_names", "checkpoint"],
-    ["train", "evaluate", "baselines", "failures", "intervene", "sweep"],
+    ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
     ["parameters", "limits", "kernel", "headless", "gallery"],
     ["book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
     ["shell_data", "shell_grid", "__main__"],
