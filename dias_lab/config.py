@@ -1,20 +1,20 @@
-"""Config: one frozen dataclass of flat primitives, its presets, and what a method changes in them.
+"""Config: one frozen dataclass of flat primitives. Presets, and what a method changes in them, are in presets.py.
 
 A notebook's `parameters` cell, `config.json` in a run directory and the command line all hold the same flat fields.
-The numbers of the presets coco, voc and clevrtex are those of the released configurations (Genera1Z/DIAS, v4); those of
-`scenes` were found on the built-in scenes (docs/scenes_recipe.md). U1 to U10 mark what the paper leaves open about
-re-initialization; each is a field, and its comment gives the reason for the default.
+U1 to U10 mark what the paper leaves open about re-initialization; each is a field, and its comment gives the reason for
+the default.
 """
 
 import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from dias_lab.presets import FORMS, METHODS, PRESETS, SCENES
 
 
 @dataclass(frozen=True)
@@ -290,31 +290,3 @@ def _three_numbers(name: str, value) -> str:
     if len(numbers) not in (0, 1, 3) or not finite:
         raise ValueError(f"Config.{name} needs one or three numbers (std above 0), or nothing; got {value!r}")
     return " ".join(repr(number) for number in numbers)
-
-
-PRESETS = types.MappingProxyType({
-    "scenes": dict(
-        data="data/scenes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
-        fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
-        num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
-        decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
-        learning_rate=5e-4, aggregator_rate=0.1, log_every=20, evaluate_every=50, evaluate_images=100,
-    ),
-    "coco": dict(data="data/coco", num_slots=7),
-    "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),
-    "clevrtex": dict(data="data/clevrtex", num_slots=11, steps=50_000, evaluate_every=1250),
-})  # fmt: skip
-
-FORMS = types.MappingProxyType({
-    "complete": dict(merging="reinitialize", matching="hungarian", distillation="cross_entropy"),
-    "released": dict(merging="none", matching="identity", distillation="release"),
-})  # fmt: skip
-
-# What a method's paper has otherwise than the presets, which are those of DIAS; and what the small scenes ask of it: the
-# fourier backbone has nothing to fine-tune, and its features no position, from which an MLP decoder could paint.
-METHODS = types.MappingProxyType({
-    "smoothsa": dict(merging="none", distillation="none"),
-    "spot": dict(merging="none", distillation="none", gradient_clip=0.3, gradient_norm="largest"),
-    "dinosaur": dict(merging="none", distillation="none", initializer="separate", decoder="mlp"),
-})  # fmt: skip
-SCENES = {"spot": dict(fine_tuned_blocks=0), "dinosaur": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}

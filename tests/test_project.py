@@ -17,7 +17,10 @@ PACKAGE = ROOT / "dias_lab"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
-    ["config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store", "data.lmdb_file"],
+    [
+        "presets", "config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store",
+        "data.lmdb_file",
+    ],
     ["data"],
     ["modules"],
     ["methods"],
