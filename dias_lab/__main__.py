@@ -49,7 +49,7 @@ def train(arguments: list[str]):
             config = config.replace(**{name: str(path.resolve())})
     refused_if_wrong(check, config, run_dir)
     result = fit(config, run_dir)
-    if devices.rank() > 0:  # the first process says it
+    if devices.rank(config) > 0:  # the first process says it
         return
     print(f"wrote {options.run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
     print_scores(result["scores"])

@@ -39,8 +39,10 @@ def uses_gpu(config: Config) -> bool:
     return config.device != "cpu" and torch.cuda.is_available()
 
 
-def rank() -> int:
-    """This process's number before it is launched: torchrun, Fabric and srun say it in the environment."""
+def rank(config: Config) -> int:
+    """This process's number among those of a training, before it is launched: torchrun, Fabric and srun say it."""
+    if config.devices * config.num_nodes == 1:  # whatever else srun starts beside it
+        return 0
     return int(next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0))
 
 

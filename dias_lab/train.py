@@ -45,7 +45,7 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
     """
     run_dir = runs.resolve(run_dir)
     check(config, run_dir)  # before anything is written
-    if devices.rank() > 0:
+    if devices.rank(config) > 0:
         if (run_dir / "metrics.json").exists():
             return runs.read_json(run_dir / "metrics.json")
         return Training(config, run_dir).run(progress=False)
