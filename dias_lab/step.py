@@ -69,7 +69,7 @@ class Learner:
             self.frozen = copy.deepcopy(self.model.backbone).lowered(dtype)
 
     def prepare(self, batch: dict) -> tuple[dict, Draws]:
-        """What the model takes, on its device: images, or features in their place, and the random numbers of the step."""
+        """What the model takes, on its device: images, their features where they are known, and the step's random numbers."""
         draws = batch.get("draws") or self.model.draw(self.places, self.config.seed, batch["info"]["step"])
         if "features" in batch:
             inputs = {"images": None, "features": batch["features"].to(self.model.device, non_blocking=True).float()}
@@ -80,7 +80,7 @@ class Learner:
             with contextlib.nullcontext() if lowered else self.fabric.autocast(), torch.inference_mode():
                 features = self.frozen(inputs["images"])
             # a copy made outside: what comes from inference mode cannot be saved for a backward pass
-            inputs = {"images": None, "features": features.to(torch.float32, copy=True)}
+            inputs["features"] = features.to(torch.float32, copy=True)
         return inputs, draws.to(self.model.device)
 
     def update(self, batch: dict, step: int) -> dict[str, Tensor]:
