@@ -145,6 +145,12 @@ class Learner:
         self.adam.found_inf = (self.first_bad >= 0).float()
         return self.fused
 
+    def load_optimizer(self, state: dict):
+        """Go on from an optimiser's state, wherever it was saved: whether it is fused is this machine's choice."""
+        for group in state["param_groups"]:
+            group["fused"] = self.fused or None
+        self.optimizer.load_state_dict(state)
+
     def bad_step(self) -> int | None:
         """The first step whose loss or gradient was not finite: a look at the device, which waits for it."""
         first = int(self.first_bad)

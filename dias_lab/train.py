@@ -127,6 +127,7 @@ class Training:
         try:
             self.loop(progress)
         except torch.cuda.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # the tensors of the step that failed
             raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
         return self.finish()
 
@@ -256,7 +257,7 @@ class Training:
                     f"{self.run_dir} was trained on {progress['data']}, and {self.train_store.path} is {self.data}: "
                     "the steps would not be the same. Choose another run directory, or the old data and teacher."
                 )
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.load_optimizer(state["optimizer"])
             torch.set_rng_state(state["random"])
             if "scaler" in state and self.learner.scaler is not None:
                 self.learner.scaler.load_state_dict(state["scaler"])

@@ -1,5 +1,6 @@
 """The step: assignment on the device, parts of a batch, updates held back, precision, and no wait for a GPU."""
 
+import copy
 import itertools
 import math
 
@@ -102,6 +103,18 @@ def test_fused_adam_takes_the_same_steps(small_config, tmp_path):
             training.learner.update(batch, number)
     assert one.learner.bad_step() is None is other.learner.bad_step()
     torch.testing.assert_close(one.model.trained_state(), other.model.trained_state(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_comes_from_a_cpu_is_fused_on_a_gpu(small_config, tmp_path):
+    plain, fused = (learner_of(small_config, tmp_path, fused=fused).learner for fused in (None, True))
+    for there, back in ((plain, fused), (fused, plain)):
+        batch = next(learner_of(small_config, tmp_path).batches(there.places, 3))
+        there.update(batch, 3)
+        back.model.load_state_dict(there.model.state_dict())
+        back.load_optimizer(copy.deepcopy(there.optimizer.state_dict()))
+        assert [group["fused"] for group in back.adam.param_groups] == 2 * [back.fused or None]
+        assert there.update(batch, 4)["loss"] == back.update(batch, 4)["loss"]
+        torch.testing.assert_close(back.model.trained_state(), there.model.trained_state(), rtol=1e-4, atol=1e-6)
 
 
 def learner_of(config, tmp_path, **options):
