@@ -40,19 +40,24 @@ def photo(random: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def photo_stores(folder: Path, images: int, **fields) -> Config:
+    """A training and a validation split of photos in the folder, and the preset coco for them on the CPU."""
+    random = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        records = (store.Record(photo(random), None, {"source": f"photo {number}"}) for number in range(images))
+        store.write(folder / f"{split}.lmdb", records, {"dataset": "photos", "split": split})
+    fields = {"device": "cpu", "precision": "32-true", "backbone_weights": "random", **fields}
+    return Config.preset("coco", data=str(folder), **fields)
+
+
 def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
-        random, images = np.random.default_rng(0), 2 * BATCH
-        for split in ("train", "validation"):
-            records = (store.Record(photo(random), None, {"source": f"photo {number}"}) for number in range(images))
-            store.write(Path(folder) / f"{split}.lmdb", records, {"dataset": "photos", "split": split})
-        return [row(Path(folder), label, name) for label, name in BACKBONES.items()]
+        config = photo_stores(Path(folder), 2 * BATCH, batch_size=BATCH, cache_views=1)
+        return [row(config, Path(folder), label, name) for label, name in BACKBONES.items()]
 
 
-def row(folder: Path, label: str, backbone: str) -> dict:
-    config = Config.preset(
-        "coco", data=str(folder), backbone=backbone, backbone_weights="random", batch_size=BATCH, cache_views=1, device="cpu"
-    )
+def row(config: Config, folder: Path, label: str, backbone: str) -> dict:
+    config = config.replace(backbone=backbone)
     training = Training(config, folder / "run")
     training.model.train()
     scenes = training.train_store

@@ -40,6 +40,7 @@ def train(arguments: list[str]):
         tyro.cli, Options, default=default, prog="python -m dias_lab train", args=one_word(arguments)
     )
 
+    from dias_lab import devices
     from dias_lab.train import check, fit
 
     run_dir, config = options.run_dir.resolve(), options.config  # paths as typed: from the working directory
@@ -49,6 +50,8 @@ def train(arguments: list[str]):
             config = config.replace(**{name: str(path.resolve())})
     refused_if_wrong(check, config, run_dir)
     result = fit(config, run_dir)
+    if devices.rank(config) > 0:  # the first process says it
+        return
     print(f"wrote {options.run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
     print_scores(result["scores"])
 
@@ -268,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         print(f"dias_lab {name}: failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -59,11 +59,16 @@ def load(run_dir: Path, step: int, model: Method) -> tuple[dict, dict]:
     folder = Path(run_dir) / "checkpoints" / str(step)
     try:
         load_weights(model, folder)
-        return torch.load(folder / STATE, map_location="cpu", weights_only=True), runs.read_json(folder / PROGRESS)
+        return torch.load(folder / STATE, map_location="cpu", weights_only=True), progress(run_dir, step)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"checkpoint {folder} cannot be read ({error}). Delete that folder to go on from the one before."
         ) from error
+
+
+def progress(run_dir: Path, step: int) -> dict:
+    """What checkpoint `step` says about the run so far."""
+    return runs.read_json(Path(run_dir) / "checkpoints" / str(step) / PROGRESS)
 
 
 def load_weights(model: Method, folder: Path):

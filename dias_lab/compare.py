@@ -21,7 +21,7 @@ from dias_lab.data.dataset import Batches
 from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.intervals import widened_interval
 from dias_lab.methods import build
-from dias_lab.train import parameter_groups
+from dias_lab.step import parameter_groups
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"

@@ -1,4 +1,4 @@
-"""Config: one frozen dataclass of flat primitives. Its presets are in presets.py.
+"""Config: one frozen dataclass of flat primitives. Presets, and what a method changes in them, are in presets.py.
 
 A notebook's `parameters` cell, `config.json` in a run directory and the command line all hold the same flat fields.
 U1 to U10 mark what the paper leaves open about re-initialization; each is a field, and its comment gives the reason for
@@ -113,15 +113,19 @@ class Config:
 
     # training
     steps: int = 100_000
-    batch_size: int = 32
+    batch_size: int = 32  # of all devices together
+    accumulate: int = 1  # parts in which each device takes its share of a batch, for memory; the gradients add up
     learning_rate: float = 2e-4
     aggregator_rate: float = 1.0  # learning rate of all that comes before the decoder, as a share of learning_rate
     final_learning_rate: float = 1e-3  # as a share of learning_rate
     warmup: float = 0.05  # share of the steps
     gradient_clip: float = 1.0  # norm over all parameters
     gradient_norm: Literal["l2", "largest"] = "l2"  # "largest": of the absolute values
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # bf16-mixed on a GPU that has it, else 32-true
+    compile: bool = False  # torch.compile for the trained parts: minutes at the start, for speed on a GPU
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1  # of each node; with several, also torchrun or srun may start the processes
+    num_nodes: int = 1
     workers: int = 0  # processes that read and decode
     log_every: int = 50  # steps
     evaluate_every: int = 2500  # steps; also how often a checkpoint is written
@@ -137,7 +141,8 @@ class Config:
 
     def _check_ranges(self):
         positive = ("image_size backbone_size num_slots slot_dim slot_mlp_dim num_iterations fourier_dim fourier_stride "
-                    "decoder_layers decoder_heads preheat_heads steps batch_size log_every evaluate_every").split()  # fmt: skip
+                    "decoder_layers decoder_heads preheat_heads steps batch_size accumulate devices num_nodes log_every "
+                    "evaluate_every").split()  # fmt: skip
         not_negative = ("project_dim project_hidden_dim reinitialized_iterations min_kept cache_views decoder_mlp_dim "
                         "workers evaluate_images seed fourier_texture fourier_position distillation_weight "
                         "aggregator_rate preheat_weight teacher_weight fine_tuned_blocks code_dim commitment_weight "

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from dias_lab import checkpoint, runs
+from dias_lab import checkpoint, devices, runs
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import squares
 from dias_lab.methods import Method, segments_from
@@ -27,12 +27,15 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0, out=None) -> Evaluation:
+def evaluate(
+    subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0, out=None, fabric=None
+) -> Evaluation:
     """Score a model, or the best checkpoint of a run directory, on a store (or its path).
 
     `limit`: only the first images; 0 takes all. The scores are also written to the file `out`, if given; with a run
     directory, by default to its `scores/<store>-<protocol>.json`, and beside it those of each image as .images.csv. Raises
-    ValueError for an empty store or an unknown protocol.
+    ValueError for an empty store or an unknown protocol. With `fabric`, its processes share the batches, and each gets
+    the whole: every image's own row.
     """
     started = time.perf_counter()
     model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
@@ -40,7 +43,10 @@ def evaluate(subject, store, protocol: str = "dias", seed: int | None = None, li
     seed = model.config.seed if seed is None else seed
     was_training = model.training
     model.eval()
-    tables = [_score_batch(model, batch, protocol, seed) for batch in squares(store, model.config, limit)]
+    first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    share = squares(store, model.config, limit, first, every)
+    tables = devices.gather(fabric, [_score_batch(model, batch, protocol, seed) for batch in share])
+    tables.sort(key=lambda table: table["item"].iloc[0])
     model.train(was_training)
     if not tables:
         raise ValueError(f"the store {store.path} is empty: there is nothing to evaluate")

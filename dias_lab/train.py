@@ -1,10 +1,11 @@
 """Training: fit(config, run_dir), on Lightning Fabric; exact resume.
 
-Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their norm, as in the release of
-DIAS (Genera1Z/DIAS). The best checkpoint is chosen on the validation split, which is never the test split. A step is a
-pure function of the weights and (seed, step), so a killed run that resumes ends with the same weights, bit for bit.
+The step itself is in step.py, what several devices share in devices.py. The best checkpoint is chosen on the validation
+split, which is never the test split. A step is a pure function of the weights and (seed, step), so a killed run that
+resumes ends with the same weights, bit for bit.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -12,20 +13,21 @@ import traceback
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dias_lab import checkpoint, runs
+from dias_lab import checkpoint, devices, runs
+from dias_lab.ahead import ahead
 from dias_lab.config import Config
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import batches
 from dias_lab.data.features import feature_batches
 from dias_lab.evaluate import METRICS, evaluate
-from dias_lab.methods import Method, build
+from dias_lab.step import Learner, first_non_finite, learning_rate, precision_of
 
-FREE_TO_CHANGE = {"data", "workers", "device", "log_every"}  # a resumed run may have these differ
-SCALER_PATIENCE = 50  # steps in a row that fp16's gradient scaler may skip
+# a resumed run may have these differ; those of the second line change its weights by rounding
+FREE_TO_CHANGE = {"data", "workers", "log_every"}
+FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile"}
 
 
 class NonFiniteError(FloatingPointError):
@@ -36,11 +38,16 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
     """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
 
     Writes config.json, metrics.jsonl, checkpoints/ and metrics.json there (`runs.py` says what they are). Raises
-    ValueError where the run directory belongs to another config, runs.RunBusy where another process trains in it, and
-    NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite.
+    ValueError where the run directory belongs to another config, runs.RunBusy where another process trains in it,
+    NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite, and MemoryError, with
+    what would fit, where a GPU is too small. On several devices every process calls this, and the first one writes.
     """
     run_dir = runs.resolve(run_dir)
     check(config, run_dir)  # before anything is written
+    if devices.rank(config) > 0:
+        if (run_dir / "metrics.json").exists():
+            return runs.read_json(run_dir / "metrics.json")
+        return Training(config, run_dir).run(progress=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
         if (run_dir / "metrics.json").exists():
@@ -64,6 +71,7 @@ def open_stores(config: Config) -> tuple[stores.Store, stores.Store]:
 def check(config: Config, run_dir: Path):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
     open_stores(config)
+    devices.check(config)
     if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
         raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
     if config.backbone_weights == "checkpoint":
@@ -88,42 +96,23 @@ def check(config: Config, run_dir: Path):
         )
 
 
-def learning_rate(step: int, config: Config) -> float:
-    """Linear from 0 over the warm-up, then a cosine down to `final_learning_rate` of the peak at `config.steps`."""
-    warmup = int(config.warmup * config.steps)
-    if step < warmup:
-        return config.learning_rate * step / warmup
-    share = (step - warmup) / max(config.steps - warmup, 1)
-    low = config.learning_rate * config.final_learning_rate
-    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def parameter_groups(model: Method) -> list[dict]:
-    """What is trained: the decoder, a quantizer, and all else before, each at its share of the learning rate."""
-    shares = {"before": model.config.aggregator_rate, "decoder": 1.0, "quantizer": model.config.quantizer_rate}
-    groups = {part: {"params": [], "share": share} for part, share in shares.items()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.get(name.partition(".")[0], groups["before"])["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
-
-
 class Training:
-    """One process's part of a run: the model, the optimiser, and the loop."""
+    """One process's part of a run: the loop around the learner's steps, and what it leaves in the run directory."""
 
     def __init__(self, config: Config, run_dir: Path):
         self.config, self.run_dir = config, run_dir
-        self.fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+        precision = self.precision_before() if config.precision == "auto" else config.precision
+        self.fabric = devices.launch(config.replace(precision=precision))
         if self.fabric.device.type == "cuda":  # the same step gives the same bits
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # which would write every tensor twice
         self.train_store, self.validation_store = open_stores(config)
-        self.model = build(config)
-        optimizer = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate)
-        self.wrapped, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.learner = Learner(config, self.fabric)
+        self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step = 0  # updates done
         self.best = {"step": 0, "score": None, "scores": {}}
-        self.seconds, self.skipped = 0.0, 0
+        self.seconds = 0.0
         meta = self.train_store.meta
         self.data = {name: meta[name] for name in ("dataset", "split", "count")}
         if config.teacher_run:
@@ -132,13 +121,27 @@ class Training:
             self.data["teacher_step"] = teacher.step
 
     def run(self, progress: bool) -> dict:
-        config = self.config
         self.resume()
         self.model.train()
-        if config.cache_views:
-            source = feature_batches(self.train_store, config, self.model.backbone, self.step, progress)
-        else:
-            source = batches(self.train_store, config, step=self.step)
+        try:
+            self.loop(progress)
+        except torch.cuda.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # the tensors of the step that failed
+            raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
+        return self.finish()
+
+    def batches(self, places: range, step: int, progress: bool = False):
+        """The batches from `step` on, or what these places of the global batch have of them."""
+        options = dict(step=step, places=places, num_locations=self.model.num_locations)
+        if self.config.cache_views:
+            return feature_batches(self.train_store, self.config, self.model.backbone, progress=progress, **options)
+        return batches(self.train_store, self.config, **options)
+
+    def loop(self, progress: bool):
+        config = self.config
+        source = ahead(
+            self.batches(self.learner.places, self.step, progress), self.learner.prepare, self.fabric.device
+        )
         bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
         sums, count, self.mark = {}, 0, time.perf_counter()
         for batch in bar:
@@ -148,13 +151,12 @@ class Training:
             sums = {name: sums.get(name, 0) + value for name, value in values.items()}
             due = self.step % config.evaluate_every == 0 or self.step == config.steps
             if due or self.step % config.log_every == 0:
-                means = {name: float(value) / count for name, value in sums.items()}
-                self.log(means, count / self.tick(), bar)
+                self.stop_if_not_finite()
+                self.log(self.means(sums, count), count / self.tick(), bar)
                 if due:
                     self.evaluate_and_save()
                     self.tick()
                 sums, count = {}, 0
-        return self.finish()
 
     def tick(self) -> float:
         """Seconds since the last tick, added to those of the run."""
@@ -164,71 +166,73 @@ class Training:
 
     def update(self, batch) -> dict:
         """One optimiser step; the losses as tensors on the device."""
-        config = self.config
-        inputs = self.inputs(batch)
-        self.model.progress = self.step / config.steps
-        draws = self.model.draw(range(config.batch_size), config.seed, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config) * group["share"]
-        output = self.wrapped(**inputs, draws=draws)
-        losses, self.weights = self.model.losses(output, self.model.progress)
-        loss = sum(self.weights[name] * losses[name] for name in losses)
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(
-            self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False,
-            norm_type=2.0 if config.gradient_norm == "l2" else math.inf,
-        )  # fmt: skip
-        self.check_finite(loss, norm, inputs, batch, draws)
-        self.optimizer.step()
-        values = {"loss": loss, **losses, "gradient_norm": norm, "kept": output.keep.float().sum(1).mean()}
-        return {name: value.detach() for name, value in values.items()}
+        values = self.learner.update(batch, self.step)
+        if not self.learner.fused:  # else the host looks when it logs: until then the device keeps the weights as they were
+            self.stop_if_not_finite()
+        return values
 
-    def inputs(self, batch) -> dict:
-        """What the model takes: normalised images, or features from the cache in their place."""
-        if "image" in batch:
-            return {"images": self.model.normalise(batch["image"])}
-        return {"images": None, "features": batch["features"].to(self.model.device, non_blocking=True).float()}
+    def means(self, sums: dict, count: int) -> dict[str, float]:
+        """Of the last `count` steps, over all devices."""
+        if self.fabric.world_size > 1:
+            together = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean")
+            sums = dict(zip(sums, together))
+        return {name: float(value) / count for name, value in sums.items()}
 
-    def check_finite(self, loss, norm, inputs, batch, draws):
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        self.skipped = 0 if finite else self.skipped + 1
-        scaler_may_skip = self.scaler is not None and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE
-        if finite or scaler_may_skip:
+    def stop_if_not_finite(self):
+        """Raises NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
+        step = self.learner.bad_step()
+        if step is None:
             return
-        culprit = first_non_finite(self.model, inputs, draws, self.step / self.config.steps)
-        folder = self.run_dir / "nonfinite" / str(self.step)
+        config, folder = self.config, self.run_dir / "nonfinite" / str(step)
+        loss, norm = self.learner.seen.tolist()
+        text = f"step {step}: the loss is {loss}, the gradient norm {norm}"
+        if not self.fabric.is_global_zero:
+            raise NonFiniteError(text)
+        batch = next(self.batches(range(config.batch_size), step))
+        progress = self.model.progress = step / config.steps
+        parts = self.learner.parts(*self.learner.prepare(batch))
+        culprits = (first_non_finite(self.model, *part, progress) for part in parts)
+        culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
         save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
         save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
         raise NonFiniteError(
-            f"step {self.step}: the loss is {loss.item()}, the gradient norm {norm.item()}; the first tensor that "
-            f"went bad is {culprit}. The batch and the weights are in {folder}; a lower learning_rate or "
-            "precision='32-true' may help."
+            f"{text}; the first tensor that went bad is {culprit}. The batch and the weights are in {folder}; a lower "
+            "learning_rate or precision='32-true' may help."
         )
 
     def log(self, means: dict, steps_per_second: float, bar):
+        if not self.fabric.is_global_zero:
+            return
         rate = steps_per_second * self.config.batch_size
         line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
-        line |= {f"weight_{name}": value for name, value in self.weights.items()}
+        line |= {f"weight_{name}": value for name, value in self.learner.weights.items()}
         runs.append_line(self.run_dir / "metrics.jsonl", {**line, "images_per_second": rate})
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
         limit = self.config.evaluate_images
-        scores = evaluate(self.model, self.validation_store, self.config.protocol, limit=limit).scores
-        log = self.run_dir / "metrics.jsonl"
-        runs.append_line(log, {"step": self.step, "validation": scores})
-        checkpoint.sync(log)  # the log is never behind its checkpoint
+        compiled = self.config.compile  # not for batches of other shapes
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            subject = self.model, self.validation_store, self.config.protocol
+            scores = evaluate(*subject, limit=limit, fabric=self.fabric).scores
         score = selection_score(scores)
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
+        if self.fabric.is_global_zero:
+            log = self.run_dir / "metrics.jsonl"
+            runs.append_line(log, {"step": self.step, "validation": scores})
+            checkpoint.sync(log)  # the log is never behind its checkpoint
+            self.save()
+        self.fabric.barrier()
+
+    def save(self):
         state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
-        if self.scaler is not None:
-            state["scaler"] = self.scaler.state_dict()
-        progress = {"best": self.best, "seconds": self.seconds, "data": self.data}
+        if self.learner.scaler is not None:
+            state["scaler"] = self.learner.scaler.state_dict()
+        progress = {"best": self.best, "seconds": self.seconds, "data": self.data, "precision": precision_of(self.fabric)}
         checkpoint.save(self.run_dir, self.step, self.model, state, progress)
         self.settle()
 
@@ -237,14 +241,14 @@ class Training:
         runs.write_json(self.run_dir / "checkpoints" / "best.json", self.best)
         checkpoint.prune(self.run_dir, keep={self.step, self.best["step"]})
 
-    @property
-    def scaler(self):
-        """fp16's gradient scaler, or None."""
-        return getattr(self.fabric._precision, "scaler", None)
+    def precision_before(self) -> str:
+        """The precision of the last checkpoint, which "auto" keeps on any machine, or "auto"."""
+        there = checkpoint.steps(self.run_dir)
+        return checkpoint.progress(self.run_dir, there[-1]).get("precision", "auto") if there else "auto"
 
     def resume(self):
         """Go back to the last complete checkpoint: weights, optimiser, and the log up to its step."""
-        there = checkpoint.steps(self.run_dir)
+        there = self.fabric.broadcast(checkpoint.steps(self.run_dir))
         if there:
             state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
             if progress["data"] != self.data:
@@ -252,11 +256,15 @@ class Training:
                     f"{self.run_dir} was trained on {progress['data']}, and {self.train_store.path} is {self.data}: "
                     "the steps would not be the same. Choose another run directory, or the old data and teacher."
                 )
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.load_optimizer(state["optimizer"])
             torch.set_rng_state(state["random"])
-            if "scaler" in state and self.scaler is not None:
-                self.scaler.load_state_dict(state["scaler"])
+            if "scaler" in state and self.learner.scaler is not None:
+                self.learner.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds, self.best = progress["step"], progress["seconds"], progress["best"]
+        self.fabric.barrier()  # nothing is removed that another process still reads
+        if not self.fabric.is_global_zero:
+            return
+        if there:
             self.settle()
         log = self.run_dir / "metrics.jsonl"
         lines = runs.read_lines(log) if log.exists() else []
@@ -264,20 +272,44 @@ class Training:
         if len(kept) < len(lines):
             runs.write_lines(log, kept)
 
+    def peak(self, images: int) -> int:
+        """Bytes of GPU memory that a step of so many images needs at most, by doing it; no weight changes."""
+        self.optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        with contextlib.closing(self.batches(range(images), self.step)) as source:
+            part = self.learner.prepare(next(source))
+        with self.learner.alone(unless=False):
+            self.learner.gradients(*part)
+        self.optimizer.zero_grad()
+        return torch.cuda.max_memory_allocated()
+
+    def memory(self) -> int:
+        return torch.cuda.get_device_properties(self.fabric.device).total_memory
+
     def finish(self) -> dict:
+        """Every process gives the result; the first one writes it."""
+        result = self.result() if self.fabric.is_global_zero else None
+        if self.fabric.is_global_zero:
+            runs.write_json(self.run_dir / "metrics.json", result)
+        if self.fabric.world_size > 1:
+            result = self.fabric.broadcast(result)
+            torch.distributed.destroy_process_group()
+        return result
+
+    def result(self) -> dict:
         device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else str(self.fabric.device)
         last = [line for line in runs.read_lines(self.run_dir / "metrics.jsonl") if "loss" in line][-1]
-        result = {
+        where = {"device": device, "devices": self.fabric.world_size, "precision": precision_of(self.fabric)}
+        return {
             "steps": self.step,
             "best_step": self.best["step"],
             "seconds": self.seconds,
             "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
             "loss": {name: last[name] for name in last if name == "loss" or f"weight_{name}" in last},
             "scores": self.best["scores"],
-            "about": {**runs.about(), "device": device, "seed": self.config.seed, "threads": torch.get_num_threads()},
+            "about": {**runs.about(), **where, "seed": self.config.seed, "threads": torch.get_num_threads()},
         }
-        runs.write_json(self.run_dir / "metrics.json", result)
-        return result
 
 
 def selection_score(scores: dict) -> float:
@@ -285,36 +317,3 @@ def selection_score(scores: dict) -> float:
     values = [scores["decoder"][metric] for metric in METRICS]
     defined = [value for value in values if value is not None and value == value]
     return sum(defined) / len(defined) if defined else math.nan
-
-
-def first_non_finite(model: Method, inputs: dict, draws, progress: float) -> str:
-    """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
-    for name, tensor in inputs.items():
-        if tensor is not None and not torch.isfinite(tensor).all():
-            return f"the {name}"
-    found, handles = [], []
-
-    def look(name):
-        def hook(module, inputs, output):
-            tensors = output if isinstance(output, tuple) else (output,)
-            if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
-                found.append(f"the output of {name or 'the model'}")
-
-        return hook
-
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the parameter {name}"
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_hook(look(name)))
-    output = model(**inputs, draws=draws)
-    for handle in handles:
-        handle.remove()
-    losses, weights = model.losses(output, progress)
-    found += [f"the loss {name}" for name, loss in losses.items() if not torch.isfinite(loss)]
-    if found:
-        return found[0]
-    model.zero_grad()
-    sum(weights[name] * losses[name] for name in losses).backward()
-    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    return f"the gradient of {gradients[-1]}" if gradients else "not found when the step was done again in full precision"

@@ -59,7 +59,7 @@ def _pairs(batch):
 def test_training_from_the_cache_is_training_from_the_pixels(config, tmp_path, monkeypatch):
     train.fit(config, tmp_path / "cached", progress=False)
     monkeypatch.setattr(
-        train, "feature_batches", lambda scenes, config, backbone, step, progress: batches(scenes, config, step=step)
+        train, "feature_batches", lambda scenes, config, backbone, progress, **rest: batches(scenes, config, **rest)
     )
     train.fit(config, tmp_path / "pixels", progress=False)
     a, b = (runs.read_lines(tmp_path / name / "metrics.jsonl") for name in ("cached", "pixels"))

@@ -21,9 +21,10 @@ from dias_lab.methods import build
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import FourierBackbone
 from dias_lab.modules.permuted import PermutedDecoder, permutations
+from dias_lab.step import parameter_groups
 from dias_lab.sweep import merge_sweep
 from dias_lab.trace import AttentionTrace
-from dias_lab.train import Training, fit, parameter_groups
+from dias_lab.train import Training, fit
 
 BEGINS = ("features", "slots", "attention", "keep", "reconstruction", "decoder_attention")
 METHODS = {

@@ -17,11 +17,15 @@ PACKAGE = ROOT / "dias_lab"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
-    ["config", "presets", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store", "data.lmdb_file"],
+    [
+        "presets", "config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store",
+        "data.lmdb_file",
+    ],
     ["data"],
     ["modules"],
     ["methods"],
-    ["reference", "reference_names", "checkpoint"],
+    ["reference", "reference_names", "checkpoint", "devices", "ahead"],
+    ["step"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
     ["parameters", "limits", "kernel", "headless", "gallery"],
     ["book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],

@@ -16,8 +16,9 @@ from dias_lab.losses import code_loss
 from dias_lab.methods import build
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.quantizer import Quantizer, convolution, perplexity
+from dias_lab.step import parameter_groups
 from dias_lab.trace import AttentionTrace
-from dias_lab.train import fit, parameter_groups
+from dias_lab.train import fit
 
 QUANTISED = {
     "vqdino": dict(method="vqdino", codebook_size=16, code_dim=10),

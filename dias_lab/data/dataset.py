@@ -31,14 +31,17 @@ class Batches(Dataset):
     """Training batches by step: `Batches(store, config)[step]` is a dict of image, segments and info.
 
     image uint8 [B 3 R R]; segments uint8 [B R R]: 0 background (stuff included), 1.. objects, 254 overlap, 255 void;
-    info: {"item" int64 [B], "step" int}.
+    info: {"item" int64 [B], "step" int}. With `num_locations` (L of the model) also the draws of a training step: made
+    here, they are made by the processes that read.
     """
 
-    def __init__(self, store, config, seed: int | None = None):
+    def __init__(self, store, config, seed: int | None = None, places: range | None = None, num_locations: int = 0):
+        """`places`: which ones of the global batch, for one process of several; by default all."""
         if len(store) == 0:
             raise ValueError(f"the store {store.path} is empty")
-        self.store, self.config = store, config
+        self.store, self.config, self.num_locations = store, config, num_locations
         self.seed = config.seed if seed is None else seed
+        self.taken = range(config.batch_size) if places is None else places
 
     def __getitem__(self, step: int) -> dict:
         views = [self.view(item, random) for item, random in self.places(step)]
@@ -47,11 +50,19 @@ class Batches(Dataset):
             "image": torch.stack(images),
             "segments": torch.stack(segments),
             "info": {"item": torch.tensor(items), "step": step},
+            **self.drawn(step),
         }
+
+    def drawn(self, step: int) -> dict:
+        config = self.config
+        if not self.num_locations:
+            return {}
+        sizes = config.num_slots, config.slot_dim, self.num_locations
+        return {"draws": draws.draw(self.seed, step, self.taken, *sizes, config)}
 
     def places(self, step: int) -> Iterator[tuple[int, np.random.Generator]]:
         """The item at each place, from the epoch's permutation, and the random numbers that say how it is seen."""
-        for place in range(self.config.batch_size):
+        for place in self.taken:
             epoch, position = divmod(step * self.config.batch_size + place, len(self.store))
             item = int(permutation(self.seed, epoch, len(self.store))[position])
             yield item, draws.generator(self.seed, step, place, draws.VIEW)
@@ -90,16 +101,31 @@ class Squares(Dataset):
         return {"image": images, "segments": segments, "info": info}
 
 
-def batches(store, config, seed: int | None = None, step: int = 0, steps: int | None = None) -> Iterator[dict]:
+def batches(
+    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, num_locations: int = 0
+) -> Iterator[dict]:
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
-    return iter(loader(Batches(store, config, seed), range(step, steps), config))
+    return loaded(Batches(store, config, seed, places, num_locations), range(step, steps), config)
 
 
-def squares(store, config, limit: int = 0) -> Iterator[dict]:
-    """Evaluation batches of the first `limit` items (0: all)."""
-    dataset = Squares(store, config.image_size, config.batch_size, limit)
-    return iter(loader(dataset, range(len(dataset)), config))
+def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
+    """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on."""
+    dataset = Squares(store, config.image_size, max(config.batch_size // config.accumulate, 1), limit)
+    return loaded(dataset, range(first, len(dataset), every), config)
+
+
+def loaded(dataset: Dataset, order, config) -> Iterator[dict]:
+    """What `loader` gives. Raises RuntimeError with a way out where a process that reads has died."""
+    try:
+        yield from loader(dataset, order, config)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            f"one of {config.workers} processes that read and decode has died, perhaps for want of memory: take fewer "
+            f"workers, or workers=0. A training goes on from its last checkpoint. ({error})"
+        ) from error
 
 
 def loader(dataset: Dataset, order, config) -> DataLoader:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dias_lab import runs
-from dias_lab.data.dataset import Batches, fixed_view, loader
+from dias_lab.data.dataset import Batches, fixed_view, loaded
 
 FEATURES, PARTIAL, ABOUT, DONE = "features.bin", ".features.bin.partial", "features.json", "done"
 SAVED = 512  # items after which a build that is killed goes on
@@ -35,8 +35,8 @@ class FeatureBatches(Batches):
     whole cache.
     """
 
-    def __init__(self, store, config, folder: Path):
-        super().__init__(store, config)
+    def __init__(self, store, config, folder: Path, places: range | None = None, num_locations: int = 0):
+        super().__init__(store, config, None, places, num_locations)
         about = runs.read_json(folder / ABOUT)
         self.path, self.shape, self.maps = folder / FEATURES, tuple(about["shape"]), None
         self.grid = about["grid"]
@@ -52,7 +52,8 @@ class FeatureBatches(Batches):
         chosen = [(item, int(random.integers(self.shape[1]))) for item, random in self.places(step)]
         features = torch.from_numpy(np.stack([self.maps[place] for place in chosen]))  # [B L C]
         items = torch.tensor([item for item, _ in chosen])
-        return {"features": features.transpose(1, 2).unflatten(2, self.grid), "info": {"item": items, "step": step}}
+        features = features.transpose(1, 2).unflatten(2, self.grid)
+        return {"features": features, "info": {"item": items, "step": step}, **self.drawn(step)}
 
     def __getstate__(self):
         return {**self.__dict__, "maps": None}  # pickling would copy what is mapped
@@ -76,10 +77,12 @@ class FixedViews(Dataset):
         return {"image": torch.stack(views), "items": [self.items[number][0], self.items[number][-1]]}
 
 
-def feature_batches(store, config, backbone, step: int = 0, progress: bool = False) -> Iterator[dict]:
+def feature_batches(
+    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, num_locations: int = 0
+) -> Iterator[dict]:
     """`dataset.batches` from the cache, which is made first where there is none."""
-    dataset = FeatureBatches(store, config, make(store, config, backbone, progress))
-    return iter(loader(dataset, range(step, config.steps), config))
+    dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, num_locations)
+    return loaded(dataset, range(step, config.steps), config)
 
 
 def make(store, config, backbone, progress: bool = False) -> Path:
@@ -149,7 +152,7 @@ def _build(folder: Path, store, config, backbone, shape, progress: bool):
     mean, std = (255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     views = FixedViews(store, config, first)
     bar = tqdm(total=shape[0], initial=first, desc="features", unit="image", disable=not progress, mininterval=1)
-    for batch in loader(views, range(len(views.items)), config):
+    for batch in loaded(views, range(len(views.items)), config):
         first, last = batch["items"]
         features = backbone((batch["image"].to(device) - mean) / std).flatten(2).transpose(1, 2)  # [K*V L C]
         features = features.half().cpu().unflatten(0, (-1, shape[1]))

@@ -31,6 +31,7 @@ class Backbone(nn.Module):
 
     waiting = False
     trained = False  # whether `fine_tune` has freed some blocks
+    dtype = None  # of the pass, where `lowered` has set one
 
     def __init__(self, size: int, mean, std):
         super().__init__()
@@ -63,6 +64,11 @@ class Backbone(nn.Module):
         blocks[-num_blocks:].requires_grad_(True)
         self.trained = True
 
+    def lowered(self, dtype: torch.dtype) -> "Backbone":
+        """This backbone, changed to compute in `dtype` and with channels last, for speed on a GPU."""
+        self.dtype = dtype
+        return self.to(dtype=dtype, memory_format=torch.channels_last)
+
     def forward(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B C h w"]:
         if self.waiting:
             raise RuntimeError(
@@ -71,7 +77,7 @@ class Backbone(nn.Module):
         if images.shape[-2:] != (self.size, self.size):  # without antialias, as the released models were trained
             images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", align_corners=False)
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
-            return self.features(images)
+            return self.features(images if self.dtype is None else images.to(self.dtype))
 
 
 class TimmBackbone(Backbone):
@@ -136,6 +142,10 @@ class FourierBackbone(Backbone):
         self.register_buffer("frequency", frequency, persistent=False)
         self.register_buffer("phase", phase, persistent=False)
         self.measure()
+
+    def lowered(self, dtype) -> Backbone:
+        """Itself: the phases of its features need full precision."""
+        return self
 
     def features(self, images):
         described = self.describe(images)  # [B 8 h w]

@@ -105,7 +105,7 @@ def cut(
     most = max(N - max(min_kept, 1), 0)  # merges that the guard allows
     if rule == "threshold":
         merges = (heights < threshold).sum(dim=1)
-        merges = torch.where(merges > most, 0, merges) if guard == "cancel" else merges.clamp_max(most)
+        merges = merges.masked_fill(merges > most, 0) if guard == "cancel" else merges.clamp_max(most)
     else:
         from_zero = F.pad(heights, (1, 0))  # [B N]
         contrast = from_zero.diff(dim=1) if rule == "gap" else _between(from_zero)

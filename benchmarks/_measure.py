@@ -1,0 +1,94 @@
+"""What all benchmarks share: taking turns, counting, the machine's ceilings, and the form of a row."""
+
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import scipy
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def take_turns(functions: dict[str, Callable], repetitions: int = 7, warm_up: bool = True) -> dict[str, list[float]]:
+    """Seconds of each repetition. They take turns, so that other work on the machine meets them alike."""
+    if warm_up:
+        for function in functions.values():
+            timed(function)
+    seconds = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            seconds[name].append(timed(function))
+    return seconds
+
+
+def timed(function: Callable) -> float:
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def flops(function: Callable) -> int:
+    """Floating-point operations of the matrix products, convolutions and attention in it."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def spread(seconds: list[float]) -> float:
+    """Half the distance between the quartiles, as a share of the median."""
+    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    return (high - low) / 2 / median
+
+
+@functools.cache
+def ceilings(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[float, float]:
+    """What the machine reaches: operations a second in a large matrix product, bytes a second in a large copy."""
+    side, size = (8192, 2**30) if device == "cuda" else (1536, 2**27)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = take_turns({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, repetitions=7)
+    return 2 * side**3 / min(seconds["product"]), 2 * size / min(seconds["copy"])
+
+
+def row(name: str, seconds: list[float], comparator: list[float] | None = None, **facts) -> dict:
+    """{name, precision, device, seconds, comparator_seconds, ratio, flops, bytes, threads, versions}, and more.
+
+    `ratio` is that of the medians: how many times longer the comparator takes. `of_product` and `of_copy`: achieved
+    operations and bytes a second, as shares of what the machine reaches in a large matrix product and a large copy.
+    """
+    ours = statistics.median(seconds)
+    theirs = statistics.median(comparator) if comparator else None
+    device, dtype = facts.pop("on", "cpu"), facts.pop("dtype", torch.float32)
+    product, copy = ceilings(device, dtype)
+    facts = {"precision": str(dtype).removeprefix("torch."), "flops": 0, "bytes": 0, **facts}
+    return {
+        "name": name, "device": device_name(device), "seconds": ours, "comparator_seconds": theirs,
+        "ratio": theirs / ours if theirs else None, "spread": spread(seconds),
+        "comparator_spread": spread(comparator) if comparator else None,
+        "of_product": facts["flops"] / ours / product, "of_copy": facts["bytes"] / ours / copy,
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__}, **facts,
+    }  # fmt: skip
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies in bfloat16 by itself; elsewhere it is slower than float32."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = file.read()
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))

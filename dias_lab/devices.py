@@ -1,0 +1,100 @@
+"""Where a training runs: precision, one device or several, and what each process of several does.
+
+Every process holds the whole model and takes its slice of the global batch, whose content and random numbers follow from
+(seed, step, place) alone; gradients are averaged. So any number of devices trains on the same batches, to rounding.
+"""
+
+import math
+import os
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from dias_lab.config import Config
+
+
+def launch(config: Config) -> Fabric:
+    """Fabric on the devices of `config`; further processes of this machine start here, unless torchrun or srun did it."""
+    alone = config.devices * config.num_nodes == 1
+    strategy = "auto" if alone else DDPStrategy(broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator=config.device, strategy=strategy, devices=config.devices, num_nodes=config.num_nodes,
+        precision=precision(config),
+    )  # fmt: skip
+    if not alone:
+        fabric.launch()
+    return fabric
+
+
+def precision(config: Config) -> str:
+    """What `precision="auto"` is on this machine: bf16 with full-precision weights on a GPU that has it."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16-mixed" if uses_gpu(config) and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def uses_gpu(config: Config) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
+def rank(config: Config) -> int:
+    """This process's number among those of a training, before it is launched: torchrun, Fabric and srun say it."""
+    if config.devices * config.num_nodes == 1:  # whatever else srun starts beside it
+        return 0
+    return int(next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0))
+
+
+def check(config: Config):
+    """Whether the devices can share the batch: ValueError says why not."""
+    world = config.devices * config.num_nodes
+    parts = world * config.accumulate
+    if config.batch_size % parts:
+        there = f"{world} device{'s' * (world > 1)} and accumulate={config.accumulate}"
+        fitting = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * config.accumulate) == 0]
+        raise ValueError(
+            f"batch_size {config.batch_size} is that of all devices together, and {there} do not divide it; with this "
+            f"accumulate, {', '.join(map(str, fitting)) or 'no number of'} devices would"
+        )
+    started = int(os.environ.get("WORLD_SIZE", world))
+    if started != world:
+        raise ValueError(f"{started} processes were started, and devices x num_nodes is {world}: say --devices")
+    if config.num_nodes > 1 and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+        raise ValueError("several nodes need torchrun or srun, which tell each process its place")
+    if uses_gpu(config) and config.devices > torch.cuda.device_count():
+        raise ValueError(f"devices is {config.devices}, and this machine has {torch.cuda.device_count()} GPUs")
+
+
+def places(config: Config, fabric: Fabric) -> range:
+    """This process's places in the global batch."""
+    share = config.batch_size // fabric.world_size
+    return range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+
+
+def gather(fabric: Fabric | None, part: list) -> list:
+    """The lists of all processes, one after the other."""
+    if fabric is None or fabric.world_size == 1:
+        return part
+    parts = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, part)
+    return [entry for one in parts for entry in one]
+
+
+def out_of_memory(config: Config, peak: Callable[[int], int], memory: int) -> str:
+    """What to tell whose GPU is too small. `peak(n)`: bytes that a step of n images needs; `memory`: bytes there are."""
+    at_once = config.batch_size // (config.devices * config.num_nodes * config.accumulate)
+    text = (
+        f"the GPU's {memory / 1e9:.1f} GB are too little for {at_once} images at once (batch_size {config.batch_size}, "
+        f"accumulate {config.accumulate}) with num_slots {config.num_slots}"
+    )
+    try:
+        one, two = peak(1), peak(2)
+    except torch.cuda.OutOfMemoryError:
+        return f"{text}, and for two at once: a smaller backbone_size or decoder is needed"
+    most = 2 + math.floor((0.9 * memory - two) / max(two - one, 1))  # a tenth is left for what the allocator wastes
+    fits = [n for n in range(1, at_once) if at_once % n == 0 and n <= most]
+    if not fits:
+        return f"{text}; a smaller backbone_size or decoder is needed"
+    accumulate = config.accumulate * at_once // fits[-1]
+    return f"{text}. By two trials about {min(most, at_once)} would fit: accumulate={accumulate} trains on the same batches"

@@ -1,0 +1,195 @@
+"""One optimiser step: forward, losses, backward, clip, update. On a GPU nothing in it waits for the device.
+
+Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their norm, as in the release of
+DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose gradients add up to those of the whole.
+"""
+
+import contextlib
+import copy
+import math
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dias_lab import devices
+from dias_lab.config import Config
+from dias_lab.draws import Draws
+from dias_lab.methods import Method, build
+
+SCALER_PATIENCE = 50  # steps in a row that fp16's gradient scaler may skip
+COMPILED = ("project", "aggregator", "decoder")  # by torch.compile: their inputs always have the same shapes
+COMPILER = "inductor"
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """Linear from 0 over the warm-up, then a cosine down to `final_learning_rate` of the peak at `config.steps`."""
+    warmup = int(config.warmup * config.steps)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    share = (step - warmup) / max(config.steps - warmup, 1)
+    low = config.learning_rate * config.final_learning_rate
+    return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def parameter_groups(model: Method) -> list[dict]:
+    """What is trained: the decoder, a quantizer, and all else before, each at its share of the learning rate."""
+    shares = {"before": model.config.aggregator_rate, "decoder": 1.0, "quantizer": model.config.quantizer_rate}
+    groups = {part: {"params": [], "share": share} for part, share in shares.items()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.get(name.partition(".")[0], groups["before"])["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+class Learner:
+    """The model, its optimiser, and one step of both.
+
+    A step whose loss or gradient is not finite changes no weight, and `bad_step` names it. On a GPU the host learns of it
+    only when it looks at `bad_step`; the device holds back all updates from there on, so nothing is lost by looking late.
+    """
+
+    def __init__(self, config: Config, fabric: Fabric, fused: bool | None = None):
+        """`fused`: one kernel updates all parameters, and skips the update by itself. By default on a GPU (not in fp16)."""
+        self.config, self.fabric = config, fabric
+        self.model = build(config)
+        if config.compile:
+            for part in filter(None, (getattr(self.model, name, None) for name in COMPILED)):
+                part.compile(backend=COMPILER, dynamic=False)
+        self.scaler = getattr(fabric._precision, "scaler", None)  # fp16's
+        self.fused = (fabric.device.type == "cuda" and self.scaler is None) if fused is None else fused
+        self.adam = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate, fused=self.fused or None)
+        self.wrapped, self.optimizer = fabric.setup(self.model, self.adam)
+        self.places = devices.places(config, fabric)
+        self.weights, self.skipped = {}, 0
+        self.first_bad = torch.full((), -1, device=fabric.device)
+        self.seen = torch.zeros(2, device=fabric.device)  # loss and gradient norm of the first bad step
+        self.frozen = None
+        if fabric.device.type == "cuda" and not self.model.backbone.trained:
+            dtype = torch.bfloat16 if precision_of(fabric) == "bf16-mixed" else torch.float32
+            self.frozen = copy.deepcopy(self.model.backbone).lowered(dtype)
+
+    def prepare(self, batch: dict) -> tuple[dict, Draws]:
+        """What the model takes, on its device: images, their features where they are known, and the step's random numbers."""
+        draws = batch.get("draws") or self.model.draw(self.places, self.config.seed, batch["info"]["step"])
+        if "features" in batch:
+            inputs = {"images": None, "features": batch["features"].to(self.model.device, non_blocking=True).float()}
+        else:
+            inputs = {"images": self.model.normalise(batch["image"])}
+        if self.frozen is not None and "image" in batch:
+            lowered = self.scaler is None  # it has its dtype already
+            with contextlib.nullcontext() if lowered else self.fabric.autocast(), torch.inference_mode():
+                features = self.frozen(inputs["images"])
+            # a copy made outside: what comes from inference mode cannot be saved for a backward pass
+            inputs["features"] = features.to(torch.float32, copy=True)
+        return inputs, draws.to(self.model.device)
+
+    def update(self, batch: dict, step: int) -> dict[str, Tensor]:
+        """One optimiser step on this process's part of the batch; its losses as tensors on the device."""
+        config = self.config
+        inputs, draws = batch["prepared"] if "prepared" in batch else self.prepare(batch)
+        self.model.progress = step / config.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config) * group["share"]
+        self.optimizer.zero_grad()
+        values = {}
+        for number, part in enumerate(self.parts(inputs, draws), start=1):
+            with self.alone(unless=number == config.accumulate):
+                for name, value in self.gradients(*part).items():
+                    values[name] = values.get(name, 0) + value.detach() / config.accumulate
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.optimizer, max_norm=config.gradient_clip, error_if_nonfinite=False,
+            norm_type=2.0 if config.gradient_norm == "l2" else math.inf,
+        )  # fmt: skip
+        if self.may_update(values["loss"], norm, step):
+            self.optimizer.step()
+        return {**values, "gradient_norm": norm.detach()}
+
+    def gradients(self, inputs: dict, draws: Draws) -> dict[str, Tensor]:
+        """Forward and backward pass over a part of the batch, whose share of the gradients is added."""
+        output = self.wrapped(**inputs, draws=draws)
+        losses, self.weights = self.model.losses(output, self.model.progress)
+        loss = sum(self.weights[name] * losses[name] for name in losses)
+        self.fabric.backward(loss / self.config.accumulate)
+        return {"loss": loss, **losses, "kept": output.keep.float().sum(1).mean()}
+
+    def parts(self, inputs: dict, draws: Draws) -> list[tuple[dict, Draws]]:
+        """The batch in `config.accumulate` equal parts, one after the other."""
+        if self.config.accumulate == 1:
+            return [(inputs, draws)]
+        size = len(self.places) // self.config.accumulate
+        cuts = [slice(first, first + size) for first in range(0, len(draws.order), size)]
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        return [
+            ({**inputs, **{name: given[name][cut] for name in given}}, Draws(*(draw[cut] for draw in draws))) for cut in cuts
+        ]  # fmt: skip
+
+    def alone(self, unless: bool):
+        """No exchange of gradients between processes, `unless` all parts of the batch have been seen."""
+        if unless or self.fabric.world_size == 1:
+            return contextlib.nullcontext()
+        return self.fabric.no_backward_sync(self.wrapped)
+
+    def may_update(self, loss: Tensor, norm: Tensor, step: int) -> bool:
+        """Whether the host lets the update happen. Fused Adam is never held back by it: the device decides by itself."""
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        if self.fabric.world_size > 1:  # the norm is that of all processes, the loss is not
+            bad = self.fabric.all_reduce(bad.float(), reduce_op="max") > 0
+        if not self.fused:
+            finite = not bad
+            self.skipped = 0 if finite else self.skipped + 1
+            if finite or (self.scaler is not None and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE):
+                return True
+        first = bad & (self.first_bad < 0)
+        self.seen = torch.where(first, torch.stack([loss, norm]).detach().float(), self.seen)
+        self.first_bad.masked_fill_(first, step)
+        self.adam.found_inf = (self.first_bad >= 0).float()
+        return self.fused
+
+    def load_optimizer(self, state: dict):
+        """Go on from an optimiser's state, wherever it was saved: whether it is fused is this machine's choice."""
+        for group in state["param_groups"]:
+            group["fused"] = self.fused or None
+        self.optimizer.load_state_dict(state)
+
+    def bad_step(self) -> int | None:
+        """The first step whose loss or gradient was not finite: a look at the device, which waits for it."""
+        first = int(self.first_bad)
+        return first if first >= 0 else None
+
+
+def precision_of(fabric: Fabric) -> str:
+    return fabric._precision.precision
+
+
+def first_non_finite(model: Method, inputs: dict, draws, progress: float) -> str | None:
+    """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
+    for name, tensor in inputs.items():
+        if tensor is not None and not torch.isfinite(tensor).all():
+            return f"the {name}"
+    found, handles = [], []
+
+    def look(name):
+        def hook(module, inputs, output):
+            tensors = output if isinstance(output, tuple) else (output,)
+            if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
+                found.append(f"the output of {name or 'the model'}")
+
+        return hook
+
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"the parameter {name}"
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_hook(look(name)))
+    output = model(**inputs, draws=draws)
+    for handle in handles:
+        handle.remove()
+    losses, weights = model.losses(output, progress)
+    found += [f"the loss {name}" for name, loss in losses.items() if not torch.isfinite(loss)]
+    if found:
+        return found[0]
+    model.zero_grad()
+    sum(weights[name] * losses[name] for name in losses).backward()
+    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the gradient of {gradients[-1]}" if gradients else None
