@@ -26,7 +26,10 @@ from dias_lab.step import parameter_groups
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
 HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
-ORDER = ("DIAS", "DIAS, released form", "SmoothSA", "Slot Attention", STAGE_1, HALF, STAGE_2, "DINOSAUR")  # in tables
+ORDER = (  # in tables
+    "DIAS", "DIAS, released form", "SmoothSA", "Slot Attention", STAGE_1, HALF, STAGE_2, "DINOSAUR", "VQDINO", "SLATE",
+    "DIAS on VQDINO's target",
+)  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -56,6 +59,7 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
                     notes.append(f"{name}: {problem}")
                 else:
                     rows[key] = row | _timing(row)
+
     def rank(row):
         known = ORDER.index(row["setting"]) if row["setting"] in ORDER else len(ORDER)
         return list(VIEWS).index(row["view"]), known, row["setting"], row["seed"]
