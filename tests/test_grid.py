@@ -358,7 +358,10 @@ def test_bad_runs_are_told_and_harm_no_other(root, capsys):
 def test_interrupted_runner_leaves_the_truth(root):
     (root / "grid.toml").write_text('notebook = "unit.ipynb"\nseeds = [1, 2, 3]\n[fixed]\nwait = 60\n')
     command = [sys.executable, "-m", "dias_lab", "grid", "start", "grid.toml", "--out", "runs/g", "--workers", "2"]
-    runner = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(runs.PACKAGE.parent)}, stderr=subprocess.PIPE)
+    runner = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(runs.PACKAGE.parent)}, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     _wait_for(lambda: (root / "executed.txt").exists())
     runner.send_signal(signal.SIGINT)
     assert b"interrupted" in runner.communicate(timeout=30)[1] and runner.returncode == 1
