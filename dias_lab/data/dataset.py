@@ -119,8 +119,8 @@ def loaded(dataset: Dataset, order, config) -> Iterator[dict]:
     """What `loader` gives. Raises RuntimeError with a way out where a process that reads has died."""
     try:
         yield from loader(dataset, order, config)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(
             f"one of {config.workers} processes that read and decode has died, perhaps for want of memory: take fewer "
