@@ -100,6 +100,7 @@ def test_solutions_run_and_checks_refuse_a_wrong_answer(name, tmp_path):
             assert errors == ["AssertionError"], (cell.id, text_of(cell))
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("scenes")
 def test_interventions_with_live_controls(small_config, small_scenes, tmp_path):
     """What `make run` leaves out: controls, and the explorer that Python asks. Every one has its figure all the same."""
