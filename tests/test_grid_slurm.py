@@ -29,7 +29,7 @@ for second in range(done, seconds):
 decoder = {"ari": (7 * seed + len(kind)) % 11 / 13}
 runs.write_json(folder / "metrics.json", {"steps": seconds, "scores": {"protocol": "dias", "images": 20, "decoder": decoder}})"""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one Slurm at a time: its ports are fixed
 
 
 @pytest.fixture(scope="module")
