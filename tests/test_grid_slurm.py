@@ -1,9 +1,11 @@
 """A grid on a real Slurm of one node: a job array, a time limit that requeues, a killed job."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,7 +31,7 @@ for second in range(done, seconds):
 decoder = {"ari": (7 * seed + len(kind)) % 11 / 13}
 runs.write_json(folder / "metrics.json", {"steps": seconds, "scores": {"protocol": "dias", "images": 20, "decoder": decoder}})"""
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one Slurm at a time: its ports are fixed
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,8 @@ def slurm(tmp_path_factory):
     if absent or os.geteuid() != 0:
         pytest.skip(f"a Slurm of one node needs root, and slurm-wlm and munge installed; missing: {absent or 'root'}")
     folder = tmp_path_factory.mktemp("slurm")
+    lock = open(Path(tempfile.gettempdir()) / "dias_lab-one-slurm.lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # its ports are fixed: one at a time, whichever worker of pytest asks
     try:
         started = subprocess.run([SCRIPT, "up", folder], stdin=subprocess.DEVNULL, timeout=120)
         if started.returncode:
@@ -45,6 +49,7 @@ def slurm(tmp_path_factory):
         yield folder / "slurm.conf"
     finally:
         subprocess.run([SCRIPT, "down", folder])
+        lock.close()
 
 
 @pytest.fixture
