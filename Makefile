@@ -37,8 +37,8 @@ ABLATIONS := runs/ablations$(if $(STEPS),-$(STEPS))
 ablations: $(STAMP)
 	@$(IN) -m dias_lab run --only 01
 	@$(IN) -m dias_lab grid start notebooks/grids/ablations.toml --out $(ABLATIONS) --workers 2 \
-		$(if $(STEPS),--fixed steps=$(STEPS) --projected) $(ARGS); \
-		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS)
+		$(if $(STEPS),--fixed steps=$(STEPS) --projected) $(ARGS); state=$$?; \
+		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS) && exit $$state
 
 lab: $(STAMP)
 	@$(IN) -m jupyterlab notebooks $(ARGS)

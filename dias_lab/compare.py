@@ -15,13 +15,12 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from dias_lab import runs
-from dias_lab.checkpoint import place
+from dias_lab import devices, runs
 from dias_lab.data.dataset import Batches
 from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.intervals import widened_interval
 from dias_lab.methods import build
-from dias_lab.step import parameter_groups
+from dias_lab.step import Learner
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
@@ -196,36 +195,26 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class Stepper:
-    """A method's training step, again and again: as `train.Training` does it, without log and checkpoints."""
+    """A method's training step, again and again, without log and checkpoints."""
 
     def __init__(self, config, store=None):
         self.config, self.store, self.number = config, store, 0
-        self.model = build(config)
+        self.learner = Learner(config, devices.launch(config))
+        self.model = self.learner.model.train()
         if config.stage == 2:  # what a step costs does not depend on what the teacher knows
             self.model.learn_from(build(config.replace(stage=1, teacher_run="")))
-        self.model = place(self.model, None if config.device == "auto" else config.device).train()
-        self.optimizer = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate)
 
-    def step(self):
-        config, model = self.config, self.model
-        images = self.images()
-        draws = model.draw(range(config.batch_size), config.seed, self.number)
-        output = model(model.normalise(images), draws=draws)
-        losses, weights = model.losses(output, 0.5)
-        loss = sum(weights[name] * losses[name] for name in losses)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm_type = 2.0 if config.gradient_norm == "l2" else float("inf")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip, norm_type)
-        self.optimizer.step()
+    def step(self) -> float:
+        loss = self.learner.update(self.batch(), self.number)["loss"]
         self.number += 1
-        return float(loss.detach())  # waits for a GPU
+        return float(loss)  # waits for a GPU
 
-    def images(self):
+    def batch(self) -> dict:
         if self.store is not None:
-            return Batches(self.store, self.config)[self.number]["image"]
+            return Batches(self.store, self.config)[self.number]
         shape = (self.config.batch_size, 3, self.config.image_size, self.config.image_size)
-        return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(self.number))
+        noise = torch.Generator().manual_seed(self.number)
+        return {"image": torch.randint(256, shape, dtype=torch.uint8, generator=noise), "info": {"step": self.number}}
 
     def counted(self) -> dict:
         """One step, and what can be counted of it, an image: it is the same on every machine."""
@@ -243,6 +232,7 @@ class Stepper:
 
         models = [self.model, *getattr(self.model, "teacher", ())]
         backbones = {id(module): module for model in models for module in model.backbones().values()}
+        backbones |= {} if self.learner.frozen is None else {0: self.learner.frozen}  # a GPU's own copy
         handles = [module.register_forward_hook(look) for module in backbones.values()]
         with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
             self.step()

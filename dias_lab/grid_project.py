@@ -16,9 +16,12 @@ from dias_lab.parameters import Refused
 STEPS, EVALUATIONS = 24, 2
 
 
-def seconds(of: grid.Grid, workers: int | None = None) -> float:
-    """Seconds until all that is not done is. Refused for a notebook that trains no model, or where the short run fails."""
-    left = grid_run.missing(grid.status(of))
+def seconds(of: grid.Grid, chosen: set[str], workers: int | None = None) -> float:
+    """Seconds until those of the chosen runs are done that are not yet.
+
+    Refused for a notebook that trains no model, or where the short run fails.
+    """
+    left = chosen.intersection(grid_run.missing(grid.status(of)))
     waiting = [run for run in of.runs if run.id in left]
     workers = max(1, min(workers or grid_run.default_workers(), len(waiting)))
     if not waiting:
@@ -51,7 +54,7 @@ def measure(of: grid.Grid, threads: int) -> tuple[float, float, float]:
     return step, evaluation, outcome.seconds - result["seconds"]
 
 
-def sentence(of: grid.Grid, workers: int | None = None) -> str:
+def sentence(of: grid.Grid, chosen: set[str], workers: int | None = None) -> str:
     """The projection, for people."""
-    count = len(grid_run.missing(grid.status(of)))
-    return f"projected   {grid_run.duration(seconds(of, workers))} for {count} runs on this machine"
+    count = len(chosen.intersection(grid_run.missing(grid.status(of))))
+    return f"projected   {grid_run.duration(seconds(of, chosen, workers))} for {count} runs on this machine"

@@ -39,20 +39,20 @@ def start(
     given = dict(map(_assignment, fixed))
     found = grid.read(file, out, given)
     _check_workers(workers)
-    _selected(found, only)
+    chosen = _selected(found, only)
     if slurm:
         grid_slurm.executor(found)  # refuses before anything is written
     text = grid.changed(file.read_text(encoding="utf-8"), given)
     if projected:
-        print(grid_project.sentence(found, workers), flush=True)
+        print(grid_project.sentence(found, chosen, workers), flush=True)
     if given or file != out / "grid.toml":
         runs.write_text(out / "grid.toml", text)
     if prepare_only:
-        for run in found.runs:
+        for run in (run for run in found.runs if run.id in chosen):
             grid.prepare(run)
             print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
         return 0
-    return _execute(found, only, workers, slurm, skip_failed=False)
+    return _execute(found, chosen, workers, slurm, skip_failed=False)
 
 
 def resume(
@@ -68,7 +68,8 @@ def resume(
         skip_failed: leave failed runs as they are
     """
     _check_workers(workers)
-    return _execute(_load(folder), only, workers, slurm, skip_failed)
+    found = _load(folder)
+    return _execute(found, _selected(found, only), workers, slurm, skip_failed)
 
 
 def _check_workers(workers: int | None) -> None:
@@ -99,12 +100,11 @@ def _selected(found, only: tuple[str, ...]) -> set[str]:
     return {run.id for run in found.runs if run.setting in chosen}
 
 
-def _execute(found, only, workers, slurm, skip_failed) -> int:
+def _execute(found, chosen, workers, slurm, skip_failed) -> int:
     from dias_lab import grid, grid_run, grid_slurm
 
     for folder, why in grid.stale(found):
         print(f"stale       {folder.name}: {why}")
-    chosen = _selected(found, only)
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)

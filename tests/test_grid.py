@@ -430,6 +430,9 @@ def test_fixed_parameters_from_the_shell_go_before_the_file_s(root, capsys):
 def test_only_some_settings_and_the_baseline(root, capsys):
     _grid(root, GRID.replace("[1, 2, 3]", "[1]") + '[table]\nbaseline = "width=2, kind=a"\n')
     assert main(["grid", "resume", "runs/g", "--only", "width=1, kind=b", "--workers", "2"]) == 0
+    capsys.readouterr()
+    assert main(["grid", "start", "runs/g/grid.toml", "--out", "runs/g", "--only", "width=1, kind=b", "--prepare-only"]) == 0
+    assert capsys.readouterr().out.count("run-one") == 2
     states = {row["setting"]: row["state"] for row in grid.status(grid.load("runs/g"))}
     assert states == {"width=1, kind=a": "todo", "width=1, kind=bbb": "done", "width=2, kind=a": "done", "width=2, kind=bbb": "todo"}
 
@@ -454,16 +457,19 @@ def test_the_projected_time_follows_steps_and_evaluations(root, capsys, monkeypa
     step, evaluation, rest = grid_project.measure(found, threads=1)
     assert (step, evaluation) == pytest.approx((0.1, 0.5)) and rest + 3.4 > 0
     monkeypatch.setattr(grid_project, "measure", lambda of, threads: (0.1, 0.5, 7.0))
-    assert grid_project.seconds(found, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)  # two runs at a time
-    assert grid_project.seconds(found, workers=1) == pytest.approx(2 * (0.1 * 100 + 0.5 * 10 + 7.0))
-    assert "projected   44 s for 2 runs" in grid_project.sentence(found, workers=1)
+    all_of_them = {run.id for run in found.runs}
+    assert grid_project.seconds(found, {found.runs[0].id}, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)
+    assert grid_project.seconds(found, all_of_them, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)  # two runs at a time
+    assert grid_project.seconds(found, all_of_them, workers=1) == pytest.approx(2 * (0.1 * 100 + 0.5 * 10 + 7.0))
+    assert "projected   44 s for 2 runs" in grid_project.sentence(found, all_of_them, workers=1)
     assert not (root / "runs").exists()
 
 
 def test_a_notebook_that_trains_nothing_has_no_projected_time(root, capsys):
     (root / "grid.toml").write_text('notebook = "unit.ipynb"\nseeds = [1]\n')
     with pytest.raises(Refused, match="'steps'|cannot be projected"):
-        grid_project.sentence(grid.read("grid.toml", "runs/g"))
+        found = grid.read("grid.toml", "runs/g")
+        grid_project.sentence(found, {run.id for run in found.runs})
 
 
 def test_without_slurm_it_is_refused(root, capsys, monkeypatch):

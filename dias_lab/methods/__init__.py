@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from dias_lab import draws
 from dias_lab.config import Config
 from dias_lab.data.dataset import square
+from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import Backbone
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
+from dias_lab.modules.projector import build_projector
 from dias_lab.trace import AttentionTrace
 
 
@@ -68,6 +71,28 @@ class Method(nn.Module):
         B, _, h, w = features.shape
         draws = self.draw(places=range(B), num_locations=h * w) if draws is None else draws
         return draws.to(features.device)
+
+    def add_slot_attention(self):
+        """`project`, `initializer` and `aggregator`, as the config has them."""
+        config, dim = self.config, self.backbone.feature_dim
+        self.project = build_projector(config, dim)
+        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
+        self.initializer = initializer(config.num_slots, config.slot_dim)
+        sizes = config.slot_dim, config.slot_mlp_dim, config.num_iterations
+        self.aggregator = SlotAttention(config.project_dim or dim, *sizes)
+
+    def attend(self, features: Float[Tensor, "B C h w"], initial_slots, keep, draws):
+        """Slot Attention with nothing added: slots, maps [T B N h w], and which slots count.
+
+        Gradients go through the last iteration only, where `config.truncation` says so.
+        """
+        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
+        if initial_slots is None:
+            initial_slots = self.initializer(features, len(features), noise=draws.slots)
+        truncate = self.config.truncation == "bi_level"
+        slots, attention = self.aggregator(projected, initial_slots, keep, truncate=truncate)
+        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        return slots, attention.unflatten(3, features.shape[2:]), keep
 
     def reconstruct(self, features: Float[Tensor, "B C h w"], slots, keep, draws, decoder_attention: bool | None):
         """The decoder's reconstruction [B C h w] and map [B N h w], or None where it was not asked for.

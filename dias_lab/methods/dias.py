@@ -15,11 +15,9 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.draws import Draws
 from dias_lab.methods import Method
-from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import build_decoder
-from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
-from dias_lab.modules.projector import build_projector, start, zero_biases
+from dias_lab.modules.projector import start, zero_biases
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members
 
@@ -38,11 +36,7 @@ class DIAS(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        width = config.project_dim or backbone.feature_dim
-        self.project = build_projector(config, backbone.feature_dim)
-        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
-        self.initializer = initializer(config.num_slots, config.slot_dim)
-        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.add_slot_attention()
         quantised = config.target == "quantised"
         self.decoder = build_decoder(config, quantised and config.code_dim or backbone.feature_dim, backbone.grid)
         if quantised:

@@ -9,18 +9,15 @@ Axes: T iterations, B images, N slots, C feature channels, D slot width, h w loc
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dias_lab import losses
 from dias_lab.draws import Draws
 from dias_lab.methods import Method
-from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import build_decoder
-from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
-from dias_lab.modules.projector import build_projector, start
+from dias_lab.modules.projector import start
 
 
 class DINOSAUROutput(NamedTuple):
@@ -36,11 +33,7 @@ class DINOSAUR(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        width = config.project_dim or backbone.feature_dim
-        self.project = build_projector(config, backbone.feature_dim)
-        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
-        self.initializer = initializer(config.num_slots, config.slot_dim)
-        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.add_slot_attention()
         self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
         start(self.project, self.aggregator, config)
 
@@ -56,14 +49,8 @@ class DINOSAUR(Method):
         """One pass over prepared images; the arguments are those of DIAS."""
         features = self.encode(images, features)  # [B C h w]
         draws = self.ready(draws, features)
-        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
-        if initial_slots is None:
-            initial_slots = self.initializer(features, len(features), noise=draws.slots)
-        truncate = self.config.truncation == "bi_level"
-        slots, attention = self.aggregator(projected, initial_slots, keep, truncate=truncate)
-        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        slots, attention, keep = self.attend(features, initial_slots, keep, draws)
         reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
-        attention = attention.unflatten(3, features.shape[2:])
         return DINOSAUROutput(features, slots, attention, keep, reconstruction, decoded)
 
     def losses(self, output: DINOSAUROutput, progress: float) -> tuple[dict, dict]:

@@ -16,11 +16,9 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.draws import Draws
 from dias_lab.methods import Method
-from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
-from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
 from dias_lab.modules.permuted import PermutedDecoder
-from dias_lab.modules.projector import build_projector, start
+from dias_lab.modules.projector import start
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 
 
@@ -39,11 +37,7 @@ class VQDINO(Method):
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
-        width = config.project_dim or backbone.feature_dim
-        self.project = build_projector(config, backbone.feature_dim)
-        initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
-        self.initializer = initializer(config.num_slots, config.slot_dim)
-        self.aggregator = SlotAttention(width, config.slot_dim, config.slot_mlp_dim, config.num_iterations)
+        self.add_slot_attention()
         self.quantizer = self.build_quantizer()
         self.decoder = PermutedDecoder(
             config.code_dim or backbone.feature_dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads,
@@ -73,14 +67,8 @@ class VQDINO(Method):
         features = self.encode(images, features)  # [B C h w]
         quantised = self.quantise(images, features)
         draws = self.ready(draws, features)
-        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
-        if initial_slots is None:
-            initial_slots = self.initializer(features, len(features), noise=draws.slots)
-        truncate = self.config.truncation == "bi_level"
-        slots, attention = self.aggregator(projected, initial_slots, keep, truncate=truncate)
-        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
+        slots, attention, keep = self.attend(features, initial_slots, keep, draws)
         expected, decoded, logits = self.reconstruct(quantised.features, slots, keep, draws, decoder_attention)
-        attention = attention.unflatten(3, features.shape[2:])
         return VQDINOOutput(quantised.features, slots, attention, keep, expected, decoded, logits, quantised)
 
     def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws, decoder_attention):
