@@ -3,7 +3,8 @@
     python -m benchmarks gpu
 
 Workload: the preset coco (ViT-S/14 with random weights, 7 slots, complete form) in bf16 where the GPU has it. The full step
-begins with uint8 pixels on the device's doorstep (pinned memory), the cached one with features. The comparator is
+begins with uint8 pixels on the device's doorstep (pinned memory), the cached one with features; at batch 32 both also compiled,
+and captured as CUDA graphs. The comparator is
 `_straightforward.PlainTraining` in float32 at batch 32. The paper trains 100,000 steps of batch 32. Without a GPU it says so and
 measures nothing. The profile goes to runs/bench-profile.txt.
 """
@@ -28,6 +29,7 @@ from dias_lab.train import Training, open_stores
 BATCH, STEPS, PAPER_STEPS = 32, 50, 100_000
 BATCHES = (32, 64, 128, 256, 512)
 WORKERS = (1, 2, 4, 8, 16)
+COMPILED = ({"compile": True}, {"compile": True, "graphs": True})
 
 
 def rows() -> list[dict]:
@@ -54,6 +56,7 @@ def steps(config, folder: Path) -> list[dict]:
                 found.append(measure(training, name, batch, plain, size))
             if size == BATCH:
                 profile(training, given["training step"])
+                found += [one for fields in COMPILED for one in compiled(config.replace(**fields), folder, given, plain)]
             del training, given
         except torch.cuda.OutOfMemoryError:
             print(f"batch {size}: out of memory")
@@ -68,6 +71,13 @@ def steps(config, folder: Path) -> list[dict]:
             f"{PAPER_STEPS} steps of batch {BATCH} take {minutes:.1f} minutes"
         )
     return found
+
+
+def compiled(config, folder: Path, given: dict, plain: list[float]) -> list[dict]:
+    kind = "graphs" if config.graphs else "compiled"
+    training = Training(config, folder / kind)
+    training.model.train()
+    return [measure(training, f"{name}, {kind}", batch, plain, BATCH) for name, batch in given.items()]
 
 
 def both(training) -> dict[str, dict]:
@@ -122,7 +132,7 @@ def data_path(config) -> list[dict]:
     """Photos of 640x480 read, decoded, cropped and pinned, by the number of workers."""
     store, found = open_stores(config)[0], []
     for workers in WORKERS:
-        source = batches(store, config.replace(workers=workers, steps=60))
+        source = batches(store, config.replace(workers=workers, steps=60), segments=False)
         for _ in range(20):
             next(source)
         start = time.perf_counter()

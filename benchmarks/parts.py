@@ -3,23 +3,30 @@
     python -m benchmarks parts
 
 Workload: the preset coco (ViT-S/14 with random weights at 224 pixels, 7 slots), batches of 8 photos of 640x480, float32, two
-threads. Comparators: the data path with no workers for those with some; for the decoder, the same with its last layer's
+threads. Comparators: the data path with no workers for those with some; for the crop of a large photo, the same from all of
+its pixels; for the decoder, the same with its last layer's
 attention weights; for the loss, slots matched pair by pair; for the evaluation, the model's forward pass alone. `of_product` and
 `of_copy` are shares of what a large matrix product and a large copy reach on this machine. Bytes are those of weights,
 inputs and outputs, each moved once: the least.
 """
 
+import io
+import statistics
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from benchmarks._measure import flops, row, take_turns
 from benchmarks._straightforward import scipy_match
-from benchmarks.cache import photo_stores
-from dias_lab.data.dataset import batches
+from benchmarks.cache import photo, photo_stores
+from dias_lab.data import store as store_file
+from dias_lab.data.dataset import as_image, batches, crop, read, resize
 from dias_lab.data.features import make
 from dias_lab.evaluate import evaluate
 from dias_lab.methods import build
@@ -40,10 +47,10 @@ def rows() -> list[dict]:
 
 
 def data_path(config) -> list[dict]:
-    """Read, decode, crop and resize; seconds a batch, once the workers run."""
+    """Read, decode, crop and resize; seconds a batch, once the workers run; then its parts, and a photo of 12 million pixels."""
     store, found, alone = open_stores(config)[0], [], None
     for workers in (0, 1, 2):
-        source = batches(store, config.replace(workers=workers, steps=24))
+        source = batches(store, config.replace(workers=workers, steps=24), segments=False)
         seconds = []
         for _ in range(24):
             start = time.perf_counter()
@@ -53,7 +60,38 @@ def data_path(config) -> list[dict]:
         alone = alone or mean
         found.append(row(f"data path, {workers} workers", mean, alone, bytes=BATCH * 3 * config.image_size**2))
         print(f"data path, {workers} workers: {BATCH / found[-1]['seconds']:.1f} images/s")
-    return found
+    image = read(store, 0)[0]
+    parts = {
+        "read": lambda: store[0],
+        "decode": lambda: as_image(Image.open(io.BytesIO(store[0].image))),
+        "crop and resize": lambda: resize(image[None, :, 20:460, 90:530], None, config.image_size),
+    }
+    seconds = take_turns(parts, repetitions=50)
+    seconds["decode"] = [decode - read for decode, read in zip(seconds["decode"], seconds["read"])]
+    whole = sum(map(statistics.median, seconds.values()))
+    for name in parts:
+        found.append(row(f"data path, {name} one image", seconds[name]))
+        print(f"data path, {name}: {100 * found[-1]['seconds'] / whole:.0f} % of an image's time")
+    return [*found, large_photo(config)]
+
+
+def large_photo(config) -> dict:
+    """Decoded at the scale that its crop needs."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(photo(np.random.default_rng(0)))).resize((4000, 3000)).save(buffer, "JPEG", quality=90)
+    with tempfile.TemporaryDirectory() as folder:
+        record = store_file.Record(buffer.getvalue(), None, {"source": "made"})
+        store = store_file.open(store_file.write(f"{folder}/x.lmdb", [record], {"dataset": "made", "split": "x"}))
+
+        def ours():
+            return crop(store, 0, config, np.random.default_rng(0), segments=False)
+
+        def theirs():
+            with mock.patch.object(JpegImageFile, "draft"):
+                return ours()
+
+        seconds = take_turns({"ours": ours, "theirs": theirs}, REPETITIONS)
+    return row("crop of a photo of 4000x3000", seconds["ours"], seconds["theirs"])
 
 
 def model_parts(config) -> list[dict]:

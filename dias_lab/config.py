@@ -123,6 +123,7 @@ class Config:
     gradient_norm: Literal["l2", "largest"] = "l2"  # "largest": of the absolute values
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # bf16-mixed on a GPU that has it, else 32-true
     compile: bool = False  # torch.compile for the trained parts: minutes at the start, for speed on a GPU
+    graphs: bool = False  # with compile, on one GPU and accumulate=1: these parts are captured as CUDA graphs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1  # of each node; with several, also torchrun or srun may start the processes
     num_nodes: int = 1

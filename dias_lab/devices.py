@@ -47,8 +47,14 @@ def rank(config: Config) -> int:
 
 
 def check(config: Config):
-    """Whether the devices can share the batch: ValueError says why not."""
+    """Whether the devices can share the batch, and capture it in graphs: ValueError says why not."""
     world = config.devices * config.num_nodes
+    if config.graphs and not (config.compile and uses_gpu(config) and world == config.accumulate == 1):
+        raise ValueError(
+            f"graphs captures the parts that compile=True compiles, on one GPU and accumulate=1: a second part would overwrite "
+            f"what the first one left. Here compile is {config.compile}, accumulate {config.accumulate}, devices {world}, "
+            f"and there is {'a' if uses_gpu(config) else 'no'} GPU"
+        )
     parts = world * config.accumulate
     if config.batch_size % parts:
         there = f"{world} device{'s' * (world > 1)} and accumulate={config.accumulate}"

@@ -55,7 +55,7 @@ class Learner:
         self.model = build(config)
         if config.compile:
             for part in filter(None, (getattr(self.model, name, None) for name in COMPILED)):
-                part.compile(backend=COMPILER, dynamic=False)
+                part.compile(backend=COMPILER, dynamic=False, mode="reduce-overhead" if config.graphs else None)
         self.scaler = getattr(fabric._precision, "scaler", None)  # fp16's
         self.fused = (fabric.device.type == "cuda" and self.scaler is None) if fused is None else fused
         self.adam = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate, fused=self.fused or None)
@@ -87,6 +87,8 @@ class Learner:
     def update(self, batch: dict, step: int) -> dict[str, Tensor]:
         """One optimiser step on this process's part of the batch; its losses as tensors on the device."""
         config = self.config
+        if config.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # nobody reads the graphs' outputs of the step before any more
         inputs, draws = batch["prepared"] if "prepared" in batch else self.prepare(batch)
         self.model.progress = step / config.steps
         for group in self.optimizer.param_groups:

@@ -27,7 +27,7 @@ from dias_lab.step import Learner, first_non_finite, learning_rate, precision_of
 
 # a resumed run may have these differ; those of the second line change its weights by rounding
 FREE_TO_CHANGE = {"data", "workers", "log_every"}
-FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile"}
+FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 
 class NonFiniteError(FloatingPointError):
@@ -135,7 +135,7 @@ class Training:
         options = dict(step=step, places=places, num_locations=self.model.num_locations)
         if self.config.cache_views:
             return feature_batches(self.train_store, self.config, self.model.backbone, progress=progress, **options)
-        return batches(self.train_store, self.config, **options)
+        return batches(self.train_store, self.config, segments=False, **options)
 
     def loop(self, progress: bool):
         config = self.config

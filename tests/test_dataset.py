@@ -7,7 +7,7 @@ from PIL import Image
 
 from dias_lab import draws
 from dias_lab.config import Config
-from dias_lab.data import store
+from dias_lab.data import dataset, store
 from dias_lab.data.dataset import Batches, Squares, batches, crop_box, permutation, read, read_photos, square, squares
 
 
@@ -68,6 +68,32 @@ def test_images_and_segments_move_together(tmp_path):
     white = batch["image"].float().mean(dim=1) > 127
     assert (white == (batch["segments"] == 1)).float().mean() > 0.98
     assert 0.1 < white.float().mean() < 0.9
+
+
+@pytest.mark.parametrize("least, size", [(32, (63, 50)), (128, (250, 200)), (400, (500, 400)), (700, (500, 400))])
+def test_a_large_jpeg_is_decoded_at_the_scale_that_its_crop_needs(tmp_path, monkeypatch, least, size):
+    """500x400: at an eighth where 32 pixels are needed, at a half for 128; the crop shows what it shows at full size."""
+    rows, columns = np.mgrid[:400, :500] / 500
+    image = np.stack([rows, columns, np.hypot(rows - 0.4, columns - 0.5)], axis=2)
+    photo = Image.fromarray((255 * image).astype(np.uint8))
+    decoded, true = [], dataset.as_image
+    monkeypatch.setattr(dataset, "as_image", lambda picture: decoded.append(picture.size) or true(picture))
+    views = {}
+    for kind in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        photo.save(buffer, kind, **({"quality": 98} if kind == "JPEG" else {}))
+        store.write(tmp_path / f"{kind}.lmdb", [store.Record(buffer.getvalue(), None, {"source": "one"})], {"dataset": "test", "split": "x"})
+        config = Config.preset("scenes", image_size=least, backbone_size=least, crop_scale=0.9)
+        views[kind] = dataset.crop(store.open(tmp_path / f"{kind}.lmdb"), 0, config, np.random.default_rng(1))[0]
+    assert decoded == [size, (500, 400)]
+    difference = (views["JPEG"].float() - views["PNG"].float()).abs()
+    assert views["JPEG"].shape == (3, least, least) and difference.mean() < 3 and difference.max() < 12
+
+
+def test_segments_may_be_left_out(train_store, small_config):
+    for config in (small_config, small_config.replace(cache_views=2)):
+        whole, bare = Batches(train_store, config)[3], Batches(train_store, config, segments=False)[3]
+        assert "segments" not in bare and torch.equal(whole["image"], bare["image"])
 
 
 def test_stuff_becomes_background_and_no_masks_become_void(tmp_path):

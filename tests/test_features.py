@@ -114,10 +114,10 @@ def test_a_killed_build_goes_on_where_it_was(config, scenes, monkeypatch):
     assert not seen
 
 
-def _fail_at(stop, scenes, item, view, config):
+def _fail_at(stop, scenes, item, *view):
     if item == stop:
         raise KeyboardInterrupt
-    return fixed_view(scenes, item, view, config)
+    return fixed_view(scenes, item, *view)
 
 
 def test_several_processes_want_the_same_cache(config, scenes, monkeypatch):

@@ -189,6 +189,9 @@ def test_what_does_not_divide_the_batch_is_refused_before_anything_is_written(sm
             fit(small_config.replace(**fields), tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="torchrun or srun"):
         fit(small_config.replace(num_nodes=2), tmp_path / "run", progress=False)
+    for fields in (dict(graphs=True), dict(graphs=True, compile=True)):
+        with pytest.raises(ValueError, match="graphs captures .* there is no GPU"):
+            fit(small_config.replace(device="cpu", **fields), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -235,6 +238,16 @@ def test_no_step_waits_for_the_gpu(small_config, tmp_path):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert training.learner.bad_step() is None and prepared[0]["features"].isfinite().all()
+
+
+@needs_gpu
+def test_graphs_take_the_same_steps(small_config, tmp_path):
+    config = small_config.replace(device="cuda", precision="32-true", log_every=1, steps=12)
+    curves = []
+    for name, fields in (("plain", {}), ("graphs", dict(compile=True, graphs=True))):
+        fit(config.replace(**fields), tmp_path / name, progress=False)
+        curves.append([line["loss"] for line in runs.read_lines(tmp_path / name / "metrics.jsonl") if "loss" in line])
+    np.testing.assert_allclose(*curves, rtol=1e-3)
 
 
 @needs_gpu

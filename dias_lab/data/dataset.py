@@ -35,11 +35,16 @@ class Batches(Dataset):
     here, they are made by the processes that read.
     """
 
-    def __init__(self, store, config, seed: int | None = None, places: range | None = None, num_locations: int = 0):
-        """`places`: which ones of the global batch, for one process of several; by default all."""
+    def __init__(
+        self, store, config, seed: int | None = None, places: range | None = None, num_locations: int = 0, segments: bool = True
+    ):  # fmt: skip
+        """`places`: which ones of the global batch, for one process of several; by default all.
+
+        `segments=False` leaves them out, and the time to decode them: a training does not read them.
+        """
         if len(store) == 0:
             raise ValueError(f"the store {store.path} is empty")
-        self.store, self.config, self.num_locations = store, config, num_locations
+        self.store, self.config, self.num_locations, self.segments = store, config, num_locations, segments
         self.seed = config.seed if seed is None else seed
         self.taken = range(config.batch_size) if places is None else places
 
@@ -48,7 +53,7 @@ class Batches(Dataset):
         images, segments, items = zip(*views)
         return {
             "image": torch.stack(images),
-            "segments": torch.stack(segments),
+            **({"segments": torch.stack(segments)} if self.segments else {}),
             "info": {"item": torch.tensor(items), "step": step},
             **self.drawn(step),
         }
@@ -67,14 +72,13 @@ class Batches(Dataset):
             item = int(permutation(self.seed, epoch, len(self.store))[position])
             yield item, draws.generator(self.seed, step, place, draws.VIEW)
 
-    def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor, int]:
+    def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor | None, int]:
         """A crop of an image, its segments, and the item: one of the fixed views, or a new crop and perhaps its flip."""
         if self.config.cache_views:
-            return *fixed_view(self.store, item, int(random.integers(2 * self.config.cache_views)), self.config), item
-        image, segments = crop(*read(self.store, item), self.config, random)
-        if random.random() < 0.5:
-            image, segments = image.flip(-1), segments.flip(-1)
-        return image, segments, item
+            number = int(random.integers(2 * self.config.cache_views))
+            return *fixed_view(self.store, item, number, self.config, self.segments), item
+        views = crop(self.store, item, self.config, random, self.segments)
+        return *(flipped(views) if random.random() < 0.5 else views), item
 
 
 class Squares(Dataset):
@@ -102,11 +106,12 @@ class Squares(Dataset):
 
 
 def batches(
-    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, num_locations: int = 0
-) -> Iterator[dict]:
+    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, num_locations: int = 0,
+    segments: bool = True,
+) -> Iterator[dict]:  # fmt: skip
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
-    return loaded(Batches(store, config, seed, places, num_locations), range(step, steps), config)
+    return loaded(Batches(store, config, seed, places, num_locations, segments), range(step, steps), config)
 
 
 def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
@@ -144,11 +149,15 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
     """Image and segments of one item; stuff is background. Without masks every pixel is void (255)."""
     record = store[item]
-    image = as_tensor(Image.open(io.BytesIO(record.image)).convert("RGB")).permute(2, 0, 1)
+    image = as_image(Image.open(io.BytesIO(record.image)))
+    return image, true_segments(record, *image.shape[1:])
+
+
+def true_segments(record: stores.Record, height: int, width: int) -> UInt8[Tensor, "H W"]:
     if record.segments is None:
-        return image, torch.full(image.shape[1:], 255, dtype=torch.uint8)
+        return torch.full((height, width), 255, dtype=torch.uint8)
     table = torch.from_numpy(stores.thing_map(record.info))
-    return image, table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
+    return table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
 
 
 def class_table(info: dict) -> UInt8[Tensor, "256"]:
@@ -169,6 +178,10 @@ def class_table(info: dict) -> UInt8[Tensor, "256"]:
 
 def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:
     return torch.from_numpy(np.array(picture))
+
+
+def as_image(picture: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    return as_tensor(picture.convert("RGB")).permute(2, 0, 1)
 
 
 def square(images: UInt8[Tensor, "B 3 H W"], segments: Int[Tensor, "B H W"] | None, size: int):
@@ -195,25 +208,38 @@ def resize(images, segments, size: int):
     """Images bilinearly with antialias, on uint8; segments by the nearest pixel."""
     if images.shape[-2:] != (size, size):
         images = transforms.resize(images, [size, size], InterpolationMode.BILINEAR, antialias=True)
-        if segments is not None:
-            segments = transforms.resize(segments[:, None], [size, size], InterpolationMode.NEAREST_EXACT)[:, 0]
+    if segments is not None and segments.shape[-2:] != (size, size):
+        segments = transforms.resize(segments[:, None], [size, size], InterpolationMode.NEAREST_EXACT)[:, 0]
     return images, segments
 
 
-def crop(image, segments, config, random: np.random.Generator):
-    """A random crop at `config.image_size`: image uint8 [3 R R], segments [R R]."""
-    top, left, height, width = crop_box(image.shape[1], image.shape[2], config.crop_scale, random)
-    image = image[:, top : top + height, left : left + width]
-    segments = segments[top : top + height, left : left + width]
-    image, segments = resize(image[None], segments[None], config.image_size)
-    return image[0], segments[0]
+def crop(store, item: int, config, random: np.random.Generator, segments: bool = True):
+    """A random crop of an item at `config.image_size`: image uint8 [3 R R], segments [R R], or None unless asked for.
+
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, where the crop still has R pixels a side then.
+    """
+    record = store[item]
+    picture = Image.open(io.BytesIO(record.image))
+    W, H = picture.size
+    top, left, height, width = crop_box(H, W, config.crop_scale, random)
+    share = min(config.image_size / min(height, width), 1.0)
+    picture.draft(None, (math.ceil(W * share), math.ceil(H * share)))  # changes nothing but JPEGs
+    y, x = picture.height / H, picture.width / W  # 1, or the scale that it will be decoded at
+    rows, columns = slice(round(top * y), round((top + height) * y)), slice(round(left * x), round((left + width) * x))
+    true = true_segments(record, H, W)[None, top : top + height, left : left + width] if segments else None
+    image, true = resize(as_image(picture)[None, :, rows, columns], true, config.image_size)
+    return image[0], None if true is None else true[0]
 
 
-def fixed_view(store, item: int, view: int, config) -> tuple[UInt8[Tensor, "3 R R"], UInt8[Tensor, "R R"]]:
-    """View 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
+def flipped(views: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    return tuple(None if view is None else view.flip(-1) for view in views)
+
+
+def fixed_view(store, item: int, view: int, config, segments: bool = True):
+    """What `crop` gives, of fixed crops: view 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
     random = draws.generator(config.seed, view // 2, item, draws.FIXED_VIEW)
-    image, segments = crop(*read(store, item), config, random)
-    return (image.flip(-1), segments.flip(-1)) if view % 2 else (image, segments)
+    views = crop(store, item, config, random, segments)
+    return flipped(views) if view % 2 else views
 
 
 def crop_box(height: int, width: int, scale: float, random: np.random.Generator) -> tuple[int, int, int, int]:
@@ -249,7 +275,7 @@ def read_photos(paths, size: int) -> tuple[UInt8[Tensor, "B 3 R R"], list[str]]:
     for file in files:
         try:
             with Image.open(file) as picture:
-                image = as_tensor(ImageOps.exif_transpose(picture).convert("RGB")).permute(2, 0, 1)
+                image = as_image(ImageOps.exif_transpose(picture))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file} cannot be decoded: {error}") from error
         images.append(square(image[None], None, size)[0])

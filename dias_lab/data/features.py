@@ -24,6 +24,7 @@ from dias_lab import runs
 from dias_lab.data.dataset import Batches, fixed_view, loaded
 
 FEATURES, PARTIAL, ABOUT, DONE = "features.bin", ".features.bin.partial", "features.json", "done"
+CROPS = 2  # counts up when the same config gives other crops
 SAVED = 512  # items after which a build that is killed goes on
 PATIENCE = 600  # seconds without a write of the process that builds
 
@@ -70,7 +71,7 @@ class FixedViews(Dataset):
 
     def __getitem__(self, number: int) -> dict:
         views = [
-            fixed_view(self.store, item, view, self.config)[0]
+            fixed_view(self.store, item, view, self.config, False)[0]  # no segments
             for item in self.items[number]
             for view in range(2 * self.config.cache_views)
         ]
@@ -123,7 +124,7 @@ def identity(store, config, backbone) -> dict:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "images": store.fingerprint(),
-        "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")},
+        "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")} | {"crops": CROPS},
         "backbone": {name: fields[name] for name in names},
         "weights": digest.hexdigest(),
     }
