@@ -8,7 +8,7 @@
     python docs/methods.py stage2 --folder runs/methods-photos
 
     python docs/methods.py costs             # docs/methods-costs.csv: what a step costs in the size of COCO; needs no run
-    python docs/methods.py                   # docs/methods.csv, -curves.csv, -photos.csv and docs/methods.md
+    python docs/methods.py                   # the tables: docs/methods.md and docs/methods*.csv
 
 stage2 and time take --folder (runs/methods by default) and --print, which starts nothing. What is done is not repeated, what
 was killed resumes. Everything lies beside the folder: runs/methods-stage2, runs/methods-time, and runs/methods-time-stage2. The
@@ -25,7 +25,8 @@ import tomllib
 
 import pandas as pd
 
-from dias_lab import Config, compare, runs
+from dias_lab import Config, compare, load_model, runs
+from dias_lab.baselines import baseline_scores
 from dias_lab.data import store as stores
 
 CALL = [sys.executable, "-m", "dias_lab"]
@@ -37,6 +38,7 @@ COCO_SIZE = {
     "SmoothSA": {"method": "smoothsa"},
     "DINOSAUR": {"method": "dinosaur"},
 }
+BASELINES = ("k-means", "position", "ceiling")
 SHOWN = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU"}
 
 
@@ -142,43 +144,57 @@ def same_time(folder: str, only_print: bool, protocol: str, workers: int):
     stage_2(folder, only_print, protocol)
 
 
-def coco_size_costs() -> pd.DataFrame:
+def coco_size_costs():
     """Counts only: they are the same on every machine."""
     usual = {"backbone_weights": "random", "batch_size": 1, "device": "cpu"}
     costs = compare.step_costs({name: Config.preset("coco", **usual, **own) for name, own in COCO_SIZE.items()}, repeats=0)
     costs = costs.drop(columns=["seconds", "images_a_second"]).astype(float)
     costs.to_csv(written("-costs.csv"), index_label="method", float_format="%.6g")
     print("wrote docs/methods-costs.csv")
-    return costs
 
 
 def tables(protocol: str):
     """The summaries of the finished runs, as CSV, and the page about them. Where there are no runs, the CSV stays as it is."""
-    scenes, photos = (compare.finished(folder, protocol) for folder in (SCENES, PHOTOS))
-    if len(scenes.runs):
-        costs = measured(configs_of(SCENES, protocol)).drop(columns="images_a_second")
-        table = compare.summary(scenes.runs).join(costs.add_prefix("step "), on="setting")
-        table.to_csv(written(".csv"), index=False, float_format="%.6g")
-        compare.curves(scenes.runs).to_csv(written("-curves.csv"), index=False, float_format="%.5g")
-    if len(photos.runs):
-        compare.summary(photos.runs).to_csv(written("-photos.csv"), index=False, float_format="%.6g")
-    costs = pd.read_csv(written("-costs.csv"), index_col="method") if written("-costs.csv").exists() else coco_size_costs()
-    both = [pd.read_csv(written(name)) for name in (".csv", "-photos.csv") if written(name).exists()]
-    runs.write_text(written(".md"), page(*both, costs=costs, notes=scenes.notes + photos.notes))
-    print("wrote docs/methods.csv, docs/methods-curves.csv, docs/methods-photos.csv, docs/methods.md")
+    notes = []
+    for folder, name in ((SCENES, ""), (PHOTOS, "-photos")):
+        found = compare.finished(folder, protocol)
+        notes += found.notes
+        if found.runs.empty:
+            continue
+        table = compare.summary(found.runs)
+        if folder == SCENES:
+            costs = measured(configs_of(SCENES, protocol)).drop(columns="images_a_second")
+            table = table.join(costs.add_prefix("step "), on="setting")
+            compare.curves(found.runs).to_csv(written("-curves.csv"), index=False, float_format="%.5g")
+        table.to_csv(written(f"{name}.csv"), index=False, float_format="%.6g")
+        baselines(found.runs, protocol).to_csv(written(f"{name}-baselines.csv"), index=False, float_format="%.6g")
+    if not written("-costs.csv").exists():
+        coco_size_costs()
+    names = (".csv", "-baselines.csv", "-photos.csv", "-photos-baselines.csv", "-costs.csv")
+    runs.write_text(written(".md"), page(*(pd.read_csv(written(name)) for name in names), notes))
+    print("wrote docs/methods.md and the tables in docs/methods*.csv")
 
 
-def page(scenes: pd.DataFrame, photos: pd.DataFrame | None = None, *, costs: pd.DataFrame, notes: list[str]) -> str:
+def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """What learns nothing, on the features and the test images of the first run."""
+    first = table.iloc[0]
+    test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
+    found = baseline_scores(load_model(first["run"]), test, protocol, limit=int(first[f"{first['stem']}.images"]))
+    rows = [{"name": name} | {metric: found[f"{name}.{metric}"].mean() for metric in SHOWN} for name in BASELINES]
+    return pd.DataFrame(rows).assign(images=len(found), protocol=protocol)
+
+
+def page(scenes, scene_floors, photos, photo_floors, costs, notes: list[str]) -> str:
     commands = __doc__.partition("\n\n")[2].rpartition("\n\nstage2 and time")[0]
     lines = ["# DIAS and its neighbours", ""]
     lines += ["Written by `python docs/methods.py`; [07](../notebooks/07_methods.ipynb) judges the numbers. Made by", ""]
     lines += ["```", *(line.removeprefix("    ") for line in commands.splitlines()), "```", ""]
     lines += [
         "Decoder map, x100, mean ± standard deviation over n seeds; in brackets the paired difference to DIAS with its 95 % "
-        "interval."
+        "interval. In italics what learns nothing: k-means with as many clusters as slots, position alone, the maps' ceiling."
     ]
     for view, part in scenes.groupby("view", sort=False):
-        lines += score_table(part, f"Scenes, the {view.replace('time', 'wall time')}")
+        lines += score_table(part, scene_floors, f"Scenes, the {view.replace('time', 'wall time')}")
     lines += ["", "## What a training step costs", ""]
     lines += [
         "On the scenes; the methods took turns in one process. Operations, memory for the backward pass, and passes are "
@@ -193,23 +209,23 @@ def page(scenes: pd.DataFrame, photos: pd.DataFrame | None = None, *, costs: pd.
     lines += ["", "The same in the size of COCO (preset coco, ViT-S/14, 7 slots), counted on noise and random weights:", ""]
     passes = ["passes of the backbone", "of them with gradients"]
     lines += head(["method", "billion operations", "MB for the backward pass", *passes])
-    for name, one in costs.iterrows():
+    for _, one in costs.iterrows():
         counted = [f"{one['operations'] / 1e9:.1f}", f"{one['saved'] / 1e6:.0f}"]
-        lines += [row([name, *counted, f"{one['passes']:g}", f"{one['passes with gradients']:g}"])]
-    if photos is not None:
-        for _, part in photos.groupby("view", sort=False):
-            lines += score_table(part, "Photos of COCO, the same steps")
+        lines += [row([one["method"], *counted, f"{one['passes']:g}", f"{one['passes with gradients']:g}"])]
+    lines += score_table(photos, photo_floors, "Photos of COCO, the same steps")
     lines += ["", "Not in the tables:", "", *(f"* {' '.join(note.split())}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"
 
 
-def score_table(part: pd.DataFrame, title: str) -> list[str]:
+def score_table(part: pd.DataFrame, floors: pd.DataFrame, title: str) -> list[str]:
     first = part.iloc[0]
     lines = ["", f"## {title}", "", f"Protocol {first['protocol']}, {first['images']} test images.", ""]
     lines += head(["method", "n", "steps", "training, s", *SHOWN.values()])
     for _, one in part.iterrows():
         numbers = [one["setting"], one["n"], f"{one['steps_in_all']:.0f}", f"{one['seconds_in_all']:.0f}"]
         lines += [row(numbers + [score(one, f"decoder.{metric}") for metric in SHOWN])]
+    for _, one in floors.iterrows():
+        lines += [row([f"*{one['name']}*", "", "", "", *(f"{100 * one[metric]:.1f}" for metric in SHOWN)])]
     return lines
 
 
