@@ -56,6 +56,9 @@ def data_path(config) -> list[dict]:
             start = time.perf_counter()
             next(source)
             seconds.append(time.perf_counter() - start)
+        if workers:
+            found.append(row(f"data path, first batch of {workers} workers", seconds[:1]))
+            print(f"data path, first batch of {workers} workers: {seconds[0]:.1f} s")
         mean = [sum(seconds[first : first + 4]) / 4 for first in range(8, 24, 4)]  # workers hand batches over in bursts
         alone = alone or mean
         found.append(row(f"data path, {workers} workers", mean, alone, bytes=BATCH * 3 * config.image_size**2))

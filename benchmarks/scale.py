@@ -51,7 +51,7 @@ def rows() -> list[dict]:
                 exponent("locations", {size: cached_pass(locations=size) for size in (64, 144, 256, 576)}),
                 exponent("batch_size", {size: cached_pass(batch_size=size) for size in (2, 4, 8, 16)}),
                 exponent("resolution", {size: whole_pass(size) for size in (112, 168, 224, 280)}),
-                exponent("images", scoring(Path(folder), (4, 8, 16, 32))),
+                exponent("images", scoring(Path(folder), (2, 4, 8, 16))),
             ]
         return [*grown, memory(), *large_stores(RECORDS)]
     finally:
@@ -100,7 +100,7 @@ def training_pass(model, batch_size: int, images=None, features=None):
 
 def scoring(folder: Path, sizes) -> dict:
     """The preset coco over so many photos: reading, the forward pass, every map's scores."""
-    config = photo_stores(folder, max(sizes), batch_size=4)
+    config = photo_stores(folder, max(sizes), batch_size=2)
     model, photos = build(config).eval(), open_stores(config)[1]
     return {size: lambda size=size: evaluate(model, photos, limit=size) for size in sizes}
 

@@ -9,6 +9,7 @@ Axes: B images, H W pixels of a picture, R pixels of the protocol's square.
 import functools
 import io
 import math
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,7 +135,10 @@ def loaded(dataset: Dataset, order, config) -> Iterator[dict]:
 
 
 def loader(dataset: Dataset, order, config) -> DataLoader:
-    context = "forkserver" if config.workers else None  # neither the store's map nor torch's threads cross a fork
+    context = None
+    if config.workers:  # neither the store's map nor torch's threads cross a fork
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imports once, and not in every process
     pin = config.device != "cpu" and torch.cuda.is_available()
     return DataLoader(
         dataset, batch_size=None, sampler=order, num_workers=config.workers, multiprocessing_context=context, pin_memory=pin
