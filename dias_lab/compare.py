@@ -17,17 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dias_lab import devices, runs
 from dias_lab.data.dataset import Batches
+from dias_lab.data.features import FeatureBatches, make
 from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.intervals import widened_interval
-from dias_lab.methods import build
+from dias_lab.methods import build, class_of
 from dias_lab.step import Learner
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
 HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
+KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}  # what methods are compared by
 ORDER = (  # in tables
-    "DIAS", "DIAS, released form", "SmoothSA", "Slot Attention", STAGE_1, HALF, STAGE_2, "DINOSAUR", "VQDINO", "SLATE",
-    "DIAS on VQDINO's target",
+    "DIAS", "DIAS, released form", "SmoothSA", "Slot Attention", "Slot Attention, six slots", STAGE_1, HALF, STAGE_2,
+    "DINOSAUR", "VQDINO", "SLATE", "DIAS on VQDINO's target",
 )  # fmt: skip
 
 
@@ -39,17 +41,21 @@ class Found(NamedTuple):
 def finished(folder, protocol: str = "dias", data=None) -> Found:
     """The finished runs of both views that the test split was scored with under this protocol, the newest of equal ones.
 
-    `data`: only runs on this folder of stores. Columns are those of `runs.collect`, and view, setting, stem (of the scores'
-    columns), steps_in_all and seconds_in_all (a first stage's included), seconds_a_step (the median over the log).
+    `data`: only runs on this folder of stores. A second stage is left out where its teacher is not among the runs. Columns
+    are those of `runs.collect`, and view, setting, stem (of the scores' columns), own (the method's map), steps_in_all and
+    seconds_in_all (a first stage's included), seconds_a_step (the median over the log).
     """
     rows, notes = {}, []
     for view, ending in VIEWS.items():
         for stage, place_ in ((1, f"{folder}{ending}"), (2, f"{folder}{ending}-stage2")):
             for row in runs.collect(place_).to_dict("records"):
                 row |= {"view": view, "setting": STAGE_2 if stage == 2 else _text(row.get("variant")) or row.get("method")}
+                row["own"] = class_of(row["method"]).evaluated_map if _text(row.get("method")) else "decoder"
                 row["stem"] = next((stem for stem in _stems(row) if row.get(f"{stem}.protocol") == protocol), None)
                 key, name = (view, row["setting"], row.get("seed")), f"{row['setting']}, seed {row.get('seed')}, {view}"
                 problem = _problem(row, protocol, data)
+                if stage == 2 and not any(_is_teacher(other, row) for other in rows.values()):
+                    problem = problem or f"its teacher {row['teacher_run']} is not among the finished runs"
                 if problem is None and key in rows and _made(rows[key]) > _made(row):
                     problem = "left out, there is a newer run of it"
                 elif problem is None and key in rows:
@@ -64,6 +70,11 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
         return list(VIEWS).index(row["view"]), known, row["setting"], row["seed"]
 
     return Found(_in_all(pd.DataFrame(sorted(rows.values(), key=rank))), notes)
+
+
+def _is_teacher(row, student) -> bool:
+    """By the folder's name, which is unique in a grid; folders may have moved since."""
+    return runs.resolve(student["teacher_run"]).name == runs.resolve(row["run"]).name
 
 
 def _stems(row: dict) -> list[str]:
@@ -105,19 +116,18 @@ def _in_all(table: pd.DataFrame) -> pd.DataFrame:
         return table
     table = table.assign(steps_in_all=table["steps"], seconds_in_all=table["steps"] * table["seconds_a_step"])
     for index, row in table[table["setting"] == STAGE_2].iterrows():
-        teacher_name = runs.resolve(row["teacher_run"]).name  # unique in a grid; folders may have moved since
-        teacher = table[[runs.resolve(other).name == teacher_name for other in table["run"]]]
+        teacher = table[[_is_teacher(other, row) for _, other in table.iterrows()]].iloc[0]
         for name in ("steps_in_all", "seconds_in_all"):
-            table.loc[index, name] += teacher[name].iloc[0] if len(teacher) else np.nan
+            table.loc[index, name] += teacher[name]
     return table
 
 
 def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
     """A row for each view and setting, in the order in which they stand there.
 
-    Of every map and metric the mean and " std" over seeds. Of the decoder map's besides: " low" and " high", the 95 %
-    interval of the mean, and " difference", " difference low", " difference high", that of the paired difference to the
-    baseline: bootstrap over seeds and images, widened for few seeds (intervals.py). One seed has neither.
+    Of every map and metric the mean and " std" over seeds. Of the two maps of KINDS, "own" and "last", besides: " low" and
+    " high", the 95 % interval of the mean, and " difference", " difference low", " difference high", that of the paired
+    difference to the baseline: bootstrap over seeds and images, widened for few seeds (intervals.py). One seed has neither.
     """
     rows = []
     if table.empty:
@@ -128,11 +138,17 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
         row |= {name: own[name].mean() for name in ("steps", "steps_in_all", "seconds_in_all", "seconds_a_step")}
         row["peak_memory"] = own["peak_memory"].mean() if "peak_memory" in own else np.nan
         row |= {name: _distinct(own, name) for name in ("protocol", "images")}
-        for column in ["kept", *(f"{name}.{metric}" for name in MAPS for metric in METRICS)]:
+        row["own"] = own["own"].iloc[0]
+        columns = {column: column for column in ("kept", *(f"{name}.{metric}" for name in MAPS for metric in METRICS))}
+        columns |= {f"own.{metric}": f"{row['own']}.{metric}" for metric in METRICS}
+        for name, column in columns.items():
             values = _values(own, column)
-            row |= {column: values.mean(), f"{column} std": values.std(ddof=1) if len(values) > 1 else np.nan}
-        for metric in METRICS:
-            row |= _intervals(own, other, f"decoder.{metric}", setting == baseline)
+            row |= {name: values.mean(), f"{name} std": values.std(ddof=1) if len(values) > 1 else np.nan}
+        for kind in KINDS:
+            pair = [(part, part["own"].iloc[0] if kind == "own" else kind) for part in (own, other) if len(part)]
+            for metric in METRICS:
+                found = _intervals(*((part, f"{map_}.{metric}") for part, map_ in pair), is_baseline=setting == baseline)
+                row |= {f"{kind}.{metric} {end}": value for end, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -145,15 +161,18 @@ def _distinct(own: pd.DataFrame, name: str) -> str:
     return ", ".join(sorted({str(row[f"{row['stem']}.{name}"]).removesuffix(".0") for _, row in own.iterrows()}))
 
 
-def _intervals(own: pd.DataFrame, other: pd.DataFrame, column: str, is_baseline: bool) -> dict:
-    mean = [f"{column} {end}" for end in ("low", "high")]
-    paired = [f"{column} difference{end}" for end in ("", " low", " high")]
-    mine, theirs = _by_image(own, column), _by_image(other, column)
-    row = dict(zip(mean, widened_interval(mine.to_numpy())[1:]))
+def _intervals(own: tuple[pd.DataFrame, str], other: tuple[pd.DataFrame, str] | None = None, is_baseline: bool = False) -> dict:
+    """Of a setting's runs and a column of their scores, and of the baseline's."""
+    paired = [f"difference{end}" for end in ("", " low", " high")]
+    mine = _by_image(*own)
+    row = dict(zip(("low", "high"), widened_interval(mine.to_numpy())[1:]))
+    if is_baseline or other is None:
+        return row | dict.fromkeys(paired, np.nan)
+    theirs = _by_image(*other)
     if set(mine.columns) != set(theirs.columns):  # not the same images: seeds alone are paired
-        mine, theirs = _by_run(own, column), _by_run(other, column)
+        mine, theirs = _by_run(*own), _by_run(*other)
     seeds = mine.index.intersection(theirs.index)
-    if is_baseline or seeds.empty:
+    if seeds.empty:
         return row | dict.fromkeys(paired, np.nan)
     difference = mine.loc[seeds].to_numpy() - theirs.loc[seeds, mine.columns].to_numpy()
     return row | dict(zip(paired, widened_interval(difference)))
@@ -174,7 +193,7 @@ def _by_run(own: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The validation scores in every run's log: view, setting, seed, step, seconds of training so far, and the decoder map's.
+    """The validation scores in every run's log: view, setting, seed, step, seconds of training so far, and its own map's.
 
     A second stage goes on where its teacher ended.
     """
@@ -190,7 +209,7 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
             if "validation" in line:
                 row = {name: run[name] for name in ("view", "setting", "seed")}
                 row |= {"step": steps_before + line["step"], "seconds": seconds_before + seconds}
-                rows.append(row | {metric: line["validation"]["decoder"][metric] for metric in METRICS})
+                rows.append(row | {metric: line["validation"][run["own"]][metric] for metric in METRICS})
     return pd.DataFrame(rows)
 
 
@@ -198,11 +217,15 @@ class Stepper:
     """A method's training step, again and again, without log and checkpoints."""
 
     def __init__(self, config, store=None):
-        self.config, self.store, self.number = config, store, 0
+        self.config, self.source, self.number = config, None, 0
         self.learner = Learner(config, devices.launch(config))
         self.model = self.learner.model.train()
         if config.stage == 2:  # what a step costs does not depend on what the teacher knows
             self.model.learn_from(build(config.replace(stage=1, teacher_run="")))
+        if store is not None and config.cache_views:
+            self.source = FeatureBatches(store, config, make(store, config, self.model.backbone))
+        elif store is not None:
+            self.source = Batches(store, config, segments=False)
 
     def step(self) -> float:
         loss = self.learner.update(self.batch(), self.number)["loss"]
@@ -210,8 +233,8 @@ class Stepper:
         return float(loss)  # waits for a GPU
 
     def batch(self) -> dict:
-        if self.store is not None:
-            return Batches(self.store, self.config)[self.number]
+        if self.source is not None:
+            return self.source[self.number]
         shape = (self.config.batch_size, 3, self.config.image_size, self.config.image_size)
         noise = torch.Generator().manual_seed(self.number)
         return {"image": torch.randint(256, shape, dtype=torch.uint8, generator=noise), "info": {"step": self.number}}

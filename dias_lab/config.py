@@ -76,7 +76,7 @@ class Config:
 
     # decoder
     decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # spot, vqdino, slate have their own
-    decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location
+    decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location; not mlp
     decoder_layers: int = 4
     decoder_heads: int = 4  # not mlp
     decoder_mlp_dim: int = 0  # 0: four times the features' channels (mlp decoder: 2048)
@@ -116,7 +116,7 @@ class Config:
     batch_size: int = 32  # of all devices together
     accumulate: int = 1  # parts in which each device takes its share of a batch, for memory; the gradients add up
     learning_rate: float = 2e-4
-    aggregator_rate: float = 1.0  # learning rate of all that comes before the decoder, as a share of learning_rate
+    aggregator_rate: float = 1.0  # learning rate of what comes before the decoder (not smoothsa's prediction), as a share
     final_learning_rate: float = 1e-3  # as a share of learning_rate
     warmup: float = 0.05  # share of the steps
     gradient_clip: float = 1.0  # norm over all parameters

@@ -35,7 +35,8 @@ def widened_interval(differences: Float[np.ndarray, "S B"]) -> tuple[float, floa
     The bootstrap's percentiles of few seeds are too close to each other: of three seeds, they miss the truth one time in
     four. So what seeds and what images contribute to the bounds is taken apart. The distance of the bounds over seeds from
     the mean is multiplied by t(S-1) / 1.96 * sqrt(S / (S-1)) (Hesterberg 2015, The American Statistician 69:4), which for
-    means of seeds comes close to Student's interval; images are many, theirs stays; the two add as independent errors do.
+    means of three seeds and more comes close to Student's interval; images are many, theirs stays; the two add as
+    independent errors do.
     """
     from scipy.special import stdtrit
 

@@ -45,7 +45,8 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
     if method not in NAMES:
-        raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, NAMES)}")
+        known = set(NAMES) - {"spot original"}  # which the names in the file tell from "spot"
+        raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
         raise ValueError("the backbone's weights are in the published file: backbone_weights cannot be given")
     own = {"method": method, "backbone_weights": "checkpoint"}

@@ -20,6 +20,7 @@ from dias_lab.methods import Method, build
 SCALER_PATIENCE = 50  # steps in a row that fp16's gradient scaler may skip
 COMPILED = ("project", "aggregator", "decoder")  # by torch.compile: their inputs always have the same shapes
 COMPILER = "inductor"
+PREDICTION = ("initializer.project_features.", "initializer.block.")  # learns from a loss of its own, and from nothing
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -33,12 +34,13 @@ def learning_rate(step: int, config: Config) -> float:
 
 
 def parameter_groups(model: Method) -> list[dict]:
-    """What is trained: the decoder, a quantizer, and all else before, each at its share of the learning rate."""
+    """What is trained: the decoder, a quantizer, SmoothSA's prediction, and all else; each at its share of the rate."""
     shares = {"before": model.config.aggregator_rate, "decoder": 1.0, "quantizer": model.config.quantizer_rate}
     groups = {part: {"params": [], "share": share} for part, share in shares.items()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.get(name.partition(".")[0], groups["before"])["params"].append(parameter)
+            part = "decoder" if name.startswith(PREDICTION) else name.partition(".")[0]
+            groups.get(part, groups["before"])["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 

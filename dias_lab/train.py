@@ -218,7 +218,7 @@ class Training:
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
             subject = self.model, self.validation_store, self.config.protocol
             scores = evaluate(*subject, limit=limit, fabric=self.fabric).scores
-        score = selection_score(scores)
+        score = selection_score(scores, self.model.evaluated_map)
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         if self.fabric.is_global_zero:
@@ -312,8 +312,8 @@ class Training:
         }
 
 
-def selection_score(scores: dict) -> float:
-    """What chooses the best checkpoint: the mean of the decoder map's four scores; NaN where none is defined."""
-    values = [scores["decoder"][metric] for metric in METRICS]
+def selection_score(scores: dict, evaluated_map: str) -> float:
+    """What chooses the best checkpoint: the mean of the four scores of the method's map; NaN where none is defined."""
+    values = [scores[evaluated_map][metric] for metric in METRICS]
     defined = [value for value in values if value is not None and value == value]
     return sum(defined) / len(defined) if defined else math.nan

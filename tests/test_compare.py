@@ -29,7 +29,7 @@ def make_run(folder, variant, seed, ari, state="done", teacher="", steps=10, ima
     runs.write_json(folder / "scores/test-dias.json", test)
     if images:
         noise = np.linspace(-0.05, 0.05, len(ITEMS))
-        columns = {"item": ITEMS} | {f"decoder.{metric}": ari + noise for metric in scores["decoder"]}
+        columns = {"item": ITEMS} | {f"{name}.{metric}": scores[name]["ari"] + noise for name in ("last", "decoder") for metric in scores[name]}
         runs.write_text(folder / "scores/test-dias.images.csv", pd.DataFrame(columns).to_csv(index=False))
     runs.write_json(folder / "outcome.json", {"run_seconds": 3.0, "peak_memory": 1000})
     runs.write_json(folder / "metrics.json", {"steps": steps, "seconds": 2.0})
@@ -52,11 +52,11 @@ def test_the_summary_says_mean_spread_and_paired_difference(grid):
     rows = compare.summary(found.runs).set_index("setting")
     assert list(rows.index) == ["DIAS", compare.STAGE_1, compare.STAGE_2] and set(rows["n"]) == {3}
     assert rows.loc["DIAS", "decoder.ari"] == pytest.approx(0.5) and rows.loc["DIAS", "decoder.ari std"] == pytest.approx(0.01)
-    assert np.isnan(rows.loc["DIAS", "decoder.ari difference"])
+    assert np.isnan(rows.loc["DIAS", "own.ari difference"])
     spot = rows.loc[compare.STAGE_1]
-    names = [f"decoder.ari difference{end}" for end in (" low", "", " high")]
+    names = [f"own.ari difference{end}" for end in (" low", "", " high")]
     assert spot[names].to_list() == pytest.approx([-0.2] * 3)  # the same for every seed and image: no spread at all
-    assert spot["decoder.ari low"] < 0.3 < spot["decoder.ari high"]
+    assert spot["own.ari low"] < 0.3 < spot["own.ari high"]
     assert rows.loc["DIAS", "images"] == "6" and rows.loc["DIAS", "peak_memory"] == 1000
 
 
@@ -84,12 +84,31 @@ def test_failed_double_and_foreign_runs_are_named_and_left_out(grid):
     assert compare.finished(grid, protocol="spot").runs.empty
 
 
+def test_each_method_is_scored_by_its_own_map_and_by_the_last(tmp_path):
+    for seed in (42, 43):
+        make_run(tmp_path / f"methods/dias-{seed}", "DIAS", seed, 0.5)
+        other = make_run(tmp_path / f"methods/vqdino-{seed}", "VQDINO", seed, 0.4)
+        runs.write_json(other / "config.json", runs.read_json(other / "config.json") | {"method": "vqdino", "merging": "none", "distillation": "none"})
+    rows = compare.summary(compare.finished(tmp_path / "methods").runs).set_index("setting")
+    assert rows["own"].to_dict() == {"DIAS": "decoder", "VQDINO": "last"}
+    assert rows["own.ari"].to_list() == pytest.approx([0.5, 0.2]) and rows["decoder.ari"].to_list() == pytest.approx([0.5, 0.4])
+    assert rows.loc["VQDINO", ["own.ari difference", "last.ari difference"]].to_list() == pytest.approx([-0.3, 0])
+
+
+def test_a_second_stage_without_its_teacher_is_left_out(grid, tmp_path):
+    import shutil
+
+    shutil.rmtree(grid / "spot-43")
+    found = compare.finished(grid)
+    assert len(found.runs) == 7 and any("its teacher" in note and "spot-43" in note for note in found.notes)
+
+
 def test_one_seed_has_a_difference_and_no_interval(tmp_path):
     make_run(tmp_path / "methods/dias", "DIAS", 42, 0.5)
     make_run(tmp_path / "methods/spot", compare.STAGE_1, 42, 0.3, images=False)
     row = compare.summary(compare.finished(tmp_path / "methods").runs).set_index("setting").loc[compare.STAGE_1]
-    assert np.isnan(row["decoder.ari low"]) and np.isnan(row["decoder.ari std"])
-    assert row["decoder.ari difference"] == pytest.approx(-0.2) and np.isnan(row["decoder.ari difference low"])
+    assert np.isnan(row["own.ari low"]) and np.isnan(row["decoder.ari std"])
+    assert row["own.ari difference"] == pytest.approx(-0.2) and np.isnan(row["own.ari difference low"])
 
 
 def test_nothing_at_all_is_no_error(tmp_path):

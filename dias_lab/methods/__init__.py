@@ -26,6 +26,8 @@ from dias_lab.trace import AttentionTrace
 class Method(nn.Module):
     """What all methods share: preparing images, drawing random numbers, tracing attention."""
 
+    evaluated_map = "decoder"  # which map its source scores, and chooses checkpoints by: the decoder's, or the "last"
+
     def __init__(self, config: Config, backbone: nn.Module):
         super().__init__()
         self.config, self.backbone = config, backbone
@@ -170,18 +172,22 @@ def build(config: Config) -> Method:
     """The method that `config.method` names, with its initial weights drawn from `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.method == "dias":
-            from dias_lab.methods.dias import DIAS as method
-        elif config.method == "smoothsa":
-            from dias_lab.methods.smoothsa import SmoothSA as method
-        elif config.method == "spot":
-            from dias_lab.methods.spot import SPOT as method
-        elif config.method == "dinosaur":
-            from dias_lab.methods.dinosaur import DINOSAUR as method
-        elif config.method == "vqdino":
-            from dias_lab.methods.vqdino import VQDINO as method
-        elif config.method == "slate":
-            from dias_lab.methods.slate import SLATE as method
-        else:
-            raise ValueError(f"there is no method {config.method!r}")
-        return method(config)
+        return class_of(config.method)(config)
+
+
+def class_of(name: str) -> type[Method]:
+    if name == "dias":
+        from dias_lab.methods.dias import DIAS as method
+    elif name == "smoothsa":
+        from dias_lab.methods.smoothsa import SmoothSA as method
+    elif name == "spot":
+        from dias_lab.methods.spot import SPOT as method
+    elif name == "dinosaur":
+        from dias_lab.methods.dinosaur import DINOSAUR as method
+    elif name == "vqdino":
+        from dias_lab.methods.vqdino import VQDINO as method
+    elif name == "slate":
+        from dias_lab.methods.slate import SLATE as method
+    else:
+        raise ValueError(f"there is no method {name!r}")
+    return method

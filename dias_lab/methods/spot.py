@@ -24,7 +24,7 @@ from dias_lab.modules.initializer import LearnedSlots, SeparateGaussian, SharedG
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import build_projector, start, zero_biases
 
-OF_TEACHER = ("num_slots", "slot_dim", "backbone_size")  # besides the backbone's: what both must have alike
+OF_TEACHER = ("num_slots", "slot_dim")  # besides the backbone's: what both must have alike
 
 
 class SPOTOutput(NamedTuple):

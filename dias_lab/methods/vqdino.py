@@ -34,6 +34,8 @@ class VQDINOOutput(NamedTuple):
 
 
 class VQDINO(Method):
+    evaluated_map = "last"  # as in its release, which scores this variant by the aggregator's map
+
     def __init__(self, config):
         backbone = build_backbone(config)
         super().__init__(config, backbone)

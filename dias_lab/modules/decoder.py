@@ -46,7 +46,8 @@ class TransformerDecoder(nn.Module):
         """Initial values with which a location begins by looking up the slot that is most like it.
 
         Query and key weights of the attention to slots are equal, and slots are projected as features are (where slots
-        hold features: see `SlotAttention.start_as_k_means`).
+        hold features: see `SlotAttention.start_as_k_means`). A decoder that goes in an order knows the location before,
+        and looks that one up: its map begins a step late, which the mean over opposite orders undoes.
         """
         features, slots = self.project_features[0].weight, self.project_slots[0].weight
         shared = min(features.shape[1], slots.shape[1])
