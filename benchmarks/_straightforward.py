@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.cluster.hierarchy import linkage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
@@ -32,15 +33,13 @@ def scipy_cluster(slots, threshold, method="complete", min_kept=3, rule="thresho
 
 
 def scipy_match(student, teacher):
-    """`losses.match_segments`, one image and one pair of slots after the other."""
-    N, columns = student.shape[1], []
-    for mine, other in zip(student.argmax(1).cpu(), teacher.argmax(1).cpu()):
-        table = np.zeros((N, N))
-        for i in range(N):
-            for j in range(N):
-                union = ((mine == i) | (other == j)).sum().item()
-                table[i, j] = ((mine == i) & (other == j)).sum().item() / max(union, 1)
-        columns.append(linear_sum_assignment(table, maximize=True)[1])
+    """`losses.match_segments` by one-hot maps, then image after image."""
+    N = student.shape[1]
+    mine, other = (F.one_hot(maps.argmax(1), N).float() for maps in (student, teacher))  # [B L N]
+    both = mine.transpose(1, 2) @ other
+    union = mine.sum(1)[:, :, None] + other.sum(1)[:, None] - both
+    tables = (both / union.clamp_min(1)).cpu().numpy()
+    columns = [linear_sum_assignment(table, maximize=True)[1] for table in tables]
     return torch.from_numpy(np.stack(columns)).to(student.device)
 
 

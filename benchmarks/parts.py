@@ -4,10 +4,9 @@
 
 Workload: the preset coco (ViT-S/14 with random weights at 224 pixels, 7 slots), batches of 8 photos of 640x480, float32, two
 threads. Comparators: the data path with no workers for those with some; for the crop of a large photo, the same from all of
-its pixels; for the decoder, the same with its last layer's
-attention weights; for the loss, slots matched pair by pair; for the evaluation, the model's forward pass alone. `of_product` and
-`of_copy` are shares of what a large matrix product and a large copy reach on this machine. Bytes are those of weights,
-inputs and outputs, each moved once: the least.
+its pixels; for the decoder, the same with its last layer's attention weights; for the loss, slots matched image by image; for
+the evaluation, the model's forward pass alone. `of_product` and `of_copy` are shares of what a large matrix product and a large
+copy reach on this machine. Bytes are those of weights, inputs and outputs, each moved once: the least.
 """
 
 import io

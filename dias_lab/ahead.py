@@ -15,9 +15,12 @@ def ahead(batches: Iterable[dict], prepare: Callable[[dict], tuple], device: tor
         yield from batches
         return
     side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    begun = main.record_event()  # the step before the one that is running has ended
+    begun, older = main.record_event(), None  # the step before the one that is running has ended
     for batch in batches:
-        side.wait_event(begun)  # so that never more than one batch waits in memory
+        if older is not None:
+            older.synchronize()  # the host is never more than two steps ahead: what it prepares takes memory at once
+        older = begun
+        side.wait_event(begun)
         with torch.cuda.stream(side):
             prepared = prepare(batch)
         begun = main.record_event()

@@ -39,6 +39,26 @@ def uses_gpu(config: Config) -> bool:
     return config.device != "cpu" and torch.cuda.is_available()
 
 
+def make_deterministic(fabric: Fabric):
+    """On a GPU the same step gives the same bits from now on; see `deterministically`."""
+    if fabric.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # which would write every tensor twice
+
+
+def deterministically(step: Callable):
+    """What `step()` gives. Where torch knows no deterministic way for a part of it, it is done again, and this is said."""
+    try:
+        return step()
+    except RuntimeError as error:
+        if "deterministic" not in str(error) or torch.is_deterministic_algorithms_warn_only_enabled():
+            raise
+        print(f"a resumed run will equal an unbroken one to rounding only: {str(error).splitlines()[0]}", flush=True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        return step()
+
+
 def rank(config: Config) -> int:
     """This process's number among those of a training, before it is launched: torchrun, Fabric and srun say it."""
     if config.devices * config.num_nodes == 1:  # whatever else srun starts beside it

@@ -4,6 +4,7 @@ A map is upsampled bilinearly to the protocol's square, each pixel goes to its s
 image, then averaged over the images where they are defined. Image i draws its slots from (seed, i).
 """
 
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -105,3 +106,10 @@ def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
             if f"{name}.{metric}" in images
         }
     return scores
+
+
+def selection_score(scores: dict, evaluated_map: str) -> float:
+    """What chooses the best checkpoint: the mean of the four scores of the method's map; NaN where none is defined."""
+    values = [scores[evaluated_map][metric] for metric in METRICS]
+    defined = [value for value in values if value is not None and value == value]
+    return sum(defined) / len(defined) if defined else math.nan

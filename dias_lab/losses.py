@@ -56,7 +56,7 @@ def matched_segments_loss(logits: Float[Tensor, "B N L"], teacher: Float[Tensor,
     """
     teacher = teacher.detach()
     matched = teacher.gather(1, match_segments(logits, teacher)[..., None].expand_as(teacher))  # in the student's order
-    return F.cross_entropy(logits, matched.argmax(dim=1))
+    return F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), matched.argmax(dim=1).flatten())
 
 
 def code_loss(logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"]) -> Float[Tensor, ""]:

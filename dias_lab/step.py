@@ -136,13 +136,14 @@ class Learner:
 
     def may_update(self, loss: Tensor, norm: Tensor, step: int) -> bool:
         """Whether the host lets the update happen. Fused Adam is never held back by it: the device decides by itself."""
-        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        if self.fabric.world_size > 1:  # the norm is that of all processes, the loss is not
-            bad = self.fabric.all_reduce(bad.float(), reduce_op="max") > 0
+        flags = torch.stack([~torch.isfinite(loss), ~torch.isfinite(norm)]).float()
+        if self.fabric.world_size > 1:  # all processes decide alike; Fabric's own all_reduce would wait for the device
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        bad = (flags > 0).any()
         if not self.fused:
             finite = not bad
             self.skipped = 0 if finite else self.skipped + 1
-            if finite or (self.scaler is not None and torch.isfinite(loss) and self.skipped < SCALER_PATIENCE):
+            if finite or (self.scaler is not None and not flags[0] and self.skipped < SCALER_PATIENCE):
                 return True
         first = bad & (self.first_bad < 0)
         self.seen = torch.where(first, torch.stack([loss, norm]).detach().float(), self.seen)

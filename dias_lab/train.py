@@ -6,8 +6,6 @@ resumes ends with the same weights, bit for bit.
 """
 
 import contextlib
-import math
-import os
 import time
 import traceback
 from pathlib import Path
@@ -22,7 +20,7 @@ from dias_lab.config import Config
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import batches
 from dias_lab.data.features import feature_batches
-from dias_lab.evaluate import METRICS, evaluate
+from dias_lab.evaluate import evaluate, selection_score
 from dias_lab.step import Learner, first_non_finite, learning_rate, precision_of
 
 # a resumed run may have these differ; those of the second line change its weights by rounding
@@ -103,10 +101,7 @@ class Training:
         self.config, self.run_dir = config, run_dir
         precision = self.precision_before() if config.precision == "auto" else config.precision
         self.fabric = devices.launch(config.replace(precision=precision))
-        if self.fabric.device.type == "cuda":  # the same step gives the same bits
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # which would write every tensor twice
+        devices.make_deterministic(self.fabric)
         self.train_store, self.validation_store = open_stores(config)
         self.learner = Learner(config, self.fabric)
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
@@ -166,7 +161,7 @@ class Training:
 
     def update(self, batch) -> dict:
         """One optimiser step; the losses as tensors on the device."""
-        values = self.learner.update(batch, self.step)
+        values = devices.deterministically(lambda: self.learner.update(batch, self.step))
         if not self.learner.fused:  # else the host looks when it logs: until then the device keeps the weights as they were
             self.stop_if_not_finite()
         return values
@@ -187,16 +182,19 @@ class Training:
         loss, norm = self.learner.seen.tolist()
         text = f"step {step}: the loss is {loss}, the gradient norm {norm}"
         if not self.fabric.is_global_zero:
+            self.fabric.barrier()  # the launcher ends all processes when one has failed: the first one writes before
             raise NonFiniteError(text)
         batch = next(self.batches(range(config.batch_size), step))
         progress = self.model.progress = step / config.steps
         parts = self.learner.parts(*self.learner.prepare(batch))
         culprits = (first_non_finite(self.model, *part, progress) for part in parts)
-        culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
+        with torch.compiler.set_stance("force_eager"):
+            culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
         save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
         save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
+        self.fabric.barrier()
         raise NonFiniteError(
             f"{text}; the first tensor that went bad is {culprit}. The batch and the weights are in {folder}; a lower "
             "learning_rate or precision='32-true' may help."
@@ -279,7 +277,7 @@ class Training:
         torch.cuda.reset_peak_memory_stats()
         with contextlib.closing(self.batches(range(images), self.step)) as source:
             part = self.learner.prepare(next(source))
-        with self.learner.alone(unless=False):
+        with torch.compiler.set_stance("force_eager"), self.learner.alone(unless=False):
             self.learner.gradients(*part)
         self.optimizer.zero_grad()
         return torch.cuda.max_memory_allocated()
@@ -310,10 +308,3 @@ class Training:
             "scores": self.best["scores"],
             "about": {**runs.about(), **where, "seed": self.config.seed, "threads": torch.get_num_threads()},
         }
-
-
-def selection_score(scores: dict, evaluated_map: str) -> float:
-    """What chooses the best checkpoint: the mean of the four scores of the method's map; NaN where none is defined."""
-    values = [scores[evaluated_map][metric] for metric in METRICS]
-    defined = [value for value in values if value is not None and value == value]
-    return sum(defined) / len(defined) if defined else math.nan

@@ -1,6 +1,7 @@
 """Evaluation: scores over classes where the store knows them, and several runs in one table."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from PIL import Image
 
 from dias_lab import __main__, checkpoint, runs
 from dias_lab.data import store
-from dias_lab.evaluate import evaluate
-from dias_lab.methods import build, segments_from
+from dias_lab.evaluate import METRICS, evaluate, selection_score
+from dias_lab.methods import build, class_of, segments_from
 from dias_lab.metrics import segmentation_scores
 
 LABELS = np.kron(np.array([[0, 1, 2, 3]]), np.ones((128, 32))).astype(np.uint8)  # background, two cats, a dog
@@ -69,3 +70,10 @@ def test_several_runs_have_mean_and_deviation(small_config, small_scenes, tmp_pa
     assert "3 images of test, protocol dias" in text and "n = 3 runs" in text
     assert __main__.main([*command, "--out", str(tmp_path / "x.json")]) == 2
     assert __main__.main(["evaluate", "--data", str(small_scenes)]) == 2
+
+
+def test_a_checkpoint_is_chosen_by_the_methods_own_map():
+    scores = {"decoder": dict.fromkeys(METRICS, 0.2), "last": dict.fromkeys(METRICS, 0.4) | {"fg_ari": math.nan}}
+    assert selection_score(scores, "decoder") == pytest.approx(0.2) and selection_score(scores, "last") == pytest.approx(0.4)
+    assert math.isnan(selection_score({"last": dict.fromkeys(METRICS, math.nan)}, "last"))
+    assert (class_of("vqdino").evaluated_map, class_of("dias").evaluated_map) == ("last", "decoder")

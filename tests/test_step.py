@@ -195,6 +195,33 @@ def test_what_does_not_divide_the_batch_is_refused_before_anything_is_written(sm
     assert not (tmp_path / "run").exists()
 
 
+def test_what_has_no_deterministic_way_is_done_again_and_said(capsys):
+    calls = []
+
+    def step():
+        calls.append(torch.is_deterministic_algorithms_warn_only_enabled())
+        if not calls[-1]:
+            raise RuntimeError("op_cuda does not have a deterministic implementation\nmore")
+        return 3
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert devices.deterministically(step) == 3 and calls == [False, True]
+        assert "op_cuda does not have a deterministic implementation\n" in capsys.readouterr().out
+        with pytest.raises(RuntimeError, match="other"):
+            devices.deterministically(lambda: (_ for _ in ()).throw(RuntimeError("other")))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_smoothsas_prediction_learns_at_the_full_rate(small_config):
+    model = build(small_config.replace(method="smoothsa", aggregator_rate=0.1))
+    shares = {id(parameter): group["share"] for group in step.parameter_groups(model) for parameter in group["params"]}
+    of = {name: shares[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert of["initializer.block.mlp.0.weight"] == of["initializer.project_features.weight"] == 1
+    assert of["initializer.mean"] == of["project.1.weight"] == of["aggregator.to_key.weight"] == 0.1
+
+
 def test_a_reader_that_dies_is_named_with_the_way_out(small_config, small_scenes, monkeypatch):
     import os
     import signal
@@ -224,8 +251,9 @@ def test_without_a_gpu_batches_pass_as_they_are():
 
 
 @needs_gpu
-def test_no_step_waits_for_the_gpu(small_config, tmp_path):
-    config = small_config.replace(device="cuda", precision="auto", steps=8)
+@pytest.mark.parametrize("method", ["dias", "smoothsa", "spot", "dinosaur", "vqdino", "slate"])
+def test_no_step_waits_for_the_gpu(method, small_config, tmp_path):
+    config = small_config.replace(method=method, device="cuda", precision="auto", steps=8)
     training = Training(config, tmp_path)
     training.model.train()
     source = iter(ahead(training.batches(training.learner.places, 0), training.learner.prepare, training.fabric.device))
@@ -238,6 +266,14 @@ def test_no_step_waits_for_the_gpu(small_config, tmp_path):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert training.learner.bad_step() is None and prepared[0]["features"].isfinite().all()
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["32-true", "auto"])
+def test_the_same_steps_give_the_same_bits_on_a_gpu(precision, small_config, tmp_path):
+    config = small_config.replace(device="cuda", precision=precision, steps=4, evaluate_every=4)
+    one, other = (trained(config, tmp_path / name) for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @needs_gpu

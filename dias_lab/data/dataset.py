@@ -117,7 +117,8 @@ def batches(
 
 def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
     """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on."""
-    dataset = Squares(store, config.image_size, max(config.batch_size // config.accumulate, 1), limit)
+    parts = config.accumulate * config.devices * config.num_nodes
+    dataset = Squares(store, config.image_size, max(config.batch_size // parts, 1), limit)
     return loaded(dataset, range(first, len(dataset), every), config)
 
 

@@ -92,7 +92,7 @@ class PermutedDecoder(TransformerDecoder):
 
 def take(values: Float[Tensor, "B L C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B L C"]:
     """The rows of each image in the order of `index`."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+    return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
 def permutations(h: int, w: int) -> Int[Tensor, "P L"]:

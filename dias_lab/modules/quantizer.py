@@ -62,7 +62,9 @@ class Quantizer(nn.Module):
 
 def perplexity(index: Int[Tensor, "..."], num_codes: int) -> Float[Tensor, ""]:
     """exp(entropy) of how often each code is used: 1 where one code takes all, K where all are used alike."""
-    share = index.flatten().bincount(minlength=num_codes) / index.numel()
+    flat = index.flatten()
+    count = flat.new_zeros(num_codes).scatter_add_(0, flat, torch.ones_like(flat))  # bincount would wait for a GPU
+    share = count / flat.numel()
     return torch.special.entr(share).sum().exp()
 
 
