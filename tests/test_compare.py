@@ -139,3 +139,9 @@ def test_a_fine_tuned_backbone_is_a_pass_of_its_own():
     )  # fmt: skip
     costs = compare.step_costs({"SPOT, stage 2": Config.preset("coco", **fields)}, repeats=0).iloc[0]
     assert costs["passes"] == 2 and costs["passes with gradients"] == 1
+
+
+def test_steps_from_a_cache_pass_no_backbone(small_config):
+    train = store.open(f"{small_config.data}/train.lmdb")
+    configs = {"pixels": small_config, "cache": small_config.replace(cache_views=1)}
+    assert compare.step_costs(configs, train, repeats=0)["passes"].to_list() == [1, 0]

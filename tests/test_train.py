@@ -119,7 +119,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it, nothing is tidied up."""
 
 
-@pytest.mark.parametrize("moment", range(1, 60, 3))
+@pytest.mark.parametrize("moment", [pytest.param(n, marks=[pytest.mark.slow] * (n % 2 == 0)) for n in range(1, 60, 3)])
 def test_killed_at_any_write_the_run_ends_the_same(whole, small_scenes, tmp_path, monkeypatch, moment):
     calls = 0
 
