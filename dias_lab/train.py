@@ -211,10 +211,10 @@ class Training:
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
-        subject = self.model, self.validation_store, self.config.protocol, self.config.evaluate_images
+        subject, limit = (self.model, self.validation_store, self.config.protocol), self.config.evaluate_images
         compiled = self.config.compile  # not for batches of other shapes
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            scores = devices.deterministically(lambda: evaluate(*subject, fabric=self.fabric)).scores
+            scores = devices.deterministically(lambda: evaluate(*subject, limit=limit, fabric=self.fabric)).scores
         score = selection_score(scores, self.model.evaluated_map)
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
