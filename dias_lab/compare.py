@@ -15,7 +15,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from dias_lab import devices, runs
+from dias_lab import devices, load_model, runs
+from dias_lab.baselines import baseline_scores
+from dias_lab.data import store as stores
 from dias_lab.data.dataset import Batches
 from dias_lab.data.features import FeatureBatches, make
 from dias_lab.evaluate import MAPS, METRICS
@@ -25,6 +27,7 @@ from dias_lab.step import Learner
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
+BASELINES = ("k-means", "position", "ceiling")  # what learns nothing
 HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
 KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}  # what methods are compared by
 ORDER = (  # in tables
@@ -190,6 +193,15 @@ def _by_image(own: pd.DataFrame, column: str) -> pd.DataFrame:
 def _by_run(own: pd.DataFrame, column: str) -> pd.DataFrame:
     """[S 1]"""
     return pd.DataFrame({"mean": _values(own, column)}, index=own["seed"])
+
+
+def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The mean scores of BASELINES on the features and the test images of the first run: a row each, and images, protocol."""
+    first = table.iloc[0]
+    test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
+    found = baseline_scores(load_model(first["run"]), test, protocol, limit=int(first[f"{first['stem']}.images"]))
+    rows = {name: {metric: found[f"{name}.{metric}"].mean() for metric in METRICS} for name in BASELINES}
+    return pd.DataFrame(rows).T.rename_axis("name").assign(images=len(found), protocol=protocol)
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:

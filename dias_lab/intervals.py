@@ -3,6 +3,8 @@
 Axes: B images, S seeds.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float
 
@@ -19,14 +21,20 @@ def paired_interval(
         raise ValueError(
             f"expected differences [seeds images] that are defined somewhere, got shape {differences.shape}"
         )
-    random, (S, B) = np.random.default_rng(seed), differences.shape
-    drawn = [(random.integers(S, size=S), random.integers(B, size=B)) for _ in range(draws)]
-    seeds = np.stack([np.bincount(one, minlength=S) for one, _ in drawn]).astype(float)  # how often each was drawn
-    images = np.stack([np.bincount(other, minlength=B) for _, other in drawn])
+    seeds, images = _how_often_drawn(*differences.shape, draws, seed)
     defined = np.isfinite(differences)
     with np.errstate(invalid="ignore"):  # a draw of nothing but undefined differences has no mean
         means = (seeds @ np.where(defined, differences, 0) * images).sum(1) / (seeds @ defined * images).sum(1)
     return float(np.nanmean(differences)), *(float(bound) for bound in np.nanquantile(means, [0.025, 0.975]))
+
+
+@functools.lru_cache(maxsize=4)  # a table takes the same draws for each of its cells
+def _how_often_drawn(S: int, B: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """[draws S] and [draws B]: how often each seed and each image is in each draw."""
+    random = np.random.default_rng(seed)
+    drawn = [(random.integers(S, size=S), random.integers(B, size=B)) for _ in range(draws)]
+    seeds = np.stack([np.bincount(one, minlength=S) for one, _ in drawn]).astype(float)
+    return seeds, np.stack([np.bincount(other, minlength=B) for _, other in drawn])
 
 
 def widened_interval(differences: Float[np.ndarray, "S B"]) -> tuple[float, float, float]:

@@ -120,7 +120,8 @@ class AttentionTrace:
         return list(range(self.num_iterations)) + ["decoder"] * (self.decoder_attention is not None)
 
     def maps_of(self, which) -> np.ndarray:
-        """Attention maps float16 [B N h w] of an iteration (an index from 0), or of the "decoder"."""
+        """Attention maps float16 [B N h w] of an iteration (an index from 0, or "last"), or of the "decoder"."""
+        which = self.num_iterations - 1 if which == "last" else which
         if which not in self.stops:
             raise ValueError(f"the trace has no map {which!r}; it has {', '.join(map(repr, self.stops))}")
         return self.decoder_attention if which == "decoder" else self.attention[which]

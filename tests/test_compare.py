@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dias_lab import compare, runs
+from dias_lab import compare, fit, runs
 from dias_lab.config import Config
 from dias_lab.data import store
 
@@ -117,6 +117,15 @@ def test_nothing_at_all_is_no_error(tmp_path):
     assert compare.summary(found.runs).empty and compare.curves(found.runs).empty
     make_run(tmp_path / "failed/one", "DIAS", 42, 0.5, state="failed")
     assert compare.finished(tmp_path / "failed").runs.empty and compare.finished(tmp_path / "failed").notes
+
+
+def test_the_baselines_are_those_of_the_images_that_the_runs_were_scored_on(small_config, tmp_path):
+    fit(small_config.replace(steps=1), tmp_path / "run", progress=False)
+    table = pd.DataFrame([{"run": tmp_path / "run", "data": small_config.data, "stem": "test-dias", "test-dias.images": "3"}])
+    found = compare.baselines(table, "dias")
+    assert list(found.index) == ["k-means", "position", "ceiling"] and (found["images"] == 3).all()
+    scores = found[["ari", "fg_ari", "mbo", "miou"]]
+    assert scores.notna().all(axis=None) and (scores.loc["ceiling"] >= scores.loc["position"]).all()
 
 
 def test_the_costs_of_a_step_are_counted(small_config):

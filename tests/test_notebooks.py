@@ -77,7 +77,9 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     assert "Does the last map beat the first?" in outputs(tmp_path, "00")
     for words in ("calibrated on 4 training images", "merging alone", "of hindsight in"):
         assert words in outputs(tmp_path, "06")
-    for words in ("2 steps: machinery, no finding", "Same time: no finished runs", "The claim, measured", "SPOT, all nine orders"):
+    for words in ("2 steps: machinery, no finding", "same time: 1", "by the last iteration's map", "DIAS minus k-means"):
+        assert words in outputs(tmp_path, "07")
+    for words in ("The claim, measured", "SPOT, all nine orders"):
         assert words in outputs(tmp_path, "07")
     assert "from the cache" in outputs(tmp_path, "03")
     assert "widget-view" not in outputs(tmp_path, "04")  # live is False: figures instead of controls

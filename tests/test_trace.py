@@ -95,6 +95,13 @@ def test_segments_equal_torch(fields):
         np.testing.assert_array_equal(segments, larger.argmax(dim=1).numpy())
 
 
+def test_the_last_map_has_a_name(fields):
+    trace = AttentionTrace(**fields)
+    np.testing.assert_array_equal(trace.segments_of("last"), trace.segments_of(trace.num_iterations - 1))
+    with pytest.raises(ValueError, match="has no map 'lost'"):
+        trace.maps_of("lost")
+
+
 def test_slots_that_are_left_out_never_win(fields):
     for maps in (fields["attention"][-1, 1], fields["decoder_attention"][1]):
         maps[2] = 0

@@ -469,7 +469,7 @@ class Explorer {
     run.heads = this.stops.map((stop, at) => make("th", { scope: "col" },
       button("", { tabIndex: -1, title: this.stopName(at), onclick: () => this.set({ stop: at }) }, stop)));
     const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { ariaLabel: "slot" }), ...run.heads)), body);
-    table.style.minWidth = `${90 + 58 * this.stops.length}px`;
+    table.style.minWidth = `${84 + 54 * this.stops.length}px`;
     run.element = make(`section.run.${slots > MANY ? "many" : "few"}`, { ariaLabel: name || "slots" },
       this.data.runs.length > 1 ? make("h2", {}, name, run.which) : null, run.left, run.area,
       make(".readout", {}, run.where, run.detail, make(".scroll", { tabIndex: 0, role: "group", ariaLabel: "values" }, table)));
