@@ -14,7 +14,7 @@ import pandas
 import benchmarks
 from dias_lab import runs
 
-SHOWN = ["name", "precision", "device", "threads", "seconds", "comparator_seconds", "ratio"]
+SHOWN = ["name", "precision", "device", "threads", "seconds", "comparator_seconds", "ratio", "spread", "of_product", "of_copy"]
 
 
 def main(names: list[str]) -> int:

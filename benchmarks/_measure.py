@@ -3,9 +3,12 @@
 import functools
 import os
 import platform
+import re
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import scipy
@@ -92,3 +95,15 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory so far.
+
+    Linux keeps that number for the program (VmHWM); what getrusage says there begins with the peak of the process that
+    started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

@@ -10,7 +10,6 @@ of its own, so that the peak memory is its own, too.
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ def measure() -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from benchmarks._measure import peak_memory
     from dias_lab import Config, build
 
     def seconds(*functions, repetitions: int = 5) -> list[float]:
@@ -48,11 +48,6 @@ def measure() -> dict:
         "seconds": whole, "comparator_seconds": backbone, "ratio": backbone / whole, "flops": counter.get_total_flops(),
         "bytes": peak_memory() - libraries, "versions": {"torch": torch.__version__, "timm": timm.__version__},
     }  # fmt: skip
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has had in memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def rows() -> list[dict]:

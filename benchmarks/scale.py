@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._measure import flops, row, take_turns, timed
+from benchmarks._measure import flops, peak_memory, row, take_turns, timed
 from benchmarks.cache import photo_stores
 from dias_lab import runs
 from dias_lab.compare import Stepper
@@ -148,7 +147,7 @@ def main():
 
 def step(batch_size: int) -> dict:
     config = Config.preset("coco", backbone_weights="random", batch_size=batch_size, device="cpu")
-    return {"seconds": timed(Stepper(config).step), "peak_bytes": peak()}
+    return {"seconds": timed(Stepper(config).step), "peak_bytes": peak_memory()}
 
 
 def records(count: int) -> dict:
@@ -162,18 +161,13 @@ def records(count: int) -> dict:
             opened[int(item)]
 
     with tempfile.TemporaryDirectory() as folder:
-        path, before = Path(folder) / "train.lmdb", peak()
+        path, before = Path(folder) / "train.lmdb", peak_memory()
         found = {
             "write": timed(lambda: store.write(path, itertools.repeat(packed, count), {"dataset": "made", "split": "train"})),
             "open, shuffle, read 32": timed(shuffled),
             "verify": timed(lambda: store.verify(path)),
         }
-        return found | {"bytes": path.stat().st_size, "peak_bytes": peak() - before}
-
-
-def peak() -> int:
-    """Bytes that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return found | {"bytes": path.stat().st_size, "peak_bytes": peak_memory() - before}
 
 
 if __name__ == "__main__":
