@@ -57,8 +57,8 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
                 row["stem"] = next((stem for stem in _stems(row) if row.get(f"{stem}.protocol") == protocol), None)
                 key, name = (view, row["setting"], row.get("seed")), f"{row['setting']}, seed {row.get('seed')}, {view}"
                 problem = _problem(row, protocol, data)
-                if stage == 2 and not any(_is_teacher(other, row) for other in rows.values()):
-                    problem = problem or f"its teacher {row['teacher_run']} is not among the finished runs"
+                if problem is None and stage == 2 and not any(_is_teacher(other, row) for other in rows.values()):
+                    problem = f"its teacher {row['teacher_run']} is not among the finished runs"
                 if problem is None and key in rows and _made(rows[key]) > _made(row):
                     problem = "left out, there is a newer run of it"
                 elif problem is None and key in rows:

@@ -99,8 +99,10 @@ def test_a_second_stage_without_its_teacher_is_left_out(grid, tmp_path):
     import shutil
 
     shutil.rmtree(grid / "spot-43")
+    runs.write_text(tmp_path / "methods-stage2/broken/config.json", "{")
     found = compare.finished(grid)
     assert len(found.runs) == 7 and any("its teacher" in note and "spot-43" in note for note in found.notes)
+    assert any("is not JSON" in note for note in found.notes)
 
 
 def test_one_seed_has_a_difference_and_no_interval(tmp_path):
