@@ -50,8 +50,8 @@ def spread(seconds: list[float]) -> float:
 
 
 @functools.cache
-def ceilings(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[float, float]:
-    """What the machine reaches: operations a second in a large matrix product, bytes a second in a large copy."""
+def ceilings(device: str, dtype: torch.dtype, threads: int) -> tuple[float, float]:
+    """What the machine reaches with the threads of now: operations a second in a large matrix product, bytes in a large copy."""
     side, size = (8192, 2**30) if device == "cuda" else (1536, 2**27)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(size, dtype=torch.uint8, device=device)
@@ -69,7 +69,7 @@ def row(name: str, seconds: list[float], comparator: list[float] | None = None, 
     ours = statistics.median(seconds)
     theirs = statistics.median(comparator) if comparator else None
     device, dtype = facts.pop("on", "cpu"), facts.pop("dtype", torch.float32)
-    product, copy = ceilings(device, dtype)
+    product, copy = ceilings(device, dtype, torch.get_num_threads())
     facts = {"precision": str(dtype).removeprefix("torch."), "flops": 0, "bytes": 0, **facts}
     return {
         "name": name, "device": device_name(device), "seconds": ours, "comparator_seconds": theirs,

@@ -141,7 +141,7 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
         row |= {name: own[name].mean() for name in ("steps", "steps_in_all", "seconds_in_all", "seconds_a_step")}
         row["peak_memory"] = own["peak_memory"].mean() if "peak_memory" in own else np.nan
         row |= {name: _distinct(own, name) for name in ("protocol", "images")}
-        row["own"] = own["own"].iloc[0]
+        row |= {name: own[name].iloc[0] for name in ("own", "num_slots")}
         columns = {column: column for column in ("kept", *(f"{name}.{metric}" for name in MAPS for metric in METRICS))}
         columns |= {f"own.{metric}": f"{row['own']}.{metric}" for metric in METRICS}
         for name, column in columns.items():
@@ -196,12 +196,20 @@ def _by_run(own: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """The mean scores of BASELINES on the features and the test images of the first run: a row each, and images, protocol."""
-    first = table.iloc[0]
-    test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
-    found = baseline_scores(load_model(first["run"]), test, protocol, limit=int(first[f"{first['stem']}.images"]))
-    rows = {name: {metric: found[f"{name}.{metric}"].mean() for metric in METRICS} for name in BASELINES}
-    return pd.DataFrame(rows).T.rename_axis("name").assign(images=len(found), protocol=protocol)
+    """The mean scores of BASELINES on the features and test images of the runs: for each number of slots a row each.
+
+    Columns: name, num_slots, the scores, images, protocol. The ceiling is the same for any number of slots.
+    """
+    rows = []
+    for num_slots, own in table.groupby("num_slots", sort=False):
+        first = own.iloc[0]
+        test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
+        found = baseline_scores(load_model(first["run"]), test, protocol, limit=int(first[f"{first['stem']}.images"]))
+        for name in BASELINES:
+            row = {"name": name, "num_slots": int(num_slots)}
+            row |= {metric: found[f"{name}.{metric}"].mean() for metric in METRICS}
+            rows.append(row | {"images": len(found), "protocol": protocol})
+    return pd.DataFrame(rows)
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:

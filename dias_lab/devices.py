@@ -4,6 +4,7 @@ Every process holds the whole model and takes its slice of the global batch, who
 (seed, step, place) alone; gradients are averaged. So any number of devices trains on the same batches, to rounding.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -39,12 +40,25 @@ def uses_gpu(config: Config) -> bool:
     return config.device != "cpu" and torch.cuda.is_available()
 
 
-def make_deterministic(fabric: Fabric):
-    """On a GPU the same step gives the same bits from now on; see `deterministically`."""
-    if fabric.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # which would write every tensor twice
+@contextlib.contextmanager
+def deterministic(fabric: Fabric):
+    """On a GPU the same step gives the same bits in here; see `deterministically`.
+
+    Several devices take torch's other ways from the start where it knows no deterministic one, and torch warns: a step
+    whose gradients they exchange can't be done again by one of them.
+    """
+    if fabric.device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    mode, memory = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=fabric.world_size > 1)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which would write every tensor twice
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = memory
 
 
 def deterministically(step: Callable):

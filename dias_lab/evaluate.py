@@ -43,12 +43,15 @@ def evaluate(
     store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
     seed = model.config.seed if seed is None else seed
     was_training = model.training
-    model.eval()
     first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     share = squares(store, model.config, limit, first, every)
-    tables = devices.gather(fabric, [_score_batch(model, batch, protocol, seed) for batch in share])
+    try:
+        model.eval()
+        tables = [_score_batch(model, batch, protocol, seed) for batch in share]
+    finally:
+        model.train(was_training)
+    tables = devices.gather(fabric, tables)
     tables.sort(key=lambda table: table["item"].iloc[0])
-    model.train(was_training)
     if not tables:
         raise ValueError(f"the store {store.path} is empty: there is nothing to evaluate")
     images = pd.concat(tables, ignore_index=True)

@@ -23,7 +23,7 @@ from dias_lab.data.features import feature_batches
 from dias_lab.evaluate import evaluate, selection_score
 from dias_lab.step import Learner, first_non_finite, learning_rate, precision_of
 
-# a resumed run may have these differ; those of the second line change its weights by rounding
+# a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
 FREE_TO_CHANGE = {"data", "workers", "log_every"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
@@ -101,7 +101,6 @@ class Training:
         self.config, self.run_dir = config, run_dir
         precision = self.precision_before() if config.precision == "auto" else config.precision
         self.fabric = devices.launch(config.replace(precision=precision))
-        devices.make_deterministic(self.fabric)
         self.train_store, self.validation_store = open_stores(config)
         self.learner = Learner(config, self.fabric)
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
@@ -119,7 +118,8 @@ class Training:
         self.resume()
         self.model.train()
         try:
-            self.loop(progress)
+            with devices.deterministic(self.fabric):
+                self.loop(progress)
         except torch.cuda.OutOfMemoryError as error:
             traceback.clear_frames(error.__traceback__)  # the tensors of the step that failed
             raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
@@ -134,9 +134,7 @@ class Training:
 
     def loop(self, progress: bool):
         config = self.config
-        source = ahead(
-            self.batches(self.learner.places, self.step, progress), self.learner.prepare, self.fabric.device
-        )
+        source = ahead(self.batches(self.learner.places, self.step, progress), self.prepare, self.fabric.device)
         bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
         sums, count, self.mark = {}, 0, time.perf_counter()
         for batch in bar:
@@ -158,6 +156,9 @@ class Training:
         elapsed, self.mark = time.perf_counter() - self.mark, time.perf_counter()
         self.seconds += elapsed
         return elapsed
+
+    def prepare(self, batch) -> tuple:
+        return devices.deterministically(lambda: self.learner.prepare(batch))
 
     def update(self, batch) -> dict:
         """One optimiser step; the losses as tensors on the device."""
@@ -186,7 +187,7 @@ class Training:
             raise NonFiniteError(text)
         batch = next(self.batches(range(config.batch_size), step))
         progress = self.model.progress = step / config.steps
-        parts = self.learner.parts(*self.learner.prepare(batch))
+        parts = self.learner.parts(*self.prepare(batch))
         culprits = (first_non_finite(self.model, *part, progress) for part in parts)
         with torch.compiler.set_stance("force_eager"):
             culprit = next(filter(None, culprits), "not found when the step was done again in full precision")

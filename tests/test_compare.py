@@ -124,10 +124,16 @@ def test_nothing_at_all_is_no_error(tmp_path):
 def test_the_baselines_are_those_of_the_images_that_the_runs_were_scored_on(small_config, tmp_path):
     fit(small_config.replace(steps=1), tmp_path / "run", progress=False)
     table = pd.DataFrame([{"run": tmp_path / "run", "data": small_config.data, "stem": "test-dias", "test-dias.images": "3"}])
-    found = compare.baselines(table, "dias")
-    assert list(found.index) == ["k-means", "position", "ceiling"] and (found["images"] == 3).all()
+    fewer = small_config.num_slots - 1
+    fit(small_config.replace(steps=1, num_slots=fewer), tmp_path / "fewer", progress=False)
+    table = pd.concat([table.assign(num_slots=small_config.num_slots), table.assign(num_slots=fewer, run=tmp_path / "fewer")])
+    found = compare.baselines(table, "dias").set_index(["num_slots", "name"])
+    assert list(found.index) == [(k, name) for k in (fewer + 1, fewer) for name in ("k-means", "position", "ceiling")]
     scores = found[["ari", "fg_ari", "mbo", "miou"]]
-    assert scores.notna().all(axis=None) and (scores.loc["ceiling"] >= scores.loc["position"]).all()
+    assert (found["images"] == 3).all() and scores.notna().all(axis=None)
+    first, second = scores.loc[fewer + 1], scores.loc[fewer]
+    assert (first.loc["ceiling"] >= first.loc["position"]).all()
+    assert (first.loc["ceiling"] == second.loc["ceiling"]).all() and (first.loc["k-means"] != second.loc["k-means"]).any()
 
 
 def test_the_costs_of_a_step_are_counted(small_config):

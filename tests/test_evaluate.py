@@ -49,6 +49,15 @@ def test_mbo_over_classes(small_config, animals, protocol):
     assert evaluation.scores["decoder"]["mbo_class"] == pytest.approx(float(np.nanmean(found)))
 
 
+def test_a_model_in_training_goes_on_training_when_an_evaluation_fails(small_config, small_scenes):
+    model = build(small_config).train()
+    with pytest.raises(ValueError, match="did you mean 'dias'"):
+        evaluate(model, small_scenes / "test.lmdb", "diass")
+    assert model.training
+    evaluate(model, small_scenes / "test.lmdb", limit=1)
+    assert model.training
+
+
 def test_no_classes_no_column(small_config, small_scenes):
     scores = evaluate(build(small_config).eval(), small_scenes / "test.lmdb").scores
     assert "mbo_class" not in scores["decoder"]

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,6 +194,15 @@ def test_what_does_not_divide_the_batch_is_refused_before_anything_is_written(sm
         with pytest.raises(ValueError, match="graphs captures .* there is no GPU"):
             fit(small_config.replace(device="cpu", **fields), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_only_a_training_is_deterministic_and_several_devices_take_what_there_is():
+    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    for world, mode in ((1, 2), (4, 1)):  # 2 raises, 1 warns
+        with devices.deterministic(SimpleNamespace(device=torch.device("cuda"), world_size=world)):
+            assert torch.get_deterministic_debug_mode() == mode
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert before == (torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory)
 
 
 def test_what_has_no_deterministic_way_is_done_again_and_said(capsys):
