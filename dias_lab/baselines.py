@@ -18,6 +18,7 @@ from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.methods import segments_from
 from dias_lab.metrics import segmentation_scores
 
+NAMES = ("k-means", "position", "ceiling")
 VOID = 254  # labels from here on belong to no segment
 
 
@@ -65,10 +66,26 @@ def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.
     return pd.concat(tables, ignore_index=True)
 
 
+def baseline_table(models, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
+    """Mean scores 0..1, a row for "k-means, K" and "position, K" of every number K of slots that the models have; "ceiling".
+
+    Where several models have as many slots, the features of the first are taken.
+    """
+    rows, firsts = {}, {}
+    for model in models:
+        firsts.setdefault(model.config.num_slots, model)
+    for num_slots, model in firsts.items():
+        means = baseline_scores(model, store, protocol, limit).mean()
+        for name in NAMES:
+            row = f"{name}, {num_slots}" if name != "ceiling" else name
+            rows.setdefault(row, {metric: means[f"{name}.{metric}"] for metric in METRICS})
+    return pd.DataFrame(rows).T.rename_axis("name")
+
+
 def score_table(evaluated: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     """Means x100 over the images: a row for each map and each baseline, a column for each score."""
     means = pd.concat([evaluated, baselines.drop(columns="item")], axis=1).mean() * 100
-    rows = {name: f"{name} map" for name in MAPS} | {name: name for name in ("k-means", "position", "ceiling")}
+    rows = {name: f"{name} map" for name in MAPS} | {name: name for name in NAMES}
     titles = dict(zip(METRICS, ("ARI", "FG-ARI", "mBO", "mIoU"), strict=True))
     table = {row: {title: means[f"{name}.{metric}"] for metric, title in titles.items()} for name, row in rows.items()}
     return pd.DataFrame(table).T

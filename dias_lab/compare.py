@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from dias_lab import devices, load_model, runs
-from dias_lab.baselines import baseline_scores
+from dias_lab.baselines import baseline_table
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import Batches
 from dias_lab.data.features import FeatureBatches, make
@@ -27,7 +27,6 @@ from dias_lab.step import Learner
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
-BASELINES = ("k-means", "position", "ceiling")  # what learns nothing
 HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
 KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}  # what methods are compared by
 ORDER = (  # in tables
@@ -196,20 +195,11 @@ def _by_run(own: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """The mean scores of BASELINES on the features and test images of the runs: for each number of slots a row each.
-
-    Columns: name, num_slots, the scores, images, protocol. The ceiling is the same for any number of slots.
-    """
-    rows = []
-    for num_slots, own in table.groupby("num_slots", sort=False):
-        first = own.iloc[0]
-        test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
-        found = baseline_scores(load_model(first["run"]), test, protocol, limit=int(first[f"{first['stem']}.images"]))
-        for name in BASELINES:
-            row = {"name": name, "num_slots": int(num_slots)}
-            row |= {metric: found[f"{name}.{metric}"].mean() for metric in METRICS}
-            rows.append(row | {"images": len(found), "protocol": protocol})
-    return pd.DataFrame(rows)
+    """`baseline_table` on the features of the runs and the test images that they were scored on."""
+    first = table.iloc[0]
+    test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
+    models = (load_model(run) for run in table.drop_duplicates("num_slots")["run"])
+    return baseline_table(models, test, protocol, limit=int(first[f"{first['stem']}.images"]))
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:

@@ -170,7 +170,7 @@ def tables(protocol: str):
             table = table.join(costs.add_prefix("step "), on="setting")
             compare.curves(found.runs).to_csv(written("-curves.csv"), index=False, float_format="%.5g")
         table.to_csv(written(f"{name}.csv"), index=False, float_format="%.6g")
-        compare.baselines(found.runs, protocol).to_csv(written(f"{name}-baselines.csv"), index=False, float_format="%.6g")
+        compare.baselines(found.runs, protocol).to_csv(written(f"{name}-baselines.csv"), float_format="%.6g")
     if not written("-costs.csv").exists():
         coco_size_costs()
     names = (".csv", "-baselines.csv", "-photos.csv", "-photos-baselines.csv", "-costs.csv")
@@ -238,10 +238,7 @@ def score_table(part: pd.DataFrame, floors: pd.DataFrame, title: str, about: str
         last = ", ".join(f"{100 * one[f'last.{metric}']:.1f}" for metric in LAST)
         lines += [row([*numbers, *(score(one, f"own.{metric}") for metric in SHOWN), last])]
     for _, one in floors.iterrows():
-        if one["name"] == "ceiling" and one["num_slots"] != floors["num_slots"].iloc[0]:
-            continue  # the same for any number of slots
-        name = one["name"] + ("" if one["name"] == "ceiling" else f", {one['num_slots']}")
-        lines += [row([f"*{name}*", "", "", "", "", *(f"{100 * one[metric]:.1f}" for metric in SHOWN), ""])]
+        lines += [row([f"*{one['name']}*", "", "", "", "", *(f"{100 * one[metric]:.1f}" for metric in SHOWN), ""])]
     return lines
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dias_lab import compare, fit, runs
+from dias_lab import checkpoint, compare, fit, runs
+from dias_lab.baselines import baseline_scores
 from dias_lab.config import Config
 from dias_lab.data import store
 
@@ -127,13 +128,14 @@ def test_the_baselines_are_those_of_the_images_that_the_runs_were_scored_on(smal
     fewer = small_config.num_slots - 1
     fit(small_config.replace(steps=1, num_slots=fewer), tmp_path / "fewer", progress=False)
     table = pd.concat([table.assign(num_slots=small_config.num_slots), table.assign(num_slots=fewer, run=tmp_path / "fewer")])
-    found = compare.baselines(table, "dias").set_index(["num_slots", "name"])
-    assert list(found.index) == [(k, name) for k in (fewer + 1, fewer) for name in ("k-means", "position", "ceiling")]
-    scores = found[["ari", "fg_ari", "mbo", "miou"]]
-    assert (found["images"] == 3).all() and scores.notna().all(axis=None)
-    first, second = scores.loc[fewer + 1], scores.loc[fewer]
-    assert (first.loc["ceiling"] >= first.loc["position"]).all()
-    assert (first.loc["ceiling"] == second.loc["ceiling"]).all() and (first.loc["k-means"] != second.loc["k-means"]).any()
+    found = compare.baselines(table, "dias")
+    kinds = ("k-means", "position")
+    assert list(found.index) == [f"{kinds[0]}, {fewer + 1}", f"{kinds[1]}, {fewer + 1}", "ceiling", *(f"{kind}, {fewer}" for kind in kinds)]
+    assert found.notna().all(axis=None) and (found.loc["ceiling"] >= found.loc[f"position, {fewer}"]).all()
+    assert (found.loc[f"k-means, {fewer}"] != found.loc[f"k-means, {fewer + 1}"]).any()
+    expected = baseline_scores(checkpoint.load_model(tmp_path / "fewer"), store.open(f"{small_config.data}/test.lmdb"), limit=2)
+    ours = compare.baselines(table.assign(**{"test-dias.images": "2"}), "dias").loc[f"k-means, {fewer}", "mbo"]
+    assert ours == pytest.approx(expected["k-means.mbo"].mean())
 
 
 def test_the_costs_of_a_step_are_counted(small_config):
