@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 
 from dias_lab.methods import Method, dias
-from dias_lab.step import learning_rate, parameter_groups
+from dias_lab.step import learning_rate
 
 
 def scipy_cluster(slots, threshold, method="complete", min_kept=3, rule="threshold", guard="stop"):
@@ -48,7 +48,7 @@ class PlainTraining:
 
     def __init__(self, model: Method):
         self.model, self.config = model, model.config
-        self.optimizer = torch.optim.Adam(parameter_groups(model), lr=self.config.learning_rate)
+        self.optimizer = torch.optim.Adam(model.parameter_groups(), lr=self.config.learning_rate)
         self.step = 0
 
     def update(self, batch) -> float:

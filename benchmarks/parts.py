@@ -27,9 +27,9 @@ from benchmarks.cache import photo, photo_stores
 from dias_lab.data import store as store_file
 from dias_lab.data.dataset import as_image, batches, crop, read, resize
 from dias_lab.data.features import make
+from dias_lab.discovery import open_stores
 from dias_lab.evaluate import evaluate
 from dias_lab.methods import build
-from dias_lab.train import open_stores
 
 BATCH, REPETITIONS = 8, 5
 
@@ -103,7 +103,7 @@ def model_parts(config) -> list[dict]:
     with torch.no_grad():
         features = model.backbone(pictures)
         tokens = features.flatten(2).transpose(1, 2)
-        projected, slots = model.project(tokens), model.initializer(features, BATCH, noise=draws.slots)
+        projected, slots = model.project(tokens), model.initializer(BATCH, noise=draws["slots"])
     hide = model.decoder.drawn(draws)
     output = model(None, features=features, draws=draws)
     maps = output.attention.flatten(3).detach()

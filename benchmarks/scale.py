@@ -31,9 +31,9 @@ from dias_lab.compare import Stepper
 from dias_lab.config import Config
 from dias_lab.data import store
 from dias_lab.data.dataset import permutation
+from dias_lab.discovery import open_stores
 from dias_lab.evaluate import evaluate
 from dias_lab.methods import build
-from dias_lab.train import open_stores
 
 BASE = {"num_slots": 8, "locations": 256, "batch_size": 8}
 RECORDS = (1_000, 10_000, 100_000, 1_000_000)

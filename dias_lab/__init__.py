@@ -15,11 +15,11 @@ _HOME = {
     "merge_redundant": "dias_lab.modules.redundancy",
     "distillation_loss": "dias_lab.losses",
     "build": "dias_lab.methods",
-    "shipped": "dias_lab.checkpoint",
-    "load_model": "dias_lab.checkpoint",
+    "shipped": "dias_lab.methods.checkpoint",
+    "load_model": "dias_lab.methods.checkpoint",
     "fit": "dias_lab.train",
 }
-_MODULES = "baselines book checkpoint config data draws evaluate headless losses metrics reference runs trace train viz".split()
+_MODULES = "baselines book config data evaluate headless losses metrics reference runs trace train viz".split()
 
 
 def __getattr__(name: str):

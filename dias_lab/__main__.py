@@ -135,8 +135,8 @@ def trace(arguments: list[str]):
 
 def model_to_load(run_dir, reference, method, preset, shipped=None):
     """What to call for the model that the options name; Refused unless they name exactly one."""
-    from dias_lab import checkpoint
     from dias_lab import reference as published
+    from dias_lab.methods import checkpoint
 
     if sum((run_dir is not None, reference is not None, bool(shipped))) != 1:
         ways = "--run-dir RUN or --reference FILE" + (", or --shipped" if shipped is not None else "")

@@ -17,12 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dias_lab import devices, load_model, runs
 from dias_lab.baselines import baseline_table
+from dias_lab.config import method_class
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import Batches
 from dias_lab.data.features import FeatureBatches, make
 from dias_lab.evaluate import MAPS, METRICS
 from dias_lab.intervals import widened_interval
-from dias_lab.methods import build, class_of
+from dias_lab.methods import build
 from dias_lab.step import Learner
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
@@ -52,7 +53,7 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
         for stage, place_ in ((1, f"{folder}{ending}"), (2, f"{folder}{ending}-stage2")):
             for row in runs.collect(place_).to_dict("records"):
                 row |= {"view": view, "setting": STAGE_2 if stage == 2 else _text(row.get("variant")) or row.get("method")}
-                row["own"] = class_of(row["method"]).evaluated_map if _text(row.get("method")) else "decoder"
+                row["own"] = method_class(row["method"]).evaluated_map if _text(row.get("method")) else "decoder"
                 row["stem"] = next((stem for stem in _stems(row) if row.get(f"{stem}.protocol") == protocol), None)
                 key, name = (view, row["setting"], row.get("seed")), f"{row['setting']}, seed {row.get('seed')}, {view}"
                 problem = _problem(row, protocol, data)

@@ -4,7 +4,6 @@ A map is upsampled bilinearly to the protocol's square, each pixel goes to its s
 image, then averaged over the images where they are defined. Image i draws its slots from (seed, i).
 """
 
-import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from dias_lab import checkpoint, devices, runs
+from dias_lab import devices, runs
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import squares
-from dias_lab.methods import Method, segments_from
+from dias_lab.methods import Method, checkpoint, segments_from
 from dias_lab.metrics import OVERLAP, VOID, segmentation_scores
 
 MAPS = ("first", "last", "decoder")
@@ -109,10 +108,3 @@ def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
             if f"{name}.{metric}" in images
         }
     return scores
-
-
-def selection_score(scores: dict, evaluated_map: str) -> float:
-    """What chooses the best checkpoint: the mean of the four scores of the method's map; NaN where none is defined."""
-    values = [scores[evaluated_map][metric] for metric in METRICS]
-    defined = [value for value in values if value is not None and value == value]
-    return sum(defined) / len(defined) if defined else math.nan

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.config import Config, nearest
-from dias_lab.methods import Method, build
+from dias_lab.methods import Method, build, checkpoint
 from dias_lab.modules.decoder import resize_position
 from dias_lab.reference_names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, SIGNS_SAY, TABLES, WITHOUT
 

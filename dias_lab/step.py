@@ -6,7 +6,6 @@ DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose g
 """
 
 import contextlib
-import copy
 import math
 
 import torch
@@ -15,13 +14,10 @@ from torch import Tensor
 
 from dias_lab import devices
 from dias_lab.config import Config
-from dias_lab.draws import Draws
-from dias_lab.methods import Method, build
+from dias_lab.methods.task import Task
 
 SCALER_PATIENCE = 50  # steps in a row that fp16's gradient scaler may skip
-COMPILED = ("project", "aggregator", "decoder")  # by torch.compile: their inputs always have the same shapes
 COMPILER = "inductor"
-PREDICTION = ("initializer.project_features.", "initializer.block.")  # learns from a loss of its own, and from nothing
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -34,58 +30,33 @@ def learning_rate(step: int, config: Config) -> float:
     return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def parameter_groups(model: Method) -> list[dict]:
-    """What is trained: the decoder, a quantizer, SmoothSA's prediction, and all else; each at its share of the rate."""
-    shares = {"before": model.config.aggregator_rate, "decoder": 1.0, "quantizer": model.config.quantizer_rate}
-    groups = {part: {"params": [], "share": share} for part, share in shares.items()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = "decoder" if name.startswith(PREDICTION) else name.partition(".")[0]
-            groups.get(part, groups["before"])["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
-
-
 class Learner:
-    """The model, its optimiser, and one step of both.
+    """A task's model, its optimiser, and one step of both.
 
     A step whose loss or gradient is not finite changes no weight, and `bad_step` names it. On a GPU the host learns of it
     only when it looks at `bad_step`; the device holds back all updates from there on, so nothing is lost by looking late.
     """
 
-    def __init__(self, config: Config, fabric: Fabric, fused: bool | None = None):
+    def __init__(self, task: Task, fabric: Fabric, fused: bool | None = None):
         """`fused`: one kernel updates all parameters, and skips the update by itself. By default on a GPU (not in fp16)."""
-        self.config, self.fabric = config, fabric
-        self.model = build(config)
+        self.task, self.model, self.config, self.fabric = task, task.model, task.config, fabric
+        config = task.config
         if config.compile:
-            for part in filter(None, (getattr(self.model, name, None) for name in COMPILED)):
+            for part in task.compiled():
                 part.compile(backend=COMPILER, dynamic=False, mode="reduce-overhead" if config.graphs else None)
-        self.scaler = getattr(fabric._precision, "scaler", None)  # fp16's
+        self.scaler = getattr(fabric.strategy.precision, "scaler", None)  # fp16's
         self.fused = (fabric.device.type == "cuda" and self.scaler is None) if fused is None else fused
-        self.adam = torch.optim.Adam(parameter_groups(self.model), lr=config.learning_rate, fused=self.fused or None)
+        self.adam = torch.optim.Adam(task.parameter_groups(), lr=config.learning_rate, fused=self.fused or None)
         self.wrapped, self.optimizer = fabric.setup(self.model, self.adam)
         self.places = devices.places(config, fabric)
         self.weights, self.skipped = {}, 0
         self.first_bad = torch.full((), -1, device=fabric.device)
         self.seen = torch.zeros(2, device=fabric.device)  # loss and gradient norm of the first bad step
-        self.frozen = None
-        if fabric.device.type == "cuda" and not self.model.backbone.trained:
-            dtype = torch.bfloat16 if precision_of(fabric) == "bf16-mixed" else torch.float32
-            self.frozen = copy.deepcopy(self.model.backbone).lowered(dtype)
+        self.data = task.begin(fabric)  # what it is trained on
 
-    def prepare(self, batch: dict) -> tuple[dict, Draws]:
-        """What the model takes, on its device: images, their features where they are known, and the step's random numbers."""
-        draws = batch.get("draws") or self.model.draw(self.places, self.config.seed, batch["info"]["step"])
-        if "features" in batch:
-            inputs = {"images": None, "features": batch["features"].to(self.model.device, non_blocking=True).float()}
-        else:
-            inputs = {"images": self.model.normalise(batch["image"])}
-        if self.frozen is not None and "image" in batch:
-            lowered = self.scaler is None  # it has its dtype already
-            with contextlib.nullcontext() if lowered else self.fabric.autocast(), torch.inference_mode():
-                features = self.frozen(inputs["images"])
-            # a copy made outside: what comes from inference mode cannot be saved for a backward pass
-            inputs["features"] = features.to(torch.float32, copy=True)
-        return inputs, draws.to(self.model.device)
+    def prepare(self, batch: dict) -> tuple[dict, dict]:
+        """What the model takes, on its device: its inputs, and the step's random numbers."""
+        return self.task.prepare(batch, self.places)
 
     def update(self, batch: dict, step: int) -> dict[str, Tensor]:
         """One optimiser step on this process's part of the batch; its losses as tensors on the device."""
@@ -110,24 +81,21 @@ class Learner:
             self.optimizer.step()
         return {**values, "gradient_norm": norm.detach()}
 
-    def gradients(self, inputs: dict, draws: Draws) -> dict[str, Tensor]:
+    def gradients(self, inputs: dict, draws: dict) -> dict[str, Tensor]:
         """Forward and backward pass over a part of the batch, whose share of the gradients is added."""
         output = self.wrapped(**inputs, draws=draws)
-        losses, self.weights = self.model.losses(output, self.model.progress)
+        losses, self.weights = self.task.losses(output, self.model.progress)
         loss = sum(self.weights[name] * losses[name] for name in losses)
         self.fabric.backward(loss / self.config.accumulate)
-        return {"loss": loss, **losses, "kept": output.keep.float().sum(1).mean()}
+        return {"loss": loss, **losses, **self.task.measured(output)}
 
-    def parts(self, inputs: dict, draws: Draws) -> list[tuple[dict, Draws]]:
+    def parts(self, inputs: dict, draws: dict) -> list[tuple[dict, dict]]:
         """The batch in `config.accumulate` equal parts, one after the other."""
         if self.config.accumulate == 1:
             return [(inputs, draws)]
         size = len(self.places) // self.config.accumulate
-        cuts = [slice(first, first + size) for first in range(0, len(draws.order), size)]
-        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-        return [
-            ({**inputs, **{name: given[name][cut] for name in given}}, Draws(*(draw[cut] for draw in draws))) for cut in cuts
-        ]  # fmt: skip
+        cuts = [slice(first, first + size) for first in range(0, len(self.places), size)]
+        return [tuple({name: _cut(given[name], cut) for name in given} for given in (inputs, draws)) for cut in cuts]
 
     def alone(self, unless: bool):
         """No exchange of gradients between processes, `unless` all parts of the batch have been seen."""
@@ -164,20 +132,24 @@ class Learner:
         return first if first >= 0 else None
 
 
+def _cut(value: Tensor | None, cut: slice) -> Tensor | None:
+    return None if value is None else value[cut]
+
+
 def precision_of(fabric: Fabric) -> str:
-    return fabric._precision.precision
+    return fabric.strategy.precision.precision
 
 
-def first_non_finite(model: Method, inputs: dict, draws, progress: float) -> str | None:
+def first_non_finite(task: Task, inputs: dict, draws: dict, progress: float) -> str | None:
     """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
     for name, tensor in inputs.items():
         if tensor is not None and not torch.isfinite(tensor).all():
             return f"the {name}"
-    found, handles = [], []
+    model, found, handles = task.model, [], []
 
     def look(name):
         def hook(module, inputs, output):
-            tensors = output if isinstance(output, tuple) else (output,)
+            tensors = output if isinstance(output, tuple) else getattr(output, "__dict__", {"": output}).values()
             if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
                 found.append(f"the output of {name or 'the model'}")
 
@@ -191,7 +163,7 @@ def first_non_finite(model: Method, inputs: dict, draws, progress: float) -> str
     output = model(**inputs, draws=draws)
     for handle in handles:
         handle.remove()
-    losses, weights = model.losses(output, progress)
+    losses, weights = task.losses(output, progress)
     found += [f"the loss {name}" for name, loss in losses.items() if not torch.isfinite(loss)]
     if found:
         return found[0]

@@ -14,6 +14,7 @@ from dias_lab.evaluate import METRICS
 from dias_lab.intervals import paired_interval  # noqa: F401 - for whoever compares the settings
 from dias_lab.intervene import with_fields
 from dias_lab.methods import segments_from
+from dias_lab.methods.base import to_device
 from dias_lab.metrics import segmentation_scores
 from dias_lab.modules.redundancy import dendrogram
 
@@ -40,16 +41,17 @@ def merge_sweep(
     for batch in squares(store, config, limit):
         true, items = batch["segments"].to(model.device), batch["info"]["item"].tolist()
         features = model.backbone(model.normalise(batch["image"]))  # [B C h w]
-        tokens, draws = features.flatten(2).transpose(1, 2), model.draw(items, seed)
-        draws = draws.to(model.device)
+        tokens = features.flatten(2).transpose(1, 2)
+        draws = {name: draw for one in (model, *variants.values()) for name, draw in one.draw(items, seed).items()}
+        draws = to_device(draws, model.device)
         projected, target = model.project(tokens), model.target(features)[0].flatten(2).transpose(1, 2)
-        initial = model.initializer(features, len(items), noise=draws.slots)
+        initial = model.initializer(len(items), noise=draws["slots"])
         iterations = config.num_iterations - config.reinitialized_iterations
         slots, attention = model.aggregator(projected, initial, num_iterations=iterations)
         heights.append(dendrogram(slots, config.linkage).heights.cpu())
         objects = [len(segments[(segments > 0) & (segments < 254)].unique()) for segments in true]
         for name, variant in variants.items():
-            final, _, keep = variant.merge_and_finish(projected, slots, attention, draws)
+            final, _, keep = variant.finish(projected, slots, attention, draws)
             decoded = model.decoder(target, final, keep, need_attention=True)[1].unflatten(2, model.backbone.grid)
             scores = segmentation_scores(segments_from(decoded, true.shape[-1]), true, protocol)
             columns = {"setting": name, "item": items, "objects": objects, "kept": keep.sum(1).cpu()}

@@ -14,14 +14,12 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from dias_lab import checkpoint, devices, runs
+from dias_lab import devices, runs
 from dias_lab.ahead import ahead
 from dias_lab.config import Config
-from dias_lab.data import store as stores
-from dias_lab.data.dataset import batches
-from dias_lab.data.features import feature_batches
-from dias_lab.evaluate import evaluate, selection_score
+from dias_lab.methods import checkpoint
 from dias_lab.step import Learner, first_non_finite, learning_rate, precision_of
+from dias_lab.tasks import task_class
 
 # a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
 FREE_TO_CHANGE = {"data", "workers", "log_every"}
@@ -60,33 +58,17 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
             raise
 
 
-def open_stores(config: Config) -> tuple[stores.Store, stores.Store]:
-    """The training and the validation split. Raises FileNotFoundError or StoreError, naming the file."""
-    folder = runs.resolve(config.data)
-    return stores.open(folder / "train.lmdb"), stores.open(folder / "validation.lmdb")
-
-
 def check(config: Config, run_dir: Path):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
-    open_stores(config)
+    task_class(config).check(config)
     devices.check(config)
     if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
         raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
-    if config.backbone_weights == "checkpoint":
-        raise ValueError(
-            'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'
-        )
-    if config.stage == 2:
-        checkpoint.check_teacher_run(config)
-        if config.cache_views and config.fine_tuned_blocks:
-            raise ValueError(
-                "cache_views keeps the features of a frozen backbone, and stage 2 fine-tunes the last blocks of its own: they "
-                "would be out of date after a step. Take cache_views=0, or fine_tuned_blocks=0"
-            )
     if not (run_dir / "config.json").exists():
         return
     old, new = Config.load(run_dir).to_dict(), config.to_dict()
-    names = [name for name in new if new[name] != old[name] and name not in FREE_TO_CHANGE]
+    matters = set(new) - FREE_TO_CHANGE - config.unread()
+    names = [name for name in new if new[name] != old[name] and name in matters]
     if names:
         changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in names]
         raise ValueError(
@@ -101,18 +83,12 @@ class Training:
         self.config, self.run_dir = config, run_dir
         precision = self.precision_before() if config.precision == "auto" else config.precision
         self.fabric = devices.launch(config.replace(precision=precision))
-        self.train_store, self.validation_store = open_stores(config)
-        self.learner = Learner(config, self.fabric)
-        self.model, self.optimizer = self.learner.model, self.learner.optimizer
+        self.task = task_class(config)(config)
+        self.learner = Learner(self.task, self.fabric)
+        self.model, self.optimizer, self.data = self.learner.model, self.learner.optimizer, self.learner.data
         self.step = 0  # updates done
         self.best = {"step": 0, "score": None, "scores": {}}
         self.seconds = 0.0
-        meta = self.train_store.meta
-        self.data = {name: meta[name] for name in ("dataset", "split", "count")}
-        if config.teacher_run:
-            teacher = checkpoint.load_model(config.teacher_run, device="cpu")
-            self.model.learn_from(teacher)
-            self.data["teacher_step"] = teacher.step
 
     def run(self, progress: bool) -> dict:
         self.resume()
@@ -125,16 +101,9 @@ class Training:
             raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
         return self.finish()
 
-    def batches(self, places: range, step: int, progress: bool = False):
-        """The batches from `step` on, or what these places of the global batch have of them."""
-        options = dict(step=step, places=places, num_locations=self.model.num_locations)
-        if self.config.cache_views:
-            return feature_batches(self.train_store, self.config, self.model.backbone, progress=progress, **options)
-        return batches(self.train_store, self.config, segments=False, **options)
-
     def loop(self, progress: bool):
         config = self.config
-        source = ahead(self.batches(self.learner.places, self.step, progress), self.prepare, self.fabric.device)
+        source = ahead(self.task.batches(self.learner.places, self.step, progress), self.prepare, self.fabric.device)
         bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
         sums, count, self.mark = {}, 0, time.perf_counter()
         for batch in bar:
@@ -185,10 +154,10 @@ class Training:
         if not self.fabric.is_global_zero:
             self.fabric.barrier()  # the launcher ends all processes when one has failed: the first one writes before
             raise NonFiniteError(text)
-        batch = next(self.batches(range(config.batch_size), step))
+        batch = next(self.task.batches(range(config.batch_size), step))
         progress = self.model.progress = step / config.steps
         parts = self.learner.parts(*self.prepare(batch))
-        culprits = (first_non_finite(self.model, *part, progress) for part in parts)
+        culprits = (first_non_finite(self.task, *part, progress) for part in parts)
         with torch.compiler.set_stance("force_eager"):
             culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,11 +181,10 @@ class Training:
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
-        subject, limit = (self.model, self.validation_store, self.config.protocol), self.config.evaluate_images
         compiled = self.config.compile  # not for batches of other shapes
         with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            scores = devices.deterministically(lambda: evaluate(*subject, limit=limit, fabric=self.fabric)).scores
-        score = selection_score(scores, self.model.evaluated_map)
+            scores = devices.deterministically(lambda: self.task.evaluate(self.fabric))
+        score = self.task.selection(scores)
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         if self.fabric.is_global_zero:
@@ -251,7 +219,7 @@ class Training:
             state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
             if progress["data"] != self.data:
                 raise ValueError(
-                    f"{self.run_dir} was trained on {progress['data']}, and {self.train_store.path} is {self.data}: "
+                    f"{self.run_dir} was trained on {progress['data']}, and what config.data and teacher name is {self.data}: "
                     "the steps would not be the same. Choose another run directory, or the old data and teacher."
                 )
             self.learner.load_optimizer(state["optimizer"])
@@ -275,7 +243,7 @@ class Training:
         self.optimizer.zero_grad()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        with contextlib.closing(self.batches(range(images), self.step)) as source:
+        with contextlib.closing(self.task.batches(range(images), self.step)) as source:
             part = self.learner.prepare(next(source))
         with torch.compiler.set_stance("force_eager"), self.learner.alone(unless=False):
             self.learner.gradients(*part)

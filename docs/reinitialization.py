@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.data import store as stores
 from dias_lab.data.convert import scenes
 from dias_lab.data.scenes import Difficulty
 from dias_lab.intervene import with_fields
+from dias_lab.methods import checkpoint
 from dias_lab.modules.redundancy import otsu_threshold
 from dias_lab.sweep import merge_sweep, paired_interval
 

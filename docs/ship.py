@@ -12,12 +12,12 @@ import textwrap
 
 import pandas as pd
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.baselines import baseline_scores, score_table
 from dias_lab.config import Config
 from dias_lab.data import store as stores
 from dias_lab.evaluate import evaluate
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 
 run_dirs = [runs.resolve(path) for path in sys.argv[1:]]
 models = [checkpoint.load_model(run_dir) for run_dir in run_dirs]

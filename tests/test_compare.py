@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dias_lab import checkpoint, compare, fit, runs
+from dias_lab import compare, fit, runs
 from dias_lab.baselines import baseline_scores
 from dias_lab.config import Config
 from dias_lab.data import store
+from dias_lab.methods import checkpoint
 
 ITEMS = range(6)
 

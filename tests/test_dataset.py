@@ -111,14 +111,14 @@ def test_stuff_becomes_background_and_no_masks_become_void(tmp_path):
 
 
 def test_crops_follow_torchvisions_rule():
-    boxes = np.array([crop_box(200, 300, 0.75, draws.generator(0, 0, place, draws.VIEW)) for place in range(500)])
+    boxes = np.array([crop_box(200, 300, 0.75, draws.generator(0, 0, place, "view")) for place in range(500)])
     top, left, height, width = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 200).all() and (left + width <= 300).all()
     share = height * width / 200**2  # of the largest square
     assert share.min() > 0.74 and share.max() < 1.01 and 0.8 < share.mean() < 0.93
     aspect = width / height
     assert aspect.min() > 0.74 and aspect.max() < 1.35
-    assert crop_box(200, 300, 1.0, draws.generator(0, 0, 0, draws.VIEW)) == (0, 50, 200, 200)
+    assert crop_box(200, 300, 1.0, draws.generator(0, 0, 0, "view")) == (0, 50, 200, 200)
 
 
 def test_squares_cover_all_items_in_order(small_scenes, small_config):

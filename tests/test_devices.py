@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.data.dataset import Batches
+from dias_lab.methods import checkpoint
 from dias_lab.train import fit
 
 SCRIPT = """
 import sys
 import torch
 torch.set_num_threads(1)
-from dias_lab import checkpoint
+from dias_lab.methods import checkpoint
 from dias_lab.config import Config
 from dias_lab.train import fit
 checkpoint.prune = lambda *arguments, **options: None

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dias_lab import __main__, checkpoint, runs
+from dias_lab import __main__, runs
+from dias_lab.config import method_class
 from dias_lab.data import store
 from dias_lab.evaluate import METRICS, evaluate, selection_score
-from dias_lab.methods import build, class_of, segments_from
+from dias_lab.methods import build, checkpoint, segments_from
 from dias_lab.metrics import segmentation_scores
 
 LABELS = np.kron(np.array([[0, 1, 2, 3]]), np.ones((128, 32))).astype(np.uint8)  # background, two cats, a dog
@@ -85,4 +86,4 @@ def test_a_checkpoint_is_chosen_by_the_methods_own_map():
     scores = {"decoder": dict.fromkeys(METRICS, 0.2), "last": dict.fromkeys(METRICS, 0.4) | {"fg_ari": math.nan}}
     assert selection_score(scores, "decoder") == pytest.approx(0.2) and selection_score(scores, "last") == pytest.approx(0.4)
     assert math.isnan(selection_score({"last": dict.fromkeys(METRICS, math.nan)}, "last"))
-    assert (class_of("vqdino").evaluated_map, class_of("dias").evaluated_map) == ("last", "decoder")
+    assert (method_class("vqdino").evaluated_map, method_class("dias").evaluated_map) == ("last", "decoder")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dias_lab import checkpoint, runs, train
+from dias_lab import runs, train
 from dias_lab.data import features, store
 from dias_lab.data.dataset import Batches, batches, fixed_view
 from dias_lab.data.features import FeatureBatches, feature_batches, make
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_draws_decide_everything_and_follow_seed_step_and_place(small_config, im
     alone = model.draw([1], seed=5, step=9)
     assert all(torch.equal(a[1:2], b) for a, b in zip(draws, alone))
     for other in (model.draw([0, 1, 2], 6, 9), model.draw([0, 1, 2], 5, 10), model.draw([1, 2, 3], 5, 9)):
-        assert not torch.equal(draws.slots, other.slots) and not torch.equal(draws.order, other.order)
+        assert not torch.equal(draws["slots"], other["slots"]) and not torch.equal(draws["order"], other["order"])
     torch.manual_seed(3)
     first = model(images).slots
     torch.manual_seed(3)

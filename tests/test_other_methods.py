@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from published import ORDERS
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.__main__ import main
 from dias_lab.baselines import baseline_scores
 from dias_lab.config import Config
@@ -17,11 +17,10 @@ from dias_lab.data import store
 from dias_lab.evaluate import evaluate
 from dias_lab.intervene import decode, untrained, with_fields
 from dias_lab.losses import matched_segments_loss
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import FourierBackbone
 from dias_lab.modules.permuted import PermutedDecoder, permutations
-from dias_lab.step import parameter_groups
 from dias_lab.sweep import merge_sweep
 from dias_lab.trace import AttentionTrace
 from dias_lab.train import Training, fit
@@ -106,7 +105,7 @@ def test_the_order_of_a_step_is_one_for_the_batch_and_new_each_step(small_config
         assert (numbers == numbers[:, :1]).all() and set(numbers[:, 0].tolist()) == set(range(9))
         other = torch.stack([getattr(model.draw([7], seed=1, step=step), name) for step in range(60)])
         assert torch.equal(other[:, 0], numbers[:, 0])  # whatever the places: every device decodes in the same order
-    assert any(draws.permutation[0] != draws.teaching[0] for draws in steps)
+    assert any(draws["permutation"][0] != draws["teaching"][0] for draws in steps)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -262,12 +261,12 @@ def test_preheating_predicts_in_both_modes_and_adds_noise_in_training_only(small
     training, evaluation = model.train()(images, draws=draws), model.eval()(images, draws=draws)
     assert torch.equal(training.preheated, evaluation.preheated)
     projected = model.project(evaluation.features.flatten(2).transpose(1, 2))
-    started = evaluation.preheated, training.preheated + draws.restart
+    started = evaluation.preheated, training.preheated + draws["restart"]
     for slots, output in zip(started, (evaluation, training)):
         torch.testing.assert_close(model.aggregator(projected, slots).slots, output.slots)
     other = model(images, draws=model.draw(range(3), seed=1)).preheated
     assert not torch.equal(other, evaluation.preheated)  # the sample is random in evaluation, too
-    given = model(images, initial_slots=draws.slots).preheated  # mean 0, spread 1 at the start: the same sample
+    given = model(images, initial_slots=draws["slots"]).preheated  # mean 0, spread 1 at the start: the same sample
     torch.testing.assert_close(given, evaluation.preheated)
 
 
@@ -332,7 +331,7 @@ def test_only_the_student_learns_and_of_its_backbone_the_last_blocks(small_confi
     assert not any(parameter.requires_grad and parameter.grad is not None for parameter in others)
     assert all(parameter.grad is None for parameter in others)
     assert not any(name.startswith("teacher") for name, _ in model.named_parameters())
-    trained = {id(parameter) for group in parameter_groups(model) for parameter in group["params"]}
+    trained = {id(parameter) for group in model.parameter_groups() for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     saved = {name for name in model.trained_state() if "backbone" in name}
     assert saved == blocks
@@ -360,9 +359,9 @@ def test_the_teacher_teaches_from_a_random_order_in_evaluation_mode(small_config
     assert not teacher.training
     draws = student.draw(range(3), seed=0, step=4)
     output = student(images, draws=draws)
-    slots = teacher(images, initial_slots=teacher.initializer(None, 3, noise=draws.restart)).slots
+    slots = teacher(images, initial_slots=teacher.initializer(3, noise=draws["restart"])).slots
     tokens = output.features.flatten(2).transpose(1, 2)
-    _, expected = teacher.decoder(tokens, slots, permutation=draws.teaching, need_attention=True)
+    _, expected = teacher.decoder(tokens, slots, permutation=draws["teaching"], need_attention=True)
     torch.testing.assert_close(output.teacher_attention.flatten(2), expected)
     assert student.eval()(images).teacher_attention is None and student(images).attention_logits is None
 

@@ -339,7 +339,7 @@ def test_measured_numbers_of_the_permuted_decoder():
 def test_measured_numbers_of_preheating():
     state = measured_state(genera1z("smoothsa", slot_mlp_dim=32, **SMALL_SIZES))
     model = reference.load(state, method="smoothsa", **SMALL | dict(slot_mlp_dim=32))
-    sample = model.initializer(None, 2, noise=torch.zeros(2, 3, 8))
+    sample = model.initializer(2, noise=torch.zeros(2, 3, 8))
     preheated, slots = model.initializer.preheat(wave(2, 16, 12), sample)
     close(preheated.sum(), 5.319847)
     close(preheated.abs().sum(), 64.786368)
@@ -375,7 +375,7 @@ def test_spots_own_layers_give_what_a_plain_forward_pass_gives(stage):
     tokens = norm(tokens, f"{inner}.norm_inputs")
     key, value = linear(tokens, f"{inner}.project_k") * 8**-0.5, linear(tokens, f"{inner}.project_v")
     if stage == 1:
-        slots = state["slot_attn.slot_mu"] + draws.slots * state["slot_attn.slot_log_sigma"].exp()
+        slots = state["slot_attn.slot_mu"] + draws["slots"] * state["slot_attn.slot_log_sigma"].exp()
     else:
         slots = state["slot_attn.slots_init.weight"].expand(2, -1, -1)
     for _ in range(3):

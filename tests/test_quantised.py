@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.losses import code_loss
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.quantizer import Quantizer, convolution, perplexity
-from dias_lab.step import parameter_groups
 from dias_lab.trace import AttentionTrace
 from dias_lab.train import fit
 
@@ -132,9 +131,9 @@ def test_slots_and_quantizer_learn_each_from_its_own_loss(name, small_config, im
     if name != "slate":
         everything = {part for part in named if part.startswith("quantizer.")}
         assert {p for p, g in zip(named, torch.autograd.grad(losses["quantization"], parameters, allow_unused=True)) if g is not None} == everything
-    shares = [group["share"] for group in parameter_groups(model)]
+    shares = [group["share"] for group in model.parameter_groups()]
     assert shares == [small_config.aggregator_rate, 1.0, 10.0]
-    grouped = [id(parameter) for group in parameter_groups(model) for parameter in group["params"]]
+    grouped = [id(parameter) for group in model.parameter_groups() for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in parameters if parameter.requires_grad)
 
 

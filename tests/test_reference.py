@@ -18,11 +18,11 @@ from published import close, measured, wave
 from safetensors.torch import save_file
 from torch import nn
 
-from dias_lab import checkpoint, reference, runs
+from dias_lab import reference, runs
 from dias_lab.__main__ import main
 from dias_lab.evaluate import evaluate
 from dias_lab.intervene import untrained, with_fields
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 from dias_lab.trace import AttentionTrace
 from dias_lab.train import fit
 
@@ -298,7 +298,7 @@ def test_outputs_are_those_of_a_plain_forward_pass(start, shallow):
     images, random = photos(2), torch.Generator().manual_seed(4)
     if start == "noise":
         draws = model.draw([0, 5], seed=1)
-        output, expected = model(images, draws=draws), plain_forward(shallow, images, noise=draws.slots)
+        output, expected = model(images, draws=draws), plain_forward(shallow, images, noise=draws["slots"])
     else:
         slots = torch.randn(2, 4, 256, generator=random)
         output, expected = model(images, initial_slots=slots), plain_forward(shallow, images, slots=slots)
@@ -310,7 +310,7 @@ def test_outputs_are_those_of_a_plain_forward_pass(start, shallow):
 def test_full_size_outputs_are_those_of_a_plain_forward_pass(full, full_file, record_property):
     model = reference.load(full_file, device="cpu")
     draws = model.draw([0], seed=42)
-    found = deviations(model(photos(1), draws=draws), plain_forward(full, photos(1), noise=draws.slots))
+    found = deviations(model(photos(1), draws=draws), plain_forward(full, photos(1), noise=draws["slots"]))
     record_property("deviations", found)
     print(found)
     assert max(found.values()) < 1e-4

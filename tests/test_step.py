@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
-from dias_lab import checkpoint, devices, runs, step
+from dias_lab import devices, runs, step
 from dias_lab.ahead import ahead
 from dias_lab.config import Config
 from dias_lab.data.dataset import batches
 from dias_lab.losses import assign, assign_on_device, match_segments
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 from dias_lab.step import Learner
 from dias_lab.train import NonFiniteError, Training, fit
 
@@ -226,7 +226,7 @@ def test_what_has_no_deterministic_way_is_done_again_and_said(capsys):
 
 def test_smoothsas_prediction_learns_at_the_full_rate(small_config):
     model = build(small_config.replace(method="smoothsa", aggregator_rate=0.1))
-    shares = {id(parameter): group["share"] for group in step.parameter_groups(model) for parameter in group["params"]}
+    shares = {id(parameter): group["share"] for group in model.parameter_groups() for parameter in group["params"]}
     of = {name: shares[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert of["initializer.block.mlp.0.weight"] == of["initializer.project_features.weight"] == 1
     assert of["initializer.mean"] == of["project.1.weight"] == of["aggregator.to_key.weight"] == 0.1

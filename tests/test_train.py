@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dias_lab import checkpoint, runs
+from dias_lab import runs
 from dias_lab.baselines import baseline_scores, ceiling_segments, cluster_segments, position_segments
 from dias_lab.config import Config
 from dias_lab.data import store
 from dias_lab.evaluate import evaluate
-from dias_lab.methods import build
+from dias_lab.methods import build, checkpoint
 from dias_lab.metrics import segmentation_scores
 from dias_lab.train import NonFiniteError, Training, fit, learning_rate
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
-from dias_lab import draws
+from dias_lab.data import draws
 from dias_lab.data import store as stores
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -32,12 +32,12 @@ class Batches(Dataset):
     """Training batches by step: `Batches(store, config)[step]` is a dict of image, segments and info.
 
     image uint8 [B 3 R R]; segments uint8 [B R R]: 0 background (stuff included), 1.. objects, 254 overlap, 255 void;
-    info: {"item" int64 [B], "step" int}. With `num_locations` (L of the model) also the draws of a training step: made
-    here, they are made by the processes that read.
+    info: {"item" int64 [B], "step" int}. With `requests` (the model's) also the draws of a training step: made here, they
+    are made by the processes that read.
     """
 
     def __init__(
-        self, store, config, seed: int | None = None, places: range | None = None, num_locations: int = 0, segments: bool = True
+        self, store, config, seed: int | None = None, places: range | None = None, requests=(), segments: bool = True
     ):  # fmt: skip
         """`places`: which ones of the global batch, for one process of several; by default all.
 
@@ -45,7 +45,7 @@ class Batches(Dataset):
         """
         if len(store) == 0:
             raise ValueError(f"the store {store.path} is empty")
-        self.store, self.config, self.num_locations, self.segments = store, config, num_locations, segments
+        self.store, self.config, self.requests, self.segments = store, config, requests, segments
         self.seed = config.seed if seed is None else seed
         self.taken = range(config.batch_size) if places is None else places
 
@@ -60,18 +60,14 @@ class Batches(Dataset):
         }
 
     def drawn(self, step: int) -> dict:
-        config = self.config
-        if not self.num_locations:
-            return {}
-        sizes = config.num_slots, config.slot_dim, self.num_locations
-        return {"draws": draws.draw(self.seed, step, self.taken, *sizes, config)}
+        return {"draws": draws.draw(self.seed, step, self.taken, self.requests)} if self.requests else {}
 
     def places(self, step: int) -> Iterator[tuple[int, np.random.Generator]]:
         """The item at each place, from the epoch's permutation, and the random numbers that say how it is seen."""
         for place in self.taken:
             epoch, position = divmod(step * self.config.batch_size + place, len(self.store))
             item = int(permutation(self.seed, epoch, len(self.store))[position])
-            yield item, draws.generator(self.seed, step, place, draws.VIEW)
+            yield item, draws.generator(self.seed, step, place, "view")
 
     def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor | None, int]:
         """A crop of an image, its segments, and the item: one of the fixed views, or a new crop and perhaps its flip."""
@@ -107,12 +103,12 @@ class Squares(Dataset):
 
 
 def batches(
-    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, num_locations: int = 0,
+    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, requests=(),
     segments: bool = True,
 ) -> Iterator[dict]:  # fmt: skip
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
-    return loaded(Batches(store, config, seed, places, num_locations, segments), range(step, steps), config)
+    return loaded(Batches(store, config, seed, places, requests, segments), range(step, steps), config)
 
 
 def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
@@ -148,7 +144,7 @@ def loader(dataset: Dataset, order, config) -> DataLoader:
 
 @functools.lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    return draws.generator(seed, epoch, 0, draws.SHUFFLE).permutation(length)
+    return draws.generator(seed, epoch, 0, "shuffle").permutation(length)
 
 
 def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
@@ -242,7 +238,7 @@ def flipped(views: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]
 
 def fixed_view(store, item: int, view: int, config, segments: bool = True):
     """What `crop` gives, of fixed crops: view 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
-    random = draws.generator(config.seed, view // 2, item, draws.FIXED_VIEW)
+    random = draws.generator(config.seed, view // 2, item, "fixed view")
     views = crop(store, item, config, random, segments)
     return flipped(views) if view % 2 else views
 

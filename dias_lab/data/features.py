@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dias_lab import runs
+from dias_lab.config import Backbone
 from dias_lab.data.dataset import Batches, fixed_view, loaded
 
 FEATURES, PARTIAL, ABOUT, DONE = "features.bin", ".features.bin.partial", "features.json", "done"
@@ -36,8 +37,8 @@ class FeatureBatches(Batches):
     whole cache.
     """
 
-    def __init__(self, store, config, folder: Path, places: range | None = None, num_locations: int = 0):
-        super().__init__(store, config, None, places, num_locations)
+    def __init__(self, store, config, folder: Path, places: range | None = None, requests=()):
+        super().__init__(store, config, None, places, requests)
         about = runs.read_json(folder / ABOUT)
         self.path, self.shape, self.maps = folder / FEATURES, tuple(about["shape"]), None
         self.grid = about["grid"]
@@ -79,10 +80,10 @@ class FixedViews(Dataset):
 
 
 def feature_batches(
-    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, num_locations: int = 0
+    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
 ) -> Iterator[dict]:
     """`dataset.batches` from the cache, which is made first where there is none."""
-    dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, num_locations)
+    dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, requests)
     return loaded(dataset, range(step, config.steps), config)
 
 
@@ -116,16 +117,13 @@ def make(store, config, backbone, progress: bool = False) -> Path:
 def identity(store, config, backbone) -> dict:
     """What the features of a view follow from."""
     fields = config.to_dict()
-    names = [
-        name for name in fields if name.startswith(("backbone", "fourier", "image_")) and name != "backbone_weights"
-    ]
     digest = hashlib.sha256()
     for name, tensor in sorted([*backbone.named_parameters(), *backbone.named_buffers()]):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "images": store.fingerprint(),
         "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")} | {"crops": CROPS},
-        "backbone": {name: fields[name] for name in names},
+        "backbone": {name: fields[name] for name in ("image_size", *config.of(Backbone)) if name != "backbone_weights"},
         "weights": digest.hexdigest(),
     }
 

@@ -7,26 +7,14 @@ Genera1Z/VQ-VFM-OCL; that one's dropout of 1 % in the slots' MLP is left out.
 Axes: T iterations, B images, N slots, C feature channels, D slot width, h w locations.
 """
 
-from typing import NamedTuple
-
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dias_lab import losses
-from dias_lab.draws import Draws
-from dias_lab.methods import Method
+from dias_lab.methods.base import Given, Method, Output
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import build_decoder
 from dias_lab.modules.projector import start
-
-
-class DINOSAUROutput(NamedTuple):
-    features: Float[Tensor, "B C h w"]  # the reconstruction's target
-    slots: Float[Tensor, "B N D"]
-    attention: Float[Tensor, "T B N h w"]
-    keep: Bool[Tensor, "B N"]
-    reconstruction: Float[Tensor, "B C h w"]
-    decoder_attention: Float[Tensor, "B N h w"] | None  # of the MLP decoder: the weights that mix the slots' paintings
 
 
 class DINOSAUR(Method):
@@ -37,23 +25,12 @@ class DINOSAUR(Method):
         self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
         start(self.project, self.aggregator, config)
 
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 R R"] | None,
-        initial_slots: Float[Tensor, "B N D"] | None = None,
-        decoder_attention: bool | None = None,
-        keep: Bool[Tensor, "B N"] | None = None,
-        draws: Draws | None = None,
-        features: Float[Tensor, "B C h w"] | None = None,
-    ) -> DINOSAUROutput:
-        """One pass over prepared images; the arguments are those of DIAS."""
-        features = self.encode(images, features)  # [B C h w]
-        draws = self.ready(draws, features)
-        slots, attention, keep = self.attend(features, initial_slots, keep, draws)
-        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
-        return DINOSAUROutput(features, slots, attention, keep, reconstruction, decoded)
+    def run(self, features: Float[Tensor, "B C h w"], given: Given) -> Output:
+        slots, attention, keep = self.attend(features, given)
+        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention)
+        return Output(features, slots, attention, keep, reconstruction, decoded)
 
-    def losses(self, output: DINOSAUROutput, progress: float) -> tuple[dict, dict]:
+    def losses(self, output: Output, progress: float) -> tuple[dict, dict]:
         """The reconstruction loss, with weight 1."""
         loss = losses.reconstruction_loss(output.reconstruction, output.features)
         return {"reconstruction": loss}, {"reconstruction": 1.0}

@@ -6,30 +6,25 @@ and learns from them alone; the aggregation starts around the prediction, and it
 Axes: T iterations, B images, N slots, C feature channels, D slot width, h w locations.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dias_lab import losses
-from dias_lab.draws import Draws
-from dias_lab.methods import Method
+from dias_lab.methods.base import Given, Method, Output, locations
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.decoder import build_decoder
 from dias_lab.modules.initializer import PreheatedGaussian
 from dias_lab.modules.projector import build_projector, start
 
+PREDICTION = ("initializer.project_features.", "initializer.block.")  # learns from a loss of its own, and from nothing else
 
-class SmoothSAOutput(NamedTuple):
-    features: Float[Tensor, "B C h w"]  # the reconstruction's target
-    slots: Float[Tensor, "B N D"]
-    attention: Float[Tensor, "T B N h w"]
-    keep: Bool[Tensor, "B N"]
-    reconstruction: Float[Tensor, "B C h w"]
-    decoder_attention: Float[Tensor, "B N h w"] | None
+
+@dataclass
+class SmoothSAOutput(Output):
     preheated: Float[Tensor, "B N D"]  # the prediction of the slots
 
 
@@ -46,33 +41,20 @@ class SmoothSA(Method):
         self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
         start(self.project, self.aggregator, config)
 
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 R R"] | None,
-        initial_slots: Float[Tensor, "B N D"] | None = None,
-        decoder_attention: bool | None = None,
-        keep: Bool[Tensor, "B N"] | None = None,
-        draws: Draws | None = None,
-        features: Float[Tensor, "B C h w"] | None = None,
-    ) -> SmoothSAOutput:
-        """One pass over prepared images; the arguments are those of DIAS.
+    def run(self, features: Float[Tensor, "B C h w"], given: Given) -> SmoothSAOutput:
+        """Initial slots that the caller gives are what the preheating starts from.
 
-        `initial_slots` replaces the random sample that the preheating starts from. Early in the training
-        (`config.preheat_detached`) the projector learns nothing from the preheating.
+        Early in the training (`config.preheat_detached`) the projector learns nothing from the preheating.
         """
-        features = self.encode(images, features)  # [B C h w]
-        draws = self.ready(draws, features)
-        projected = self.project(features.flatten(2).transpose(1, 2))  # [B L width]
-        if initial_slots is None:
-            initial_slots = self.initializer(projected, len(features), noise=draws.slots)
+        projected = self.project(locations(features))  # [B L width]
         detach = self.progress < self.config.preheat_detached
-        preheated, slots = self.initializer.preheat(projected, initial_slots, draws.restart, detach)
-        truncate = self.config.truncation == "bi_level"
-        slots, attention = self.aggregator(projected, slots, keep, truncate=truncate)
-        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
-        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
-        attention = attention.unflatten(3, features.shape[2:])
+        preheated, slots = self.initializer.preheat(projected, given.slots, given.draws["restart"], detach)
+        slots, attention, keep = self.attend(features, given._replace(slots=slots), projected=projected)
+        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention)
         return SmoothSAOutput(features, slots, attention, keep, reconstruction, decoded, preheated)
+
+    def trained_with(self, name: str) -> str:
+        return "decoder" if name.startswith(PREDICTION) else super().trained_with(name)
 
     def losses(self, output: SmoothSAOutput, progress: float) -> tuple[dict, dict]:
         """Unweighted losses, and their weights. The prediction follows the slots, and not the other way round."""

@@ -9,31 +9,31 @@ Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, 
 """
 
 import copy
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from dias_lab import losses
-from dias_lab.draws import Draws
-from dias_lab.methods import Method
+from dias_lab import losses, runs
+from dias_lab.config import Backbone, Config
+from dias_lab.data.draws import Request, integer, normal
+from dias_lab.methods import checkpoint
+from dias_lab.methods.base import Given, Method, Output, everyone, locations
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.initializer import LearnedSlots, SeparateGaussian, SharedGaussian
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import build_projector, start, zero_biases
 
-OF_TEACHER = ("num_slots", "slot_dim")  # besides the backbone's: what both must have alike
+ALIKE = ("num_slots", "slot_dim")  # besides the backbone's fields: what teacher and student must have alike
+COPIED = ("spot_parts", "slot_mlp_dim", "project_dim", "project_hidden_dim", "decoder_layers", "decoder_mlp_dim")
 
 
-class SPOTOutput(NamedTuple):
-    features: Float[Tensor, "B C h w"]  # the reconstruction's target; in stage 2 not what the slots look at
-    slots: Float[Tensor, "B N D"]
-    attention: Float[Tensor, "T B N h w"]
-    keep: Bool[Tensor, "B N"]
-    reconstruction: Float[Tensor, "B C h w"]
-    decoder_attention: Float[Tensor, "B N h w"] | None
+@dataclass
+class SPOTOutput(Output):
+    """In stage 2 `features`, the reconstruction's target, are not what the slots look at."""
+
     attention_logits: Float[Tensor, "B N h w"] | None  # of the last iteration, in training of stage 2
     teacher_attention: Float[Tensor, "B N h w"] | None  # the teacher's decoder map, there too
 
@@ -64,39 +64,31 @@ class SPOT(Method):
             self.decoder.start_as_lookup()
         self.teacher = ()  # in a tuple, so that it is no part of this model: neither trained nor saved with it
 
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 R R"] | None,
-        initial_slots: Float[Tensor, "B N D"] | None = None,
-        decoder_attention: bool | None = None,
-        keep: Bool[Tensor, "B N"] | None = None,
-        draws: Draws | None = None,
-        features: Float[Tensor, "B C h w"] | None = None,
-    ) -> SPOTOutput:
-        """One pass over prepared images; the arguments are those of DIAS.
+    def requests(self, num_locations: int | None = None) -> list[Request]:
+        own = [normal("restart", self.config.num_slots, self.config.slot_dim), integer("teaching", below=9)]
+        return super().requests(num_locations) + (own if self.config.stage == 2 else [])
 
-        Raises ValueError for `features` where the backbone is fine-tuned: those of a cache would be out of date.
-        """
+    def encode(self, images, features=None) -> Float[Tensor, "B C h w"]:
+        """Raises ValueError for `features` where the backbone is fine-tuned: those of a cache would be out of date."""
         if self.backbone.trained and features is not None:
             raise ValueError(
                 "features cannot be given: stage 2 fine-tunes the backbone that makes them (fine_tuned_blocks)"
             )
-        seen = self.encode(images, features)  # [B C h w]
-        features = self.target_backbone(images) if self.backbone.trained else seen
-        draws, grid = self.ready(draws, features), features.shape[2:]
-        if initial_slots is None:
-            initial_slots = self.initializer(seen, len(seen), noise=draws.slots)
+        return super().encode(images, features)
+
+    def run(self, features: Float[Tensor, "B C h w"], given: Given) -> SPOTOutput:
+        target = self.target_backbone(given.images) if self.backbone.trained else features
         teacher, logits, taught = self.teacher if self.training else (), None, None
         truncate = self.config.stage == 2 and self.config.truncation == "bi_level"
-        projected = self.project(seen.flatten(2).transpose(1, 2))  # [B L width]
+        projected = self.project(locations(features))  # [B L width]
         asked = dict(truncate=truncate, need_logits=bool(teacher))
-        slots, attention, *last = self.aggregator(projected, initial_slots, keep, **asked)
-        keep = torch.ones_like(slots[..., 0], dtype=torch.bool) if keep is None else keep
-        reconstruction, decoded = self.reconstruct(features, slots, keep, draws, decoder_attention)
+        slots, attention, *last = self.aggregator(projected, given.slots, given.keep, **asked)
+        keep = everyone(slots) if given.keep is None else given.keep
+        reconstruction, decoded = self.reconstruct(target, slots, keep, given.draws, given.decoder_attention)
+        grid = features.shape[2:]
         if teacher:
-            logits, taught = last[0].unflatten(2, grid), teacher[0].teach(features, draws)
-        attention = attention.unflatten(3, grid)
-        return SPOTOutput(features, slots, attention, keep, reconstruction, decoded, logits, taught)
+            logits, taught = last[0].unflatten(2, grid), teacher[0].teach(target, given.draws)
+        return SPOTOutput(target, slots, attention.unflatten(3, grid), keep, reconstruction, decoded, logits, taught)
 
     def losses(self, output: SPOTOutput, progress: float) -> tuple[dict, dict]:
         """Unweighted losses, and their weights. Raises ValueError in stage 2 where no teacher was there."""
@@ -108,6 +100,30 @@ class SPOT(Method):
         pair = output.attention_logits.flatten(2), output.teacher_attention.flatten(2)
         terms["teacher"] = losses.matched_segments_loss(*pair)
         return terms, {"reconstruction": 1.0, "teacher": self.config.teacher_weight}
+
+    @classmethod
+    def check(cls, config: Config):
+        """Whether there is a teacher to learn from, and nothing that its student would make out of date."""
+        if config.stage == 1:
+            return
+        if not config.teacher_run:
+            raise ValueError("stage 2 learns from a run of stage 1: give it as teacher_run, in the shell --from RUN")
+        run_dir = runs.resolve(config.teacher_run)
+        check_teacher(config, Config.load(run_dir))
+        if not checkpoint.steps(run_dir):
+            raise ValueError(f"the teacher {run_dir} has no checkpoint yet: train it first")
+        if config.cache_views and config.fine_tuned_blocks:
+            raise ValueError(
+                "cache_views keeps the features of a frozen backbone, and stage 2 fine-tunes the last blocks of its own: they "
+                "would be out of date after a step. Take cache_views=0, or fine_tuned_blocks=0"
+            )
+
+    def begin(self) -> dict:
+        if self.config.stage == 1:
+            return {}
+        teacher = checkpoint.load_model(self.config.teacher_run, device="cpu")
+        self.learn_from(teacher)
+        return {"teacher_step": teacher.step}
 
     @torch.no_grad()
     def learn_from(self, teacher: Method):
@@ -128,12 +144,11 @@ class SPOT(Method):
         self.teacher = (teacher.to(self.device).eval(),)
 
     @torch.no_grad()
-    def teach(self, features: Float[Tensor, "B C h w"], draws: Draws) -> Float[Tensor, "B N h w"]:
+    def teach(self, features: Float[Tensor, "B C h w"], draws: dict[str, Tensor]) -> Float[Tensor, "B N h w"]:
         """This model's decoder map in evaluation mode, from a random order."""
-        tokens = features.flatten(2).transpose(1, 2)  # [B L C]
-        initial_slots = self.initializer(features, len(features), noise=draws.restart)
-        slots, _ = self.aggregator(self.project(tokens), initial_slots)
-        _, attention = self.decoder(tokens, slots, permutation=draws.teaching, need_attention=True)
+        initial_slots = self.initializer(len(features), noise=draws["restart"])
+        slots, _ = self.aggregator(self.project(locations(features)), initial_slots)
+        _, attention = self.decoder(locations(features), slots, permutation=draws["teaching"], need_attention=True)
         return attention.unflatten(2, features.shape[2:])
 
 
@@ -142,15 +157,14 @@ def check_teacher(student, teacher):
     if teacher.method != "spot" or teacher.stage != 1:
         kind = teacher.method if teacher.method != "spot" else f"{teacher.method} stage {teacher.stage}"
         raise ValueError(f"stage 2 learns from a run of SPOT's stage 1, and the teacher is {kind}")
-    names = [name for name in teacher.to_dict() if name.startswith(("backbone", "fourier", "image_"))]
-    free = ("backbone_weights", "image_size")  # the weights themselves are compared; the square's size is resized away
-    for name in (*OF_TEACHER, *(name for name in names if name not in free)):
+    for name in (*ALIKE, *teacher.of(Backbone)):
+        if name == "backbone_weights":
+            continue  # the weights themselves are compared
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
             raise ValueError(f"the teacher cannot teach this student: its {name} is {theirs!r}, the student's {ours!r}")
     if student.student_start == "teacher":
-        shape = ("spot_parts", "slot_mlp_dim", "project_dim", "project_hidden_dim", "decoder_layers", "decoder_mlp_dim")
-        if changed := [name for name in shape if getattr(student, name) != getattr(teacher, name)]:
+        if changed := [name for name in COPIED if getattr(student, name) != getattr(teacher, name)]:
             raise ValueError(f'student_start="teacher" needs the teacher\'s sizes; {", ".join(changed)} differ')
 
 

@@ -7,28 +7,25 @@ all images. What is otherwise than in the release is in docs/quantised_targets.m
 Axes: T iterations, B images, N slots, C feature channels, D slot width, K codes, E channels of a code, h w locations.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dias_lab import losses
-from dias_lab.draws import Draws
-from dias_lab.methods import Method
+from dias_lab.methods.base import Given, Method, Output
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import start
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 
 
-class VQDINOOutput(NamedTuple):
-    features: Float[Tensor, "B E h w"]  # the target: each location's code; not what the slots look at
-    slots: Float[Tensor, "B N D"]
-    attention: Float[Tensor, "T B N h w"]
-    keep: Bool[Tensor, "B N"]
-    reconstruction: Float[Tensor, "B E h w"]  # the mean of the codes, as probable as the decoder finds them
-    decoder_attention: Float[Tensor, "B N h w"] | None
+@dataclass
+class VQDINOOutput(Output):
+    """`features` are each location's code, which is the target and not what the slots look at; `reconstruction` the mean
+    of the codes, as probable as the decoder finds them: [B E h w] both."""
+
     logits: Float[Tensor, "B K h w"]
     quantised: Quantised
 
@@ -56,24 +53,13 @@ class VQDINO(Method):
         """The target: codes of the features."""
         return self.quantizer(features)
 
-    def forward(
-        self,
-        images: Float[Tensor, "B 3 R R"] | None,
-        initial_slots: Float[Tensor, "B N D"] | None = None,
-        decoder_attention: bool | None = None,
-        keep: Bool[Tensor, "B N"] | None = None,
-        draws: Draws | None = None,
-        features: Float[Tensor, "B C h w"] | None = None,
-    ) -> VQDINOOutput:
-        """One pass over prepared images; the arguments are those of DIAS."""
-        features = self.encode(images, features)  # [B C h w]
-        quantised = self.quantise(images, features)
-        draws = self.ready(draws, features)
-        slots, attention, keep = self.attend(features, initial_slots, keep, draws)
-        expected, decoded, logits = self.reconstruct(quantised.features, slots, keep, draws, decoder_attention)
+    def run(self, features: Float[Tensor, "B C h w"], given: Given) -> VQDINOOutput:
+        quantised = self.quantise(given.images, features)
+        slots, attention, keep = self.attend(features, given)
+        expected, decoded, logits = self.reconstruct(quantised.features, slots, keep, given.draws, given.decoder_attention)
         return VQDINOOutput(quantised.features, slots, attention, keep, expected, decoded, logits, quantised)
 
-    def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws, decoder_attention):
+    def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws=None, decoder_attention=None):
         """The expected code [B E h w], the decoder's map, and the logits [B K h w] that both come with."""
         logits, decoded = super().reconstruct(features, slots, keep, draws, decoder_attention)
         with torch.no_grad():  # nothing learns from it

@@ -1,4 +1,4 @@
-"""Slots before the first iteration.
+"""Slots before the first iteration: initializer(batch_size, noise [B N D]) -> slots [B N D]. Without noise it is drawn.
 
 Sources: shared Gaussian: Locatello et al. 2020, arXiv:2006.15055; one Gaussian a slot: Jia et al. 2023 (BO-QSA),
 arXiv:2210.08990; learned slots: the code of SPOT, gkakogeorgiou/spot; preheated: the release Genera1Z/SmoothSA; initial
@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dias_lab.data.draws import Request, normal
+
 
 class SharedGaussian(nn.Module):
     """All slots are drawn from one learned Gaussian, in evaluation too: only noise tells them apart."""
@@ -23,7 +25,10 @@ class SharedGaussian(nn.Module):
         self.mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_dim)))
         self.log_std = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_dim)))
 
-    def forward(self, features, batch_size: int, condition=None, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
+    def requests(self) -> list[Request]:
+        return [normal("slots", self.num_slots, self.mean.shape[-1])]
+
+    def forward(self, batch_size: int, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
         noise = _noise(self, batch_size) if noise is None else noise
         return self.mean + noise * self.log_std.exp()
 
@@ -37,7 +42,10 @@ class SeparateGaussian(nn.Module):
         self.mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, slot_dim))[None].clone())
         self.log_std = nn.Parameter(torch.full((1, num_slots, slot_dim), -0.5 * math.log(slot_dim)))
 
-    def forward(self, features, batch_size: int, condition=None, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
+    def requests(self) -> list[Request]:
+        return [normal("slots", self.num_slots, self.mean.shape[-1])]
+
+    def forward(self, batch_size: int, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
         if not self.training:
             return self.mean.expand(batch_size, -1, -1)
         noise = _noise(self, batch_size) if noise is None else noise
@@ -51,7 +59,10 @@ class LearnedSlots(nn.Module):
         super().__init__()
         self.slots = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, slot_dim)))
 
-    def forward(self, features, batch_size: int, condition=None, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
+    def requests(self) -> list[Request]:
+        return []
+
+    def forward(self, batch_size: int, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
         return self.slots.expand(batch_size, -1, -1)
 
 
@@ -71,18 +82,19 @@ class PreheatedGaussian(nn.Module):
         self.project_features = nn.Linear(feature_dim, slot_dim)
         self.block = PreheatingBlock(slot_dim, num_heads, mlp_dim or 4 * slot_dim)
 
-    def forward(
-        self, features: Float[Tensor, "B L C"], batch_size: int, condition=None, noise: Tensor | None = None
-    ) -> Float[Tensor, "B N D"]:
+    def requests(self) -> list[Request]:
+        return [normal(name, self.num_slots, self.mean.shape[-1]) for name in ("slots", "restart")]
+
+    def forward(self, batch_size: int, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
         """The sample, in evaluation, too: what `preheat` starts from."""
         noise = _noise(self, batch_size) if noise is None else noise
         return self.mean + noise * self.log_std.exp()
 
     def preheat(
-        self, features: Float[Tensor, "B L C"], sample: Float[Tensor, "B N D"], noise: Tensor | None = None, detach: bool = False
+        self, projected: Float[Tensor, "B L C"], sample: Float[Tensor, "B N D"], noise: Tensor | None = None, detach: bool = False
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """The prediction, and the slots of the first iteration. `detach`: the features get no gradient from here."""
-        prediction = self.block(sample, self.project_features(features.detach() if detach else features))
+        """The prediction, and the slots of the first iteration. `detach`: the projector gets no gradient from here."""
+        prediction = self.block(sample, self.project_features(projected.detach() if detach else projected))
         slots = prediction.detach()
         if self.training:
             noise = _noise(self, len(sample)) if noise is None else noise

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dias_lab.modules.decoder import TransformerDecoder
+from dias_lab.data.draws import Request, integer
+from dias_lab.modules.transformer import TransformerDecoder
 
 
 class PermutedDecoder(TransformerDecoder):
@@ -41,8 +42,11 @@ class PermutedDecoder(TransformerDecoder):
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("later", torch.ones(L, L, dtype=torch.bool).triu(1), persistent=False)  # causal mask
 
-    def drawn(self, draws) -> dict:
-        return dict(permutation=draws.permutation % len(self.start))
+    def requests(self, num_locations: int) -> list[Request]:
+        return [integer("permutation", below=9)]  # one order for the batch, of nine whether or not all are in use
+
+    def drawn(self, draws: dict) -> dict:
+        return dict(permutation=draws["permutation"] % len(self.start))
 
     def forward(
         self, features: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None,

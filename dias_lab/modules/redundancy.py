@@ -1,4 +1,4 @@
-"""Which slots say the same thing: batched agglomerative clustering, merge, keep mask.
+"""Which slots say the same thing: batched agglomerative clustering, merge, keep mask; and to aggregate again.
 
 Source: DIAS, Zhao et al. 2025, arXiv:2507.23755, whose release leaves this part out. Slots whose cosine distance (0..2)
 is small are merged bottom-up while the linkage stays below a threshold. Everything runs on the slots' device without
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Dendrogram(NamedTuple):
@@ -29,7 +29,7 @@ def merge_redundant(
     min_kept: int = 3,
     gradient: bool = True,
     rule: str = "threshold",
-    guard: str = "cancel",
+    guard: str = "stop",
 ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
     """Slots where every cluster's first member holds the cluster's mean and the others 0; and the mask of the first.
 
@@ -57,10 +57,27 @@ def cluster(
     linkage: str = "complete",
     min_kept: int = 3,
     rule: str = "threshold",
-    guard: str = "cancel",
+    guard: str = "stop",
 ) -> Int[Tensor, "B N"]:
     """For each slot the lowest index in its cluster (itself where it stays alone)."""
     return cut(dendrogram(slots, linkage), threshold, min_kept, rule, guard)
+
+
+def reinitialize(
+    features: Float[Tensor, "B L C"],
+    slots: Float[Tensor, "B N D"],
+    keep: Bool[Tensor, "B N"],
+    aggregator: nn.Module,
+    num_iterations: int | None = None,
+    mask: bool = True,
+) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "T B N L"], Bool[Tensor, "B N"]]:
+    """The paper's second aggregation: from the slots that are left, without the redundant ones in the competition.
+
+    `features` are what the aggregator takes, `slots` what the kept ones restart from (for example the clusters' means).
+    Without `mask` the others compete again, from what `slots` has for them, and all are kept.
+    """
+    slots, attention = aggregator(features, slots, keep if mask else None, num_iterations)
+    return slots, attention, keep if mask else torch.ones_like(keep)
 
 
 @torch.no_grad()
@@ -89,7 +106,7 @@ def dendrogram(slots: Float[Tensor, "B N D"], linkage: str = "complete") -> Dend
 
 @torch.no_grad()
 def cut(
-    tree: Dendrogram, threshold: float, min_kept: int = 3, rule: str = "threshold", guard: str = "cancel"
+    tree: Dendrogram, threshold: float, min_kept: int = 3, rule: str = "threshold", guard: str = "stop"
 ) -> Int[Tensor, "B N"]:
     """Each slot's leader [B N] where an image's tree is cut.
 

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dias_lab import runs
 from dias_lab.config import Config
-from dias_lab.methods import Method, build
-from dias_lab.methods.spot import check_teacher
+from dias_lab.methods.base import Method, build
 
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
 
@@ -112,16 +111,6 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     return place(model, device).eval()
 
 
-def check_teacher_run(config: Config):
-    """Whether `config.teacher_run` holds a teacher for SPOT's stage 2: ValueError says why not."""
-    if not config.teacher_run:
-        raise ValueError("stage 2 learns from a run of stage 1: give it as teacher_run, in the shell --from RUN")
-    run_dir = runs.resolve(config.teacher_run)
-    check_teacher(config, Config.load(run_dir))
-    if not steps(run_dir):
-        raise ValueError(f"the teacher {run_dir} has no checkpoint yet: train it first")
-
-
 def place(model: Method, device: str | None = None) -> Method:
     """The model on a device: by default a GPU where there is one, unless its config says otherwise."""
     return model.to(device or ("cuda" if model.config.device != "cpu" and torch.cuda.is_available() else "cpu"))
@@ -129,7 +118,7 @@ def place(model: Method, device: str | None = None) -> Method:
 
 def shipped() -> Method:
     """The small model that comes with the package: DIAS, trained on the built-in scenes, in evaluation mode."""
-    folder = Path(__file__).parent / "shipped"
+    folder = Path(__file__).parents[1] / "shipped"
     model = build(Config.load(folder))
     load_weights(model, folder)
     return model.eval()

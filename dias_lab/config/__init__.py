@@ -1,0 +1,150 @@
+"""Config: one frozen dataclass of flat primitives, put together from the parts in this folder. Needs no torch.
+
+A notebook's `parameters` cell, `config.json` in a run directory and the command line all hold the same flat fields.
+METHODS is the table of methods: a line each. A package of its own adds one by entry points: in the group
+"dias_lab.methods" its class, and in "dias_lab.fields", under the same name, a Part with the fields that it reads.
+"""
+
+import dataclasses
+import importlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dias_lab.config.backbone import Backbone
+from dias_lab.config.data import Data
+from dias_lab.config.dias import DIAS
+from dias_lab.config.fields import NotNegative, Part, nearest
+from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, SmoothSA
+from dias_lab.config.presets import FORMS, PRESETS
+from dias_lab.config.slots import Decoder, Slots
+from dias_lab.config.training import Training
+
+
+class Entry(NamedTuple):
+    place: str  # module:class
+    part: type[Part] = Part  # its own fields, and what it changes in the presets
+
+
+METHODS = {
+    "dias": Entry("dias_lab.methods.dias:DIAS", DIAS),
+    "smoothsa": Entry("dias_lab.methods.smoothsa:SmoothSA", SmoothSA),
+    "spot": Entry("dias_lab.methods.spot:SPOT", SPOT),
+    "dinosaur": Entry("dias_lab.methods.dinosaur:DINOSAUR", DINOSAUR),
+    "vqdino": Entry("dias_lab.methods.vqdino:VQDINO", VQDINO),
+    "slate": Entry("dias_lab.methods.slate:SLATE", SLATE),
+}
+_parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
+for _point in entry_points(group="dias_lab.methods"):
+    _part = _parts[_point.name].load() if _point.name in _parts else Part
+    METHODS.setdefault(_point.name, Entry(_point.value, _part))  # no package takes a built-in method's place
+
+
+@dataclass(frozen=True)
+class Run(Part):
+    """What is trained."""
+
+    method: Literal[tuple(METHODS)] = "dias"
+    seed: NotNegative = 42  # every random number of a run follows from it
+
+
+OWN = [entry.part for entry in METHODS.values()]  # the methods' own
+PARTS = tuple(
+    part
+    for part in dict.fromkeys([Run, Data, Backbone, Slots, Decoder, Codes, *OWN, Training])
+    if dataclasses.is_dataclass(part)
+)
+
+
+@dataclass(frozen=True)
+class Config(*reversed(PARTS)):
+    """Everything that defines a run. Make one with `Config.preset(name, **fields)`; change one with `config.replace(...)`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for part in dict.fromkeys([*PARTS, *OWN]):
+            part.check(self)
+
+    @classmethod
+    def preset(cls, name: str, form: str = "complete", **fields) -> "Config":
+        """The named preset (scenes, coco, voc, clevrtex) in the given form, with `fields` changed.
+
+        The form "complete" is the paper's method, "released" that of the public release (no merging, identity
+        matching, the release's double softmax). A method among the fields brings what its part changes; a field given
+        by hand wins over all.
+
+        Raises ValueError for an unknown preset, form or field (naming the nearest one), and for ill-typed values.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
+        if form not in FORMS:
+            raise ValueError(f"unknown form {form!r}{nearest(form, FORMS)}")
+        cls._check_names(fields)
+        own = METHODS[fields["method"]].part if fields.get("method") in METHODS else Part
+        scenes = own.on_scenes if name == "scenes" else {}
+        return cls(**{**PRESETS[name], **FORMS[form], **own.changes, **scenes, **fields})
+
+    @classmethod
+    def from_parameters(cls, namespace: dict) -> "Config":
+        """The Config that a notebook's parameters describe: pass `globals()`.
+
+        Reads `preset` (default scenes), `form` (default complete) and every name that is a field of Config; a value of
+        None means "as the preset has it". Other names are left alone.
+        """
+        fields = {name: namespace[name] for name in cls.field_names() if namespace.get(name) is not None}
+        return cls.preset(namespace.get("preset") or "scenes", namespace.get("form") or "complete", **fields)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @classmethod
+    def _check_names(cls, fields):
+        for field in fields:
+            if field not in cls.field_names():
+                raise ValueError(f"Config has no field {field!r}{nearest(field, cls.field_names())}")
+
+    @classmethod
+    def load(cls, path) -> "Config":
+        """The Config of a run directory, or of a `config.json`. Fields that this version does not know are refused."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        try:
+            fields = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ValueError(f"no config.json at {path.parent}: is it a run directory?") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        unknown = sorted(set(fields) - set(cls.field_names()))
+        if unknown:
+            raise ValueError(f"{path} has fields that this version of dias_lab does not know: {', '.join(unknown)}")
+        return cls(**fields)
+
+    def replace(self, **fields) -> "Config":
+        """This config with other fields; another `method` brings what its part changes."""
+        self._check_names(fields)
+        other = fields.get("method", self.method)
+        changes = METHODS[other].part.changes if other != self.method and other in METHODS else {}
+        return dataclasses.replace(self, **{**changes, **fields})
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def of(self, part: type[Part]) -> dict:
+        """The fields of one part, for example config.of(Backbone)."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(part)}
+
+    def unread(self) -> set[str]:
+        """The fields that only other methods read."""
+        others = [part for part in PARTS if part.readers and self.method not in part.readers]
+        return {field.name for part in others for field in dataclasses.fields(part)}
+
+
+def method_class(name: str) -> type:
+    """The class of a method, imported on first use. Raises ValueError for an unknown name."""
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}{nearest(name, METHODS)}")
+    module, _, attribute = METHODS[name].place.partition(":")
+    return getattr(importlib.import_module(module), attribute)

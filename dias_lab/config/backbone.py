@@ -1,0 +1,29 @@
+"""What turns an image into the features that slots look at."""
+
+from dataclasses import dataclass
+
+from dias_lab.config.fields import Deviations, JsonObject, Means, NotNegativeFloat, Part, Positive, PositiveFloat
+
+
+@dataclass(frozen=True)
+class Backbone(Part):
+    """The backbone, a network that stays frozen. All methods read these."""
+
+    backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # a timm model, or "fourier": built in, without weights
+    backbone_weights: str = "pretrained"  # or "random", a local file, "checkpoint" (saved with the rest); fourier reads none
+    backbone_arguments: JsonObject = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
+    backbone_stage: int = -1  # which stage's feature map; -1 is the last
+    backbone_norm: bool = False  # whether the features go through the backbone's final norm
+    backbone_size: Positive = 224  # pixels; the square is resized to it, bicubic without antialias
+    image_mean: Means = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm
+    image_std: Deviations = ""  # the same for the deviation, above 0
+    fourier_dim: Positive = 128  # channels; this and the next four: fourier only
+    fourier_stride: Positive = 8  # pixels per location
+    fourier_bandwidth: PositiveFloat = 1.0  # spread of the random frequencies
+    fourier_texture: NotNegativeFloat = 1.0  # weight of the colours' deviation within a location beside their mean
+    fourier_position: NotNegativeFloat = 0.2  # weight of the position beside colour and texture
+
+    def statistics(self, name: str) -> tuple[float, float, float] | None:
+        """`image_mean` or `image_std` as three numbers; None where empty."""
+        numbers = tuple(float(part) for part in getattr(self, name).split())
+        return numbers * 3 if len(numbers) == 1 else numbers or None

@@ -1,0 +1,86 @@
+"""What the neighbours of DIAS read, each a part of its own; their papers are named in methods/."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, Share
+
+
+@dataclass(frozen=True)
+class Codes(Part):
+    """A codebook of what features can be. VQDINO and SLATE read these, and DIAS with `target` "quantised"."""
+
+    readers: ClassVar = ("dias", "vqdino", "slate")
+
+    codebook_size: Positive = 4096
+    code_dim: NotNegative = 0  # channels of a code; 0: as many as the features have, whose codes are features (not slate)
+    commitment_weight: NotNegativeFloat = 0.25  # of the loss that draws what is encoded to its code
+    quantizer_rate: NotNegativeFloat = 10.0  # learning rate of the quantizer, as a share of learning_rate
+
+    def check(self):
+        if self.codebook_size < 2:
+            raise ValueError(f"Config.codebook_size must be at least 2, for codes to differ; got {self.codebook_size}")
+        if self.method == "slate" and not self.code_dim:
+            raise ValueError("SLATE quantises pixels: code_dim must be above 0, there are no features to be codes")
+        if self.method == "slate" and self.cache_views:
+            raise ValueError("SLATE's tokens come from pixels, and a cache keeps features alone: take cache_views=0")
+
+
+class VQDINO(Part):
+    changes: ClassVar = dict(initializer="separate", code_dim=256)
+    on_scenes: ClassVar = dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256)
+
+
+class SLATE(Part):
+    changes: ClassVar = dict(initializer="separate", code_dim=256)
+    on_scenes: ClassVar = dict(
+        codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random"
+    )
+
+
+class DINOSAUR(Part):
+    changes: ClassVar = dict(initializer="separate", decoder="mlp")
+    # the scenes' features have no position, from which an MLP decoder could paint
+    on_scenes: ClassVar = dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)
+
+    def check(self):
+        if self.method == "dinosaur" and self.decoder == "random_order":
+            raise ValueError('DINOSAUR\'s decoder is "mlp" or "raster"; Config.preset(name, method="dinosaur") takes "mlp"')
+        if self.method == "dinosaur" and self.decoder == "mlp" and self.decoder_layers < 2:
+            raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
+
+
+@dataclass(frozen=True)
+class SmoothSA(Part):
+    """Preheating: the slots are predicted before the first iteration. Only SmoothSA reads these."""
+
+    readers: ClassVar = ("smoothsa",)
+
+    preheat_weight: NotNegativeFloat = 100.0  # of the loss between predicted and final slots
+    preheat_detached: Share = 0.1  # share of the training in which this loss does not reach the projector
+    preheat_heads: Positive = 4
+
+
+@dataclass(frozen=True)
+class SPOT(Part):
+    """Two stages, the second of which learns from a run of the first, and nine decoding orders. Only SPOT reads these."""
+
+    readers: ClassVar = ("spot",)
+    changes: ClassVar = dict(gradient_clip=0.3, gradient_norm="largest")
+    # the scenes' backbone has nothing to fine-tune; over all orders, as SPOT's authors score it, no order's own delay is
+    # left in the map
+    on_scenes: ClassVar = dict(fine_tuned_blocks=0, evaluation_permutations="all")
+
+    stage: Literal[1, 2] = 1  # 2 learns from a run of stage 1
+    teacher_run: str = ""  # that run's directory; in the shell, --from
+    teacher_weight: NotNegativeFloat = 0.005  # of the loss toward the teacher's segments
+    student_start: Literal["scratch", "teacher"] = "scratch"  # the paper's; or the teacher's weights, but for the initializer
+    fine_tuned_blocks: NotNegative = 4  # the last ones of the backbone, in stage 2; 0: all of it stays frozen
+    evaluation_permutations: Literal["standard", "all"] = "standard"  # the raster order, or the mean over all nine
+    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS, or as its authors' code has them
+
+    def check(self):
+        if self.method != "spot" and (self.stage == 2 or self.teacher_run):
+            raise ValueError(f"stage 2 and teacher_run belong to SPOT, and the method is {self.method!r}")
+        if self.stage == 1 and self.teacher_run:
+            raise ValueError("teacher_run is what stage 2 learns from: take stage=2 with it")

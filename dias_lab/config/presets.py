@@ -1,0 +1,25 @@
+"""The numbers of the presets and of the method's two forms, where they are not the defaults of Config.
+
+Those of coco, voc and clevrtex are the released configurations' (Genera1Z/DIAS, v4); those of `scenes` were found on the
+built-in scenes (docs/scenes_recipe.md). What a neighbour of DIAS has otherwise stands with its fields.
+"""
+
+import types
+
+PRESETS = types.MappingProxyType({
+    "scenes": dict(
+        data="data/scenes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
+        fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
+        num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
+        decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
+        learning_rate=5e-4, aggregator_rate=0.1, precision="32-true", log_every=20, evaluate_every=50, evaluate_images=100,
+    ),
+    "coco": dict(data="data/coco", num_slots=7),
+    "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),
+    "clevrtex": dict(data="data/clevrtex", num_slots=11, steps=50_000, evaluate_every=1250),
+})  # fmt: skip
+
+FORMS = types.MappingProxyType({
+    "complete": dict(merging="reinitialize", matching="hungarian", distillation="cross_entropy"),
+    "released": dict(merging="none", matching="identity", distillation="release"),
+})  # fmt: skip

@@ -1,0 +1,83 @@
+"""Every random number of a training step, as a pure function of (seed, step, place in the global batch, frame).
+
+Counter-based generators (Philox, Salmon et al. 2011) make this exact: the seed and the stream are the key, step, place
+and frame the counter. So neither workers, nor the number of devices, nor a resume can change what is drawn; evaluation
+draws with step 0 and the item as its place. Parts of a model say what they want by a `Request`.
+
+Axes: B images, N slots, D slot width, L locations.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# their numbers are part of every run's identity; a stream of any other name gets one from its name
+STREAMS = {
+    name: number
+    for number, name in enumerate(
+        ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed view", "permutation", "teaching")
+    )
+}
+
+
+class Request(NamedTuple):
+    """Random numbers that a part of a model wants in every pass.
+
+    `sample(random)` gives them by name, for one image (or the whole batch) from that one's own generator. It must be
+    picklable, since the processes that read batches draw, too: a function of a module, or functools.partial of one.
+    """
+
+    stream: str  # streams of different names never meet
+    sample: Callable[[np.random.Generator], dict[str, np.ndarray]]
+    per: Literal["image", "batch"] = "image"  # "batch": one draw, which every image gets
+
+
+def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> np.random.Generator:
+    """The random numbers of one image (or one frame of a clip) in one step, for one purpose."""
+    number = STREAMS.get(stream, 2**32 + zlib.crc32(stream.encode()))
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, frame, place, step]))
+
+
+def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request]) -> dict[str, Tensor]:
+    """What the requests ask for, by name, stacked over the images at `places` of the global batch: [B ...], on the CPU."""
+    drawn = {}
+    for request in requests:
+        if request.per == "batch":
+            once = request.sample(generator(seed, step, 0, request.stream))
+            samples = [once] * len(places)
+        else:
+            samples = [request.sample(generator(seed, step, place, request.stream)) for place in places]
+        drawn |= {name: torch.from_numpy(np.stack([one[name] for one in samples])) for name in samples[0]}
+    return drawn
+
+
+def normal(name: str, *shape: int, stream: str | None = None) -> Request:
+    """Standard normal numbers of this shape for each image, float32; the stream has the name unless it is given."""
+    return Request(stream or name, partial(_normal, name, shape))
+
+
+def integer(name: str, below: int) -> Request:
+    """One number from 0 to `below` - 1 for the whole batch: int64 [B]."""
+    return Request(name, partial(_integer, name, below), "batch")
+
+
+def chance(name: str, stream: str, probability: float, per: str) -> Request:
+    """Whether something that has this probability happens: bool [B]."""
+    return Request(stream, partial(_chance, name, probability), per)
+
+
+def _normal(name, shape, random):
+    return {name: random.standard_normal(shape, dtype=np.float32)}
+
+
+def _integer(name, below, random):
+    return {name: np.asarray(random.integers(below))}
+
+
+def _chance(name, probability, random):
+    return {name: np.asarray(random.random() < probability)}
