@@ -33,7 +33,7 @@ def scipy_cluster(slots, threshold, method="complete", min_kept=3, rule="thresho
 
 
 def scipy_match(student, teacher):
-    """`losses.match_segments` by one-hot maps, then image after image."""
+    """`matching.match_segments` by one-hot maps, then image after image."""
     N = student.shape[1]
     mine, other = (F.one_hot(maps.argmax(1), N).float() for maps in (student, teacher))  # [B L N]
     both = mine.transpose(1, 2) @ other

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks._measure import device_name, row, take_turns
 from benchmarks._straightforward import scipy_cluster
-from dias_lab.losses import assign, assign_on_device
+from dias_lab.modules.matching import assign, assign_on_device
 from dias_lab.modules.redundancy import cluster, merge_clusters
 
 IMAGES, WIDTH = 64, 256

@@ -7,6 +7,7 @@ DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose g
 
 import contextlib
 import math
+from dataclasses import is_dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -149,7 +150,8 @@ def first_non_finite(task: Task, inputs: dict, draws: dict, progress: float) -> 
 
     def look(name):
         def hook(module, inputs, output):
-            tensors = output if isinstance(output, tuple) else getattr(output, "__dict__", {"": output}).values()
+            output = tuple(vars(output).values()) if is_dataclass(output) else output
+            tensors = output if isinstance(output, tuple) else (output,)
             if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
                 found.append(f"the output of {name or 'the model'}")
 

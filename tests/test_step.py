@@ -15,8 +15,9 @@ from dias_lab import devices, runs, step
 from dias_lab.ahead import ahead
 from dias_lab.config import Config
 from dias_lab.data.dataset import batches
-from dias_lab.losses import assign, assign_on_device, match_segments
+from dias_lab.discovery import Discovery
 from dias_lab.methods import build, checkpoint
+from dias_lab.modules.matching import assign, assign_on_device, match_segments
 from dias_lab.step import Learner
 from dias_lab.train import NonFiniteError, Training, fit
 
@@ -94,13 +95,13 @@ def test_the_device_holds_updates_back_until_the_host_looks(small_config, tmp_pa
     kept, batch = load_file(folder / "weights.safetensors"), load_file(folder / "batch.safetensors")
     assert all(torch.equal(kept[name], weights[name]) for name in kept)
     training = Training(config, tmp_path / "other")
-    assert torch.equal(batch["image"], next(batches(training.train_store, config, step=4))["image"])
+    assert torch.equal(batch["image"], next(batches(training.task.train_store, config, step=4))["image"])
 
 
 def test_fused_adam_takes_the_same_steps(small_config, tmp_path):
     one, other = (learner_of(small_config, tmp_path, fused=fused) for fused in (None, True))
     for training in (one, other):
-        for number, batch in enumerate(itertools.islice(training.batches(training.learner.places, 0), 3)):
+        for number, batch in enumerate(itertools.islice(training.task.batches(training.learner.places, 0), 3)):
             training.learner.update(batch, number)
     assert one.learner.bad_step() is None is other.learner.bad_step()
     torch.testing.assert_close(one.model.trained_state(), other.model.trained_state(), rtol=1e-4, atol=1e-6)
@@ -109,7 +110,7 @@ def test_fused_adam_takes_the_same_steps(small_config, tmp_path):
 def test_a_run_that_comes_from_a_cpu_is_fused_on_a_gpu(small_config, tmp_path):
     plain, fused = (learner_of(small_config, tmp_path, fused=fused).learner for fused in (None, True))
     for there, back in ((plain, fused), (fused, plain)):
-        batch = next(learner_of(small_config, tmp_path).batches(there.places, 3))
+        batch = next(learner_of(small_config, tmp_path).task.batches(there.places, 3))
         there.update(batch, 3)
         back.model.load_state_dict(there.model.state_dict())
         back.load_optimizer(copy.deepcopy(there.optimizer.state_dict()))
@@ -120,7 +121,8 @@ def test_a_run_that_comes_from_a_cpu_is_fused_on_a_gpu(small_config, tmp_path):
 
 def learner_of(config, tmp_path, **options):
     training = Training(config, tmp_path)
-    training.learner = Learner(config, training.fabric, **options)
+    training.task = Discovery(config)
+    training.learner = Learner(training.task, training.fabric, **options)
     training.model = training.learner.model.train()
     return training
 
@@ -156,7 +158,7 @@ def test_compiled_parts_are_compiled_once(small_config, tmp_path, monkeypatch):
     config = small_config.replace(compile=True, steps=6, evaluate_every=3)
     training, graphs = Training(config, tmp_path), []
     training.model.train()
-    for batch in training.batches(training.learner.places, 0):
+    for batch in training.task.batches(training.learner.places, 0):
         training.update(batch)
         training.step += 1
         graphs.append(counters["stats"]["unique_graphs"])
@@ -266,7 +268,7 @@ def test_no_step_waits_for_the_gpu(method, small_config, tmp_path):
     config = small_config.replace(method=method, device="cuda", precision="auto", steps=8)
     training = Training(config, tmp_path)
     training.model.train()
-    source = iter(ahead(training.batches(training.learner.places, 0), training.learner.prepare, training.fabric.device))
+    source = iter(ahead(training.task.batches(training.learner.places, 0), training.learner.prepare, training.fabric.device))
     training.update(next(source))  # warm up
     batch = next(source)
     torch.cuda.set_sync_debug_mode("error")
@@ -311,8 +313,8 @@ def test_features_from_inference_mode_can_be_learnt_from(small_config, tmp_path)
     """As on a GPU: the frozen backbone's copy in half precision, and a backward pass through what reads its features."""
     training = Training(small_config, tmp_path)
     training.model.train()
-    batch = next(training.batches(training.learner.places, 0))
+    batch = next(training.task.batches(training.learner.places, 0))
     plain = training.learner.update(batch, 0)["loss"]
-    training.learner.frozen = build(small_config).backbone.lowered(torch.float32)
+    training.task.frozen = build(small_config).backbone.lowered(torch.float32)
     ahead_of_time = training.learner.update(batch, 0)["loss"]  # the learning rate of step 0 is 0
     assert math.isclose(plain, ahead_of_time, rel_tol=1e-6)

@@ -1,9 +1,9 @@
 """What the neighbours of DIAS read, each a part of its own; their papers are named in methods/."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, Share
+from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, Rule, Share
 
 
 @dataclass(frozen=True)
@@ -12,14 +12,12 @@ class Codes(Part):
 
     readers: ClassVar = ("dias", "vqdino", "slate")
 
-    codebook_size: Positive = 4096
+    codebook_size: Annotated[int, Rule(lambda value: value > 1, "must be at least 2, for codes to differ")] = 4096
     code_dim: NotNegative = 0  # channels of a code; 0: as many as the features have, whose codes are features (not slate)
     commitment_weight: NotNegativeFloat = 0.25  # of the loss that draws what is encoded to its code
     quantizer_rate: NotNegativeFloat = 10.0  # learning rate of the quantizer, as a share of learning_rate
 
     def check(self):
-        if self.codebook_size < 2:
-            raise ValueError(f"Config.codebook_size must be at least 2, for codes to differ; got {self.codebook_size}")
         if self.method == "slate" and not self.code_dim:
             raise ValueError("SLATE quantises pixels: code_dim must be above 0, there are no features to be codes")
         if self.method == "slate" and self.cache_views:
