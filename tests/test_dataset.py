@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dias_lab import draws
 from dias_lab.config import Config
-from dias_lab.data import dataset, store
+from dias_lab.data import dataset, draws, store
 from dias_lab.data.dataset import Batches, Squares, batches, crop_box, permutation, read, read_photos, square, squares
 
 

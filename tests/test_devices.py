@@ -102,13 +102,16 @@ def same(run_dir, other, step):
 
 def test_slices_of_a_batch_make_up_the_whole(small_config, small_scenes):
     from dias_lab.data import store
+    from dias_lab.data.draws import integer, normal
 
     scenes = store.open(small_scenes / "train.lmdb")
-    whole = Batches(scenes, small_config, num_locations=9)[5]
-    parts = [Batches(scenes, small_config, places=range(i, i + 2), num_locations=9)[5] for i in (0, 2)]
+    wanted = [normal("slots", 5, 12), integer("permutation", below=9)]
+    whole = Batches(scenes, small_config, requests=wanted)[5]
+    parts = [Batches(scenes, small_config, places=range(i, i + 2), requests=wanted)[5] for i in (0, 2)]
     assert torch.equal(whole["image"], torch.cat([part["image"] for part in parts]))
-    for all_of_them, slices in zip(whole["draws"], zip(*(part["draws"] for part in parts))):
-        assert torch.equal(all_of_them, torch.cat(slices))
+    assert set(whole["draws"]) == {"slots", "permutation"}
+    for name, all_of_them in whole["draws"].items():
+        assert torch.equal(all_of_them, torch.cat([part["draws"][name] for part in parts]))
 
 
 def test_processes_that_were_not_asked_for_are_refused(small_config, tmp_path, monkeypatch):

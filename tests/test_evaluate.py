@@ -11,7 +11,8 @@ from PIL import Image
 from dias_lab import __main__, runs
 from dias_lab.config import method_class
 from dias_lab.data import store
-from dias_lab.evaluate import METRICS, evaluate, selection_score
+from dias_lab.discovery import Discovery
+from dias_lab.evaluate import METRICS, evaluate
 from dias_lab.methods import build, checkpoint, segments_from
 from dias_lab.metrics import segmentation_scores
 
@@ -82,8 +83,9 @@ def test_several_runs_have_mean_and_deviation(small_config, small_scenes, tmp_pa
     assert __main__.main(["evaluate", "--data", str(small_scenes)]) == 2
 
 
-def test_a_checkpoint_is_chosen_by_the_methods_own_map():
+def test_a_checkpoint_is_chosen_by_the_methods_own_map(small_config):
+    dias, vqdino = (Discovery(small_config.replace(method=name)) for name in ("dias", "vqdino"))
     scores = {"decoder": dict.fromkeys(METRICS, 0.2), "last": dict.fromkeys(METRICS, 0.4) | {"fg_ari": math.nan}}
-    assert selection_score(scores, "decoder") == pytest.approx(0.2) and selection_score(scores, "last") == pytest.approx(0.4)
-    assert math.isnan(selection_score({"last": dict.fromkeys(METRICS, math.nan)}, "last"))
+    assert dias.selection(scores) == pytest.approx(0.2) and vqdino.selection(scores) == pytest.approx(0.4)
+    assert math.isnan(vqdino.selection({"last": dict.fromkeys(METRICS, math.nan)}))
     assert (method_class("vqdino").evaluated_map, method_class("dias").evaluated_map) == ("last", "decoder")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dias_lab import runs, train
+from dias_lab import discovery, runs, train
 from dias_lab.data import features, store
 from dias_lab.data.dataset import Batches, batches, fixed_view
 from dias_lab.data.features import FeatureBatches, feature_batches, make
@@ -59,7 +59,7 @@ def _pairs(batch):
 def test_training_from_the_cache_is_training_from_the_pixels(config, tmp_path, monkeypatch):
     train.fit(config, tmp_path / "cached", progress=False)
     monkeypatch.setattr(
-        train, "feature_batches", lambda scenes, config, backbone, progress, **rest: batches(scenes, config, **rest)
+        discovery, "feature_batches", lambda scenes, config, backbone, progress, **rest: batches(scenes, config, **rest)
     )
     train.fit(config, tmp_path / "pixels", progress=False)
     a, b = (runs.read_lines(tmp_path / name / "metrics.jsonl") for name in ("cached", "pixels"))
