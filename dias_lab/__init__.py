@@ -4,6 +4,7 @@ Nothing is imported before it is used, so `import dias_lab` is instant and the v
 """
 
 import importlib
+import pkgutil
 
 __version__ = "0.1.0"
 
@@ -13,22 +14,23 @@ _HOME = {
     "SlotAttention": "dias_lab.modules.aggregator",
     "RandomOrderDecoder": "dias_lab.modules.decoder",
     "merge_redundant": "dias_lab.modules.redundancy",
+    "reinitialize": "dias_lab.modules.redundancy",
     "distillation_loss": "dias_lab.losses",
     "build": "dias_lab.methods",
     "shipped": "dias_lab.methods.checkpoint",
     "load_model": "dias_lab.methods.checkpoint",
     "fit": "dias_lab.train",
 }
-_MODULES = "baselines book config data evaluate headless losses metrics reference runs trace train viz".split()
 
 
 def __getattr__(name: str):
+    """What `_HOME` names, and every module and folder of the package."""
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _MODULES:
+    if name in {module.name for module in pkgutil.iter_modules(__path__)}:
         return importlib.import_module(f"dias_lab.{name}")
     raise AttributeError(f"dias_lab has no {name!r}")
 
 
 def __dir__():
-    return sorted([*_HOME, *_MODULES, "__version__"])
+    return sorted([*_HOME, *(module.name for module in pkgutil.iter_modules(__path__)), "__version__"])
