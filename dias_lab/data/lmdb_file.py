@@ -219,22 +219,7 @@ def _checked_pages(path: Path, size: int) -> tuple[int, int]:
 
 
 def _pages(path: Path) -> tuple[int, int]:
-    """The page size in bytes, and how many pages the newer of the two meta pages counts."""
-    meta = newest_meta(path)
-    return meta.page_size, meta.pages
-
-
-class Meta(NamedTuple):
-    """What a meta page says."""
-
-    transaction: int
-    pages: int
-    root: int  # page of the tree's root, 2**64 - 1 if there is none
-    page_size: int  # bytes
-
-
-def newest_meta(path: Path) -> Meta:
-    """The newer of the two meta pages. Raises: StoreError if there are none, OSError."""
+    """The page size in bytes, and how many pages the newer of the two meta pages counts. Raises: OSError, StoreError."""
     metas, page_size = [], 0
     with path.open("rb") as file:
         for _ in range(2):
@@ -243,9 +228,10 @@ def newest_meta(path: Path) -> Meta:
             if len(head) < 152 or struct.unpack_from("<II", head, 16) != (0xBEEFC0DE, 1):  # magic number, version
                 raise StoreError(f"{path} is not an LMDB file, or its beginning is damaged. Convert the data again")
             [page_size] = struct.unpack_from("<I", head, 40)
-            root, last_page, transaction = struct.unpack_from("<QQQ", head, 128)
-            metas.append(Meta(transaction, last_page + 1, root, page_size))
-    return max(metas)
+            last_page, transaction = struct.unpack_from("<QQ", head, 136)
+            metas.append((transaction, last_page + 1, page_size))
+    _, pages, page_size = max(metas)
+    return page_size, pages
 
 
 def _index_checksum(file, page_size: int, pages: int) -> int:

@@ -115,7 +115,7 @@ class Published:
             try:
                 labels, info = _meaning(self.layout, sample)
             except ValueError as error:
-                raise self.file.error(key, error) from error
+                raise self.file.error(error, key) from error
             source = {"file": self.file.path.name, "key": key.decode()}
             yield store.Record(sample.image, labels, {"source": source, **info})
 
