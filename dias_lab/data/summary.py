@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dias_lab.data import store
 from dias_lab.data.convert.common import in_order
+from dias_lab.trace import BACKGROUND, OVERLAP, VOID
 
 ORDER = ("train", "validation", "test")
 
@@ -62,7 +63,7 @@ def summarise(path: Path, progress: bool = False) -> Summary:
         with_masks, pixels = with_masks + 1, pixels + histogram
         segments, things, most = segments + len(of_image), things + sum(of_image.values()), max(most, len(of_image))
     total, by_area = pixels.sum(), sorted(sizes, key=lambda size: size[0] * size[1])
-    background, overlap, void = (pixels[[0, store.OVERLAP, store.VOID]] / total).tolist() if total else [np.nan] * 3
+    background, overlap, void = (pixels[[BACKGROUND, OVERLAP, VOID]] / total).tolist() if total else [np.nan] * 3
     mean = segments / with_masks if with_masks else np.nan
     smallest, largest = (by_area[0], by_area[-1]) if by_area else ((0, 0), (0, 0))
     return Summary(

@@ -16,6 +16,7 @@ import numpy as np
 from dias_lab.data import store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.trace import VOID
 
 LAYOUT = "train2017/ val2017/ annotations/"
 NUM_IDS = 1 << 24
@@ -178,7 +179,7 @@ class Panoptic(Part):
             wrong = f"{mask} lacks the segments {sorted(listed - marked)[:5]} and has {sorted(marked - listed)[:5]}"
             raise ConversionError(f"{wrong}, which are not in {self.table}. Fetch the annotations again")
         ranks = np.arange(len(there)) + (0 not in there)
-        ranks[ranks == 0] = store.VOID
+        ranks[ranks == 0] = VOID
         info = self.info(number, dict(enumerate(segments, start=1)))
         return store.Record(self.photo(number), ranks.astype(np.uint8)[places], info)
 

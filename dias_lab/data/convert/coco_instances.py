@@ -14,6 +14,7 @@ from dias_lab.data import store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.coco import Part
 from dias_lab.data.convert.common import ConversionError
+from dias_lab.trace import OVERLAP
 
 
 class Instances(Part):
@@ -51,7 +52,7 @@ class Instances(Part):
         common.refuse_too_many(len(seen), f"{self.table}: image {number}")
         ranks = np.zeros(len(annotations) + 1, np.uint8)
         ranks[seen] = range(1, len(seen) + 1)
-        labels = np.where(cover > 1, np.uint8(store.OVERLAP), ranks[labels])
+        labels = np.where(cover > 1, np.uint8(OVERLAP), ranks[labels])
         hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in seen]
         segments = {rank: annotations[place - 1] for rank, place in enumerate(seen, start=1)}
         return store.Record(self.photo(number), labels, self.info(number, segments, hidden=hidden))

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from dias_lab.data import store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.trace import VOID
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "MPO")  # MPO: JPEGs with a second picture, from some cameras
@@ -193,7 +194,7 @@ def _record(root: Path, path: Path, mask: Path | None) -> store.Record:
         sizes = f"{mask} has {labels.shape[::-1]} pixels (width, height), its image {path} has {size}"
         raise ConversionError(f"{sizes}. {way_out}")
     used = np.unique(labels).tolist()
-    things = {segment: True for segment in used if segment not in (0, store.VOID)}
+    things = {segment: True for segment in used if segment not in (0, VOID)}
     return store.Record(blob, labels, {**info, "things": things})
 
 
@@ -226,9 +227,9 @@ def _labels(path: Path) -> np.ndarray:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("1", "L", "P"):
         values = np.asarray(picture, np.int32)
-        void = values == store.VOID if picture.mode != "1" else np.zeros(values.shape, bool)
+        void = values == VOID if picture.mode != "1" else np.zeros(values.shape, bool)
         labels = common.numbered(np.where(void, 0, values), path)
-        return np.where(void, np.uint8(store.VOID), labels)
+        return np.where(void, np.uint8(VOID), labels)
     if picture.mode.startswith("I"):
         return common.numbered(np.asarray(picture).astype(np.int64), path)
     if picture.mode in ("RGB", "RGBA"):

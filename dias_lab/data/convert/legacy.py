@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dias_lab.data import store
 from dias_lab.data.convert.common import ConversionError
 from dias_lab.data.convert.published import PublishedFile, Sample
+from dias_lab.trace import LAST_SEGMENT, VOID
 
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # by the file's name
 SAMPLES, BOUNDARY, BACKGROUND = 50, 0.15, 0.3  # in VOC 2007 the boundary has 0.03, with the background 0.77
@@ -44,15 +45,15 @@ BOTH, WEBP, PNG = ("WebP", "PNG"), ("WebP",), ("PNG",)
 LAYOUTS = [
     Layout("clevrtex", ("vq-vfm-ocl", "v1", "v2", "v3"), ("depth",), WEBP, 0),
     Layout("clevrtex", ("v4",), ("depth",), PNG, 0),
-    Layout("coco", ("vq-vfm-ocl",), ("bbox", "clazz", "isthing"), BOTH, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("vq-vfm-ocl",), ("bbox", "clazz", "isthing"), BOTH, VOID, (NO_CROWDS,)),
     Layout("coco", ("v1", "v2"), ("bbox", "clazz"), BOTH, 0, (NO_CROWDS, f"stuff and unannotated pixels {MERGED}")),
-    Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, store.VOID, (NO_CROWDS,)),
-    Layout("coco", ("v4",), ("clazz", "isthing"), PNG, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, VOID, (NO_CROWDS,)),
+    Layout("coco", ("v4",), ("clazz", "isthing"), PNG, VOID, (NO_CROWDS,)),
     Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
     Layout(
-        "voc", ("v3",), (), WEBP, store.VOID, ("where an image has no background, its first object is called that",)
+        "voc", ("v3",), (), WEBP, VOID, ("where an image has no background, its first object is called that",)
     ),
-    Layout("voc", ("v4",), (), PNG, store.VOID, ("where an image has no background, its first object is called that",)),
+    Layout("voc", ("v4",), (), PNG, VOID, ("where an image has no background, its first object is called that",)),
 ]
 
 
@@ -91,7 +92,7 @@ class Published:
             keys = self.file.keys
             places = np.linspace(0, len(keys) - 1, min(SAMPLES, len(keys)), dtype=int)
             share = float(np.median([(self.file.read(keys[place]).indices == 0).mean() for place in places]))
-            zero = store.VOID if share < BOUNDARY else 0 if share > BACKGROUND else None
+            zero = VOID if share < BOUNDARY else 0 if share > BACKGROUND else None
             fits = [one for one in fits if one.zero == zero]
             problem = (
                 f"index 0 has {share:.0%} of the area (the median of {len(places)} {self.file.form[1]} masks), which does "
@@ -160,9 +161,9 @@ def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:
         raise ValueError(f"its mask has {len(ranks)} segments, the highest is {present[-1]}; its fields state {stated}")
     if ranks != list(range(1, len(ranks) + 1)) and layout.fields != ("bbox", "clazz"):  # there, stuff left gaps
         raise ValueError(f"its mask has {len(ranks)} segments, and the highest is {present[-1]}: some are missing")
-    shift = 1 if layout.dataset == "voc" and layout.zero == store.VOID else 0  # the background is 1
-    if present[-1] - shift > store.LAST_SEGMENT:
-        raise ValueError(f"its mask has the segment {present[-1] - shift}; a store has at most {store.LAST_SEGMENT}")
+    shift = 1 if layout.dataset == "voc" and layout.zero == VOID else 0  # the background is 1
+    if present[-1] - shift > LAST_SEGMENT:
+        raise ValueError(f"its mask has the segment {present[-1] - shift}; a store has at most {LAST_SEGMENT}")
     table = np.arange(-shift, 256 - shift).astype(np.uint8)
     table[0] = layout.zero
     segments = [index - shift for index in ranks if index > shift]

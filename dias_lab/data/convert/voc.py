@@ -21,6 +21,7 @@ from PIL import Image
 from dias_lab.data import store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.trace import OVERLAP, VOID
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -167,9 +168,9 @@ class _Year:
         if name not in self.masked:
             return store.Record(blob, None, info)
         labels = indices(self.folder / "SegmentationObject" / f"{name}.png")
-        segments = [number for number in common.ranked(labels)[0] if number not in (0, store.VOID)]
-        if store.OVERLAP in segments:
-            raise ConversionError(f"{photo.stem}: instance 254 is one more than a store holds. Take this image out")
+        segments = [number for number in common.ranked(labels)[0] if number not in (0, VOID)]
+        if OVERLAP in segments:
+            raise ConversionError(f"{photo.stem}: instance {OVERLAP} is one more than a store holds. Take this image out")
         info["things"] = dict.fromkeys(segments, True)
         if self.has_classes:
             info["classes"] = self._classes(name, labels, segments)
