@@ -40,6 +40,7 @@ class Layout(NamedTuple):
 
 NO_NAMES = "image ids, file names and class names are not in the file"
 NO_CROWDS = "which things are crowds is not in the file"
+NO_BACKGROUND = "where an image has no background, its first object is called that"
 MERGED = "are background: protocol dias-v1 scores as v1 and v2 do; dias cannot score as v3 and v4 do"
 BOTH, WEBP, PNG = ("WebP", "PNG"), ("WebP",), ("PNG",)
 LAYOUTS = [
@@ -50,10 +51,8 @@ LAYOUTS = [
     Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, VOID, (NO_CROWDS,)),
     Layout("coco", ("v4",), ("clazz", "isthing"), PNG, VOID, (NO_CROWDS,)),
     Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
-    Layout(
-        "voc", ("v3",), (), WEBP, VOID, ("where an image has no background, its first object is called that",)
-    ),
-    Layout("voc", ("v4",), (), PNG, VOID, ("where an image has no background, its first object is called that",)),
+    Layout("voc", ("v3",), (), WEBP, VOID, (NO_BACKGROUND,)),
+    Layout("voc", ("v4",), (), PNG, VOID, (NO_BACKGROUND,)),
 ]
 
 
@@ -66,9 +65,7 @@ class Published:
     Raises: ConversionError if the file is not a published one, is damaged, or leaves the layout or the split open.
     """
 
-    def __init__(
-        self, root: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None
-    ):
+    def __init__(self, root: str | Path, dataset: str | None = None, layout: str | None = None, split=None):
         self.file = PublishedFile(root)
         self.split = split or SPLITS.get(self.file.path.stem)
         if self.split is None:
@@ -141,13 +138,9 @@ class Published:
 
 
 def convert(
-    root: str | Path,
-    out: str | Path,
-    dataset: str | None = None,
-    layout: str | None = None,
-    split: str | None = None,
+    root: str | Path, out: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None,
     progress: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the store `out` from the published file `root`; return its path. Arguments and errors as of `Published`."""
     return Published(root, dataset, layout, split).convert(out, progress)
 
