@@ -2,8 +2,8 @@
 
 LMDB follows any pointer in a file, and unpickling calls any function that a file names. So a process of its own does both,
 with limits on memory and time, and writes no file: if it crashes, that is an error of the file. Its unpickler knows six
-names and makes none of their calls, but notes them down (`Call`); those that make up an array, as numpy 1 and 2 write it
-under the protocols 2, 4 and 5, are recognised by their form. What goes back is JSON and bytes.
+names, as numpy 1 and 2 write them under the protocols 2, 4 and 5, and has a harmless stand-in for each. What goes back is
+JSON and bytes.
 """
 
 import contextlib
@@ -21,10 +21,6 @@ MAX_VALUE = 1 << 24  # bytes; the largest published values have less than 2 MB
 MAX_FIELDS, MAX_NAME = 8, 32  # published values have up to 5, and names of 7 letters
 MEMORY = 1 << 28  # bytes of this process
 SECONDS, SECONDS_KEYS = 0.5, 20  # of a processor, for a value and for all keys
-NAMES = {
-    "builtins.bytes", "_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct",
-    "numpy._core.numeric._frombuffer",
-}  # fmt: skip
 
 
 def serve(path: str) -> None:
@@ -83,61 +79,61 @@ def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes
         raise ValueError(f"it is not a pickled dict of at most {MAX_FIELDS} fields")
     if not all(type(name) is str and len(name) <= MAX_NAME for name in fields):
         raise ValueError("its pickle has a dict whose keys are not short texts")
-    found = {name: bytes_or_array(name, field) for name, field in fields.items()}
-    return {name: (what, len(data)) for name, (what, data) in found.items()}, [data for _, data in found.values()]
+    parts = [described(name, field) for name, field in fields.items()]
+    return {name: (what, len(data)) for name, (what, data) in zip(fields, parts)}, [data for _, data in parts]
 
 
-class Call:
-    """A function that a pickle names, the arguments if it is called, and the state that the result is given."""
+def described(name: str, field: object) -> tuple[str, bytes]:
+    """What a field is, and its data."""
+    data = field.data if type(field) is Array else field
+    if type(data) not in (bytes, bytearray):
+        raise ValueError(f"its field {name!r} is neither bytes nor a numpy array of numbers")
+    if data is field:
+        return "bytes", data
+    if field.kind in ("u1", "b1") and field.shape == (len(data),):
+        return "vector", data
+    return f"an array {field.kind[:8]} of {len(field.shape)} dimensions", data
 
-    __slots__ = __match_args__ = ("function", "arguments", "state")
 
-    def __init__(self, function: str, arguments: tuple | None = None):
-        self.function, self.arguments, self.state = function, arguments, None
+# Stand-ins
 
-    def __call__(self, *arguments):
-        if self.arguments is not None:
-            raise ValueError("its pickle calls what is not a function")
-        return Call(self.function, arguments)
+
+class Kind(str):
+    """A numpy.dtype: "u1", "f4", ..."""
+
+    def __new__(cls, kind: str, *_):
+        return super().__new__(cls, kind if type(kind) is str else "?")
 
     def __setstate__(self, state):
-        if self.arguments is None or self.state is not None:
-            raise ValueError("its pickle changes what is not an array")
-        self.state = state
+        """Byte order and alignment change nothing about the numbers that are read here."""
+
+
+class Array:
+    """A numpy.ndarray as the pickle states it: the shape may not fit the data."""
+
+    def __init__(self, data=None, kind=Kind(""), shape=(), *_):
+        self.data, self.kind, self.shape = data, kind, shape
+
+    def __setstate__(self, state):
+        _, self.shape, self.kind, _, self.data = state
+
+
+STAND_INS = {
+    "numpy.ndarray": Array,
+    "numpy.dtype": Kind,
+    "numpy._core.multiarray._reconstruct": lambda *_: Array(),  # its state comes later
+    "numpy._core.numeric._frombuffer": Array,  # protocol 5
+    "_codecs.encode": lambda text, codec: text.encode("latin-1"),  # protocol 2
+    "builtins.bytes": lambda: b"",
+}
 
 
 class Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Call:
+    def find_class(self, module: str, name: str) -> Callable:
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.").replace("__builtin__.", "builtins.")
-        if full not in NAMES:
+        if full not in STAND_INS:
             raise ValueError(f"its pickle asks for {full[:80]!r}, which no published one does; nothing was run")
-        return Call(full)
-
-
-def bytes_or_array(name: str, field: object) -> tuple[str, bytes]:
-    """What a field is and its data. Protocols 2 to 4 give an array its state, protocol 5 makes it of a buffer."""
-    match field := as_bytes(field):
-        case bytes():
-            return "bytes", field
-        case (
-            Call("numpy._core.multiarray._reconstruct", _, (1, tuple(shape), Call("numpy.dtype", (str(kind), *_)), _, data))
-            | Call("numpy._core.numeric._frombuffer", (data, Call("numpy.dtype", (str(kind), *_)), tuple(shape), *_), None)
-        ) if type(data := as_bytes(data)) is bytes:  # fmt: skip
-            is_vector = kind in ("u1", "b1") and shape == (len(data),)
-            return "vector" if is_vector else f"an array {kind[:8]} of {len(shape)} dimensions", data
-    raise ValueError(f"its field {name!r} is neither bytes nor a numpy array of numbers")
-
-
-def as_bytes(data: object) -> object:
-    """Bytes in each of their forms, as bytes."""
-    match data:
-        case bytearray():
-            return bytes(data)
-        case Call("_codecs.encode", (str(text), "latin1")):  # protocol 2
-            return text.encode("latin-1")
-        case Call("builtins.bytes", ()):
-            return b""
-    return data
+        return STAND_INS[full]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from dias_lab.data import store
 from dias_lab.data.convert import common
@@ -197,15 +196,8 @@ def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
     picture = common.open_image(path, ["PNG"], WAY_OUT)
     if picture.mode not in ("P", "RGB", "RGBA"):
         raise ConversionError(f"{path} is a picture of mode {picture.mode}, not one with VOC's palette. {WAY_OUT}")
-    if picture.mode == "P" and _is_voc(picture):
-        return np.asarray(picture)
     there, places = common.ranked(common.packed_colours(picture))
     if strange := [colour for colour in there if colour not in _NUMBERS]:
         shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
         raise ConversionError(f"{path} has colours that VOC's palette lacks: {some(shown, 3)}. {WAY_OUT}")
     return np.array([_NUMBERS[colour] for colour in there], np.uint8)[places]
-
-
-def _is_voc(picture: Image.Image) -> bool:
-    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    return bool((colours == palette()[: len(colours)]).all()) and picture.getextrema()[1] < len(colours)
