@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dias_lab.config import nearest
+from dias_lab.trace import BACKGROUND, OVERLAP, VOID
 
-BACKGROUND, OVERLAP, VOID = 0, 254, 255  # in true segments; 1 to 253 are objects
 LABELS = 256
 MAX_PREDICTED = 65535
 CHUNK_CELLS = 2**24  # of the confusion matrices that are in memory at once: 128 MiB of int64

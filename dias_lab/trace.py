@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+# labels of true segments, here and nowhere else: 1 to LAST_SEGMENT are objects, the last two belong to no segment
+BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
 SCHEMA = 1
 AXES = "T B N h w"
 CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F

@@ -1,4 +1,4 @@
-"""The store's own tests under every major version of lmdb: they differ after a fork and at a second open."""
+"""The tests of stores and published files under every major version of lmdb: they differ after a fork, at a second open and in liblmdb."""
 
 import os
 import subprocess
@@ -18,6 +18,7 @@ def test_store_under(version, tmp_path):
     environment.pop("DIAS_LAB_CI", None)
     found = subprocess.check_output([sys.executable, "-c", "import lmdb; print(lmdb.__version__)"], env=environment, text=True)
     assert found.strip() == version
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_store.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    tests += ["tests/test_store.py", "tests/test_legacy.py"]
     result = subprocess.run(tests, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]

@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from dias_lab.data import draws
 from dias_lab.data import store as stores
+from dias_lab.trace import VOID
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -148,7 +149,7 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
-    """Image and segments of one item; stuff is background. Without masks every pixel is void (255)."""
+    """Image and segments of one item; stuff is background. Without masks every pixel is void."""
     record = store[item]
     image = as_image(Image.open(io.BytesIO(record.image)))
     return image, true_segments(record, *image.shape[1:])
@@ -156,21 +157,21 @@ def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]
 
 def true_segments(record: stores.Record, height: int, width: int) -> UInt8[Tensor, "H W"]:
     if record.segments is None:
-        return torch.full((height, width), 255, dtype=torch.uint8)
+        return torch.full((height, width), VOID, dtype=torch.uint8)
     table = torch.from_numpy(stores.thing_map(record.info))
     return table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
 
 
 def class_table(info: dict) -> UInt8[Tensor, "256"]:
-    """Lookup table from a thing to its class, numbered from 1 within the image; 0, 254 and 255 stay.
+    """Lookup table from a thing to its class, numbered from 1 within the image; background, overlap and void stay.
 
-    An image whose things have no known class is void (255) throughout.
+    An image whose things have no known class is void throughout.
     """
     table = torch.arange(256, dtype=torch.uint8)
     things = [segment for segment, thing in (info.get("things") or {}).items() if thing]
     classes = info.get("classes") or {}
     if any(segment not in classes for segment in things):
-        return torch.full_like(table, 255)
+        return torch.full_like(table, VOID)
     numbers = {name: number for number, name in enumerate(sorted({classes[segment] for segment in things}), start=1)}
     for segment in things:
         table[segment] = numbers[classes[segment]]

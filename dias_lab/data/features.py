@@ -44,9 +44,8 @@ class FeatureBatches(Batches):
         self.grid = about["grid"]
         found = self.path.stat().st_size
         if found != bytes_of(self.shape):
-            raise ValueError(
-                f"{self.path} has {found} bytes, not {bytes_of(self.shape)}. Delete {folder} to make it again"
-            )
+            expected = f"{bytes_of(self.shape)}. Delete {folder} to make it again"
+            raise ValueError(f"{self.path} has {found} bytes, not {expected}")
 
     def __getitem__(self, step: int) -> dict:
         if self.maps is None:  # in each process
@@ -66,9 +65,8 @@ class FixedViews(Dataset):
 
     def __init__(self, store, config, first: int):
         self.store, self.config = store, config
-        self.items = [
-            range(i, min(i + config.batch_size, len(store))) for i in range(first, len(store), config.batch_size)
-        ]
+        size, count = config.batch_size, len(store)
+        self.items = [range(i, min(i + size, count)) for i in range(first, count, size)]
 
     def __getitem__(self, number: int) -> dict:
         views = [

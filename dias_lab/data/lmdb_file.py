@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import lmdb
 
@@ -127,14 +126,8 @@ def _sync(folder: Path) -> None:
 # Reading
 
 
-class _Opened(NamedTuple):
-    path: Path
-    process: int
-    version: tuple[int, int]  # size in bytes, time of change in nanoseconds
-    environment: lmdb.Environment
-
-
-_environments: dict[tuple[int, int], _Opened] = {}  # by device and inode, as in lmdb 3; lmdb 2 compares paths
+# path and environment by process, device, inode, size in bytes and time of change in nanoseconds
+_environments: dict[tuple[int, int, int, int, int], tuple[Path, lmdb.Environment]] = {}
 _lock = threading.Lock()  # also held while bytes are copied, so that no thread closes what another reads
 
 
@@ -171,26 +164,26 @@ def check_index(path: Path) -> None:
 def _environment(path: Path) -> lmdb.Environment:
     """This process's environment of the file as it is now. Call it with the lock held."""
     status = _status(path)
-    file, version, process = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns), os.getpid()
-    opened = _environments.get(file)
-    if opened and (opened.process, opened.version) == (process, version):
-        return opened.environment
-    for key, old in list(_environments.items()):  # changed, replaced, or inherited through a fork
-        if key == file or old.path == path or old.process != process:
-            _environments.pop(key).environment.close()
+    key = os.getpid(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if key in _environments:
+        return _environments[key][1]
+    for other, (name, environment) in list(_environments.items()):
+        if name == path or other[1:3] == key[1:3] or other[0] != key[0]:  # changed, replaced, or inherited through a fork
+            del _environments[other]
+            environment.close()
     _checked_pages(path, status.st_size)
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise StoreError(f"{path} does not open as LMDB: {error}. Convert the data again") from error
-    _environments[file] = _Opened(path, process, version, environment)
+    _environments[key] = path, environment
     return environment
 
 
 def _forget(path: Path) -> None:
     with _lock:
-        for key in [key for key, opened in _environments.items() if opened.path == path]:
-            _environments.pop(key).environment.close()
+        for key in [key for key, (name, _) in _environments.items() if name == path]:
+            _environments.pop(key)[1].close()
 
 
 # The file's format
@@ -219,22 +212,7 @@ def _checked_pages(path: Path, size: int) -> tuple[int, int]:
 
 
 def _pages(path: Path) -> tuple[int, int]:
-    """The page size in bytes, and how many pages the newer of the two meta pages counts."""
-    meta = newest_meta(path)
-    return meta.page_size, meta.pages
-
-
-class Meta(NamedTuple):
-    """What a meta page says."""
-
-    transaction: int
-    pages: int
-    root: int  # page of the tree's root, 2**64 - 1 if there is none
-    page_size: int  # bytes
-
-
-def newest_meta(path: Path) -> Meta:
-    """The newer of the two meta pages. Raises: StoreError if there are none, OSError."""
+    """The page size in bytes, and how many pages the newer of the two meta pages counts. Raises: OSError, StoreError."""
     metas, page_size = [], 0
     with path.open("rb") as file:
         for _ in range(2):
@@ -243,9 +221,10 @@ def newest_meta(path: Path) -> Meta:
             if len(head) < 152 or struct.unpack_from("<II", head, 16) != (0xBEEFC0DE, 1):  # magic number, version
                 raise StoreError(f"{path} is not an LMDB file, or its beginning is damaged. Convert the data again")
             [page_size] = struct.unpack_from("<I", head, 40)
-            root, last_page, transaction = struct.unpack_from("<QQQ", head, 128)
-            metas.append(Meta(transaction, last_page + 1, root, page_size))
-    return max(metas)
+            last_page, transaction = struct.unpack_from("<QQ", head, 136)
+            metas.append((transaction, last_page + 1, page_size))
+    _, pages, page_size = max(metas)
+    return page_size, pages
 
 
 def _index_checksum(file, page_size: int, pages: int) -> int:

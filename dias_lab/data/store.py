@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from dias_lab.data import lmdb_file
 from dias_lab.data.lmdb_file import StoreError
+from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
 
 SCHEMA = 1
-LAST_SEGMENT, OVERLAP, VOID = 253, 254, 255
 BY_SEGMENT = {"things": bool, "classes": int, "crowds": bool}  # fields of info: a value for each segment
 BATCH = 64  # items a transaction
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dias_lab.data import store
 from dias_lab.data.convert.common import in_order
+from dias_lab.trace import BACKGROUND, OVERLAP, VOID
 
 ORDER = ("train", "validation", "test")
 
@@ -62,7 +63,7 @@ def summarise(path: Path, progress: bool = False) -> Summary:
         with_masks, pixels = with_masks + 1, pixels + histogram
         segments, things, most = segments + len(of_image), things + sum(of_image.values()), max(most, len(of_image))
     total, by_area = pixels.sum(), sorted(sizes, key=lambda size: size[0] * size[1])
-    background, overlap, void = (pixels[[0, store.OVERLAP, store.VOID]] / total).tolist() if total else [np.nan] * 3
+    background, overlap, void = (pixels[[BACKGROUND, OVERLAP, VOID]] / total).tolist() if total else [np.nan] * 3
     mean = segments / with_masks if with_masks else np.nan
     smallest, largest = (by_area[0], by_area[-1]) if by_area else ((0, 0), (0, 0))
     return Summary(
@@ -87,23 +88,12 @@ def table(summaries: Iterable[Summary]) -> str:
         shares = ("-" if share != share else f"{share:.1%}" for share in (one.background, one.overlap, one.void))
         sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (one.smallest, one.largest)))
         mean = "-" if one.mean != one.mean else f"{one.mean:.1f}"
-        rows.append(
-            (one.split, *(f"{n:,}" for n in counts), mean, f"{one.most}", *shares, sizes, f"{one.bytes / 1e6:,.1f}")
-        )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            *lines,
-            "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area",
-        ]
-    )
+        counts = map("{:,}".format, counts)
+        rows.append((one.split, *counts, mean, f"{one.most}", *shares, sizes, f"{one.bytes / 1e6:,.1f}"))
+    first, *widths = (max(map(len, column)) for column in zip(*rows))
+    lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
+    note = "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area"
+    return "\n".join([*lines, note])
 
 
 def doubts(summaries: list[Summary]) -> list[str]:
@@ -115,9 +105,7 @@ def doubts(summaries: list[Summary]) -> list[str]:
                 found.append(f"{len(both)} images are in both {one.split} and {other.split}, for example {min(both)}")
     if len({one.command for one in summaries}) > 1:
         splits = ", ".join(one.split for one in summaries)
-        found.append(
-            f"{splits} come from conversions with different commands; convert again if one of them was stopped"
-        )
+        found.append(f"{splits} come from different commands; convert again if one of the conversions was stopped")
     return found
 
 

@@ -8,6 +8,8 @@ are numbered as well.
 
 import numpy as np
 
+from dias_lab import trace
+
 SLOT_COLOURS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#0000fc",
     "#844860", "#906cfc", "#600cb4", "#78cc90", "#006000", "#cc189c", "#840078", "#84fc9c",
@@ -36,8 +38,8 @@ def true_colours() -> np.ndarray:
     """
     colours = slot_colours(256)
     colours[1:] = slot_colours(len(SLOT_COLOURS))[::-1][np.arange(255) % len(SLOT_COLOURS)]
-    colours[0] = rgb(BACKGROUND)
-    colours[254:] = rgb(VOID)
+    colours[trace.BACKGROUND] = rgb(BACKGROUND)
+    colours[trace.OVERLAP :] = rgb(VOID)
     return colours
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import patheffects, pyplot
 from PIL import Image
 
+from dias_lab.trace import BACKGROUND, OVERLAP, VOID
 from dias_lab.viz import overlay, palette
 
 DPI = 100
@@ -65,7 +66,7 @@ def _draw(axes, width: int, height: int, image: np.ndarray, segments, name: str,
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     panel, count = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), "no masks"
     if segments is not None:
-        objects = len(np.setdiff1d(segments, (0, 254, 255)))
+        objects = len(np.setdiff1d(segments, (BACKGROUND, OVERLAP, VOID)))
         count = f"{objects} segment" + "s" * (objects != 1)
         segments = np.asarray(Image.fromarray(segments).resize(size, Image.Resampling.NEAREST))
         panel = laid_over(panel, segments)
@@ -88,7 +89,7 @@ def _draw(axes, width: int, height: int, image: np.ndarray, segments, name: str,
 def laid_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     """`image` uint8 [H W 3] with its segments uint8 [H W] in colour, outlined; overlap and void as grey stripes."""
     down, across = np.indices(segments.shape)
-    nowhere = segments >= 254
+    nowhere = segments >= OVERLAP
     striped = nowhere & ((down + across) % 6 < 3)
     alpha = np.where(nowhere, 0.35 + 0.5 * striped, np.where(segments > 0, ALPHA, 0))
     mixed = overlay.blend(image, overlay.colour_true_segments(segments), alpha)
@@ -98,8 +99,8 @@ def laid_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
 
 def _places(segments: np.ndarray, labels: dict[int, str]) -> list[tuple[int, int, str]]:
     """Where to write the names of the largest segments: at the pixel of a segment that is nearest to its middle."""
-    areas = np.bincount(segments.ravel(), minlength=256)[:254]
-    areas[0] = 0
+    areas = np.bincount(segments.ravel(), minlength=256)[:OVERLAP]
+    areas[BACKGROUND] = 0
     found = []
     for segment in np.argsort(-areas, kind="stable")[:LABELS].tolist():
         if areas[segment] >= SMALLEST * segments.size and segment in labels:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dias_lab.data import store
 from dias_lab.data.convert import common
-from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.common import ConversionError, Split, some
 
 FLAT = "_flat.png"
 LAYOUT = "clevrtex_full/<number>/*.png clevrtex_outd/<number>/*.png"
@@ -70,16 +70,14 @@ def _scenes(root: Path, name: str) -> list[Path]:
     flats = {path for path in names if path.name.endswith(FLAT)}
     scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
     if not scenes:
-        raise ConversionError(
-            f"{folder} holds no scenes (<number>/*{FLAT}). {common.found(root, folder / '0', LAYOUT)}"
-        )
+        found = common.found(root, folder / "0", LAYOUT)
+        raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {found}")
     if lost := [path.relative_to(root) for path in scenes if path not in names]:
-        raise ConversionError(f"{root} lacks the pictures {common.some(lost)}, whose masks are there. {WAY_OUT}")
+        raise ConversionError(f"{root} lacks the pictures {some(lost)}, whose masks are there. {WAY_OUT}")
     bare = [path for path in names if re.fullmatch(r"CLEVRTEX_\w+_\d{6}\.png", path.name) and _flat(path) not in flats]
     if bare:
-        raise ConversionError(
-            f"{root} lacks the masks of {common.some(sorted(p.relative_to(root) for p in bare))}. {WAY_OUT}"
-        )
+        names = some(sorted(path.relative_to(root) for path in bare))
+        raise ConversionError(f"{root} lacks the masks of {names}. {WAY_OUT}")
     if len({path.name for path in scenes}) < len(scenes):
         raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
     return scenes

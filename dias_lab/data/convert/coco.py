@@ -5,30 +5,32 @@ https://cocodataset.org/#format-data. The numbering of the segments is that of G
 
 Panoptic: a mask PNG holds at each pixel a segment's id as R + 256 G + 65536 B, 0 where nothing is annotated. The store
 numbers the segments from 1 in the ascending order of these ids, things, stuff and crowds alike, and calls the rest void.
-Instances, as SPOT and OCLF use them, are in coco_instances.py.
+
+Instances: masks of things that may overlap, decoded by pycocotools. As in SPOT and OCLF, pixels that two or more masks
+cover are overlap, crowd regions are masks like all others, and what no mask covers is the background. Segments are
+numbered in the ascending order of their annotation ids.
 """
 
 import json
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as masks
 
 from dias_lab.data import store
 from dias_lab.data.convert import common
-from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.common import ConversionError, Split, some
+from dias_lab.trace import OVERLAP, VOID
 
 LAYOUT = "train2017/ val2017/ annotations/"
 NUM_IDS = 1 << 24
 
 
 def convert(
-    root: str | Path,
-    out: str | Path,
-    validation: float = 0.05,
-    limit: int | None = None,
-    annotations: str = "panoptic",
+    root: str | Path, out: str | Path, validation: float = 0.05, limit: int | None = None, annotations: str = "panoptic",
     progress: bool = False,
-) -> dict[str, Path]:
+) -> dict[str, Path]:  # fmt: skip
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
 
     `test` is val2017. `validation` is the share of train2017, 0 to 1, on which checkpoints may be chosen, so that they
@@ -43,8 +45,6 @@ def convert(
     common.share("validation", validation, "train2017")
     if limit is not None and limit < 1:
         raise ConversionError(f"limit={limit}; give a number of images from 1, or None for all")
-    from dias_lab.data.convert.coco_instances import Instances  # it builds on this module
-
     if annotations not in (kinds := {"panoptic": Panoptic, "instances": Instances}):
         raise ConversionError(f"annotations={annotations!r}; choose one of {', '.join(kinds)}")
     train, test = (kinds[annotations](root, part) for part in ("train2017", "val2017"))
@@ -94,14 +94,10 @@ class Part:
             raise ConversionError(f"{self.table} is not {self.KIND} annotations ({error!r}). Fetch it again") from error
         photos = [self.images[number][0] if number in self.images else f"? (image {number})" for number in self.numbers]
         there = {path.name for path in (root / name).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
-        problems["misses files"] = [f"{name}/{photo}" for photo in photos if photo not in there] + problems[
-            "misses files"
-        ]
+        problems["misses files"] += [f"{name}/{photo}" for photo in photos if photo not in there]
         for what, values in problems.items():
             if values:
-                raise ConversionError(
-                    f"{self.table} {what}: {common.some(values)}. Fetch {name} and its annotations again"
-                )
+                raise ConversionError(f"{self.table} {what}: {some(values)}. Fetch {name} and its annotations again")
         self.photos_without_masks = len(there) - len(set(photos))
 
     def folders(self) -> list[Path]:
@@ -147,6 +143,7 @@ class Panoptic(Part):
 
     def read(self, table: dict) -> dict[str, list]:
         annotations = sorted(table["annotations"], key=lambda annotation: int(annotation["image_id"]))
+        ids = Counter(annotation["image_id"] for annotation in annotations)
         self.annotations = {annotation["image_id"]: annotation for annotation in annotations}
         self.numbers = list(self.annotations)
         self.categories = _categories(self.root, table)
@@ -158,9 +155,7 @@ class Panoptic(Part):
             "misses files": [f"{self.masks.name}/{mask}" for mask in masks if mask not in there],
             "uses unknown categories": sorted({segment["category_id"] for segment in segments} - set(self.categories)),
             "has segment ids out of range": [s["id"] for s in segments if not 0 < s["id"] < NUM_IDS],
-            "annotates images twice": [
-                a["image_id"] for a, b in zip(annotations, annotations[1:]) if a["image_id"] == b["image_id"]
-            ],
+            "annotates images twice": [number for number, count in ids.items() if count > 1],
         }
 
     def record(self, number: int) -> store.Record:
@@ -178,7 +173,7 @@ class Panoptic(Part):
             wrong = f"{mask} lacks the segments {sorted(listed - marked)[:5]} and has {sorted(marked - listed)[:5]}"
             raise ConversionError(f"{wrong}, which are not in {self.table}. Fetch the annotations again")
         ranks = np.arange(len(there)) + (0 not in there)
-        ranks[ranks == 0] = store.VOID
+        ranks[ranks == 0] = VOID
         info = self.info(number, dict(enumerate(segments, start=1)))
         return store.Record(self.photo(number), ranks.astype(np.uint8)[places], info)
 
@@ -198,3 +193,61 @@ def _categories(root: Path, table: dict) -> dict[int, tuple[str, bool]]:
     if not categories:
         raise ValueError("it has no categories, and there is no panoptic_coco_categories.json")
     return {category["id"]: (category["name"], bool(category["isthing"])) for category in categories}
+
+
+class Instances(Part):
+    """instances_{train,val}2017.json. Images without annotations stay: they are all background."""
+
+    KIND, LAYOUT = "instances", "instances_{train,val}2017.json"
+
+    def read(self, table: dict) -> dict[str, list]:
+        self.numbers = sorted(self.images)
+        self.classes = {int(category["id"]): category["name"] for category in table["categories"]}
+        self.annotations = defaultdict(list)
+        for annotation in sorted(table["annotations"], key=lambda annotation: annotation["id"]):
+            self.annotations[annotation["image_id"]].append(annotation)
+        ids = Counter(annotation["id"] for annotation in table["annotations"])
+        categories = {annotation["category_id"] for annotation in table["annotations"]}
+        return {
+            "misses files": [],
+            "annotates images that it does not list": sorted(set(self.annotations) - set(self.images)),
+            "uses unknown categories": sorted(categories - set(self.classes)),
+            "has annotation ids twice": [number for number, count in ids.items() if count > 1],
+        }
+
+    def record(self, number: int) -> store.Record:
+        """info["hidden"] lists the annotations without a pixel of their own: the store has no segment of them."""
+        width, height = self.images[number][1]
+        annotations = self.annotations.get(number, [])
+        cover = np.zeros((height, width), np.int32)  # how many masks cover a pixel
+        labels = np.zeros((height, width), np.int32)
+        for place, annotation in enumerate(annotations, start=1):
+            covered = self._mask(annotation, height, width)
+            cover += covered
+            labels[covered] = place
+        labels[cover > 1] = 0
+        seen = [place for place in np.unique(labels).tolist() if place]
+        common.refuse_too_many(len(seen), f"{self.table}: image {number}")
+        ranks = np.zeros(len(annotations) + 1, np.uint8)
+        ranks[seen] = range(1, len(seen) + 1)
+        labels = np.where(cover > 1, np.uint8(OVERLAP), ranks[labels])
+        hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in seen]
+        segments = {rank: annotations[place - 1] for rank, place in enumerate(seen, start=1)}
+        return store.Record(self.photo(number), labels, self.info(number, segments, hidden=hidden))
+
+    def _mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
+        """One annotation's pixels, bool [H W]: polygons, or run lengths as a list or as text."""
+        shape = annotation.get("segmentation")
+        try:
+            if isinstance(shape, list):
+                codes = masks.merge(masks.frPyObjects(shape, height, width))
+            else:
+                codes = masks.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+                if list(codes["size"]) != [height, width]:
+                    raise ValueError(f"its size is {codes['size']}, the image's {[height, width]}")
+                if isinstance(codes["counts"], str):
+                    codes = {**codes, "counts": codes["counts"].encode()}
+            return masks.decode(codes).astype(bool)
+        except Exception as error:  # pycocotools raises bare Exception, too
+            what = f"{self.table}: annotation {annotation['id']} of image {annotation['image_id']}"
+            raise ConversionError(f"{what} has no mask that decodes ({error!r}). Fetch the table again") from error

@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dias_lab.data import lmdb_file, store
+from dias_lab.trace import LAST_SEGMENT
 
 SPLITS = ("train", "validation", "test")
 THREADS = min(8, os.cpu_count() or 1)
@@ -169,9 +170,9 @@ def numbered(values: Integer[np.ndarray, "H W"], where: Path) -> UInt8[np.ndarra
 
 
 def refuse_too_many(segments: int, where) -> None:
-    if segments > store.LAST_SEGMENT:
+    if segments > LAST_SEGMENT:
         raise ConversionError(
-            f"{where} has {segments} segments; a store holds at most {store.LAST_SEGMENT} an image. Take this image out, "
+            f"{where} has {segments} segments; a store holds at most {LAST_SEGMENT} an image. Take this image out, "
             "or merge its smallest segments (smoothed edges make many)"
         )
 

@@ -23,7 +23,8 @@ from PIL import Image, ImageOps
 
 from dias_lab.data import store
 from dias_lab.data.convert import common
-from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.common import ConversionError, Split, some
+from dias_lab.trace import VOID
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "MPO")  # MPO: JPEGs with a second picture, from some cameras
@@ -34,13 +35,9 @@ SHARE = 0.1  # held out for validation and for test, unless the user says how mu
 
 
 def convert(
-    root: str | Path,
-    out: str | Path,
-    masks: str | Path | None = None,
-    validation: float | None = None,
-    test: float | None = None,
-    progress: bool = False,
-) -> dict[str, Path]:
+    root: str | Path, out: str | Path, masks: str | Path | None = None, validation: float | None = None,
+    test: float | None = None, progress: bool = False,
+) -> dict[str, Path]:  # fmt: skip
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
 
     `root` holds the images, or the folders train/, val/ (or validation/) and test/ with them; `masks` is a folder in the same
@@ -82,9 +79,7 @@ def convert(
             }
             parts[split] = Split(files, lambda path: _record(root, path, pairs[path]), meta)
             if progress and left_out:
-                print(
-                    f"left out of {folders[split]}, for they end in none of {' '.join(SUFFIXES)}: {common.some(left_out)}"
-                )
+                print(f"left out of {folders[split]}, for they end in none of {' '.join(SUFFIXES)}: {some(left_out)}")
     if "train" not in parts:
         number = sum(map(len, splits.values()))
         raise ConversionError(
@@ -114,9 +109,8 @@ def _folders(root: Path) -> dict[str, Path]:
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
     folders = {split: folders[0] for split, folders in by_split.items() if folders}
     if folders and "train" not in folders:
-        raise ConversionError(
-            f"{root} has {common.some(p.name for p in folders.values())}, but no train. Add it or rename them"
-        )
+        there = some(path.name for path in folders.values())
+        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
     return folders or {"train": root}
 
 
@@ -131,9 +125,8 @@ def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
         else:
             files[path.stem] = path
     if not files:
-        raise ConversionError(
-            f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {common.some(others, 12) or 'nothing'}"
-        )
+        there = some(others, 12) or "nothing"
+        raise ConversionError(f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {there}")
     return files, others
 
 
@@ -151,7 +144,7 @@ def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path |
         found, stems = _files(masks, "masks")[0], Counter(stem for files in images.values() for stem in files)
         if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in found):
             raise ConversionError(
-                f"{common.some(twice)} are in several splits, so their masks in {masks} are ambiguous. Give the masks the same "
+                f"{some(twice)} are in several splits, so their masks in {masks} are ambiguous. Give the masks the same "
                 "folders train/ val/ test/"
             )
         pairs = {path: found.get(stem) for files in images.values() for stem, path in files.items()}
@@ -159,8 +152,8 @@ def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path |
     if unused:
         bare = sorted(path.name for path, mask in pairs.items() if mask is None)
         raise ConversionError(
-            f"{masks}: no image has the name of {common.some(path.name for path in unused)}; images without mask: "
-            f"{common.some(bare) or 'none'}. A mask is named like its image, but for the ending"
+            f"{masks}: no image has the name of {some(path.name for path in unused)}; images without mask: "
+            f"{some(bare) or 'none'}. A mask is named like its image, but for the ending"
         )
     return pairs
 
@@ -193,7 +186,7 @@ def _record(root: Path, path: Path, mask: Path | None) -> store.Record:
         sizes = f"{mask} has {labels.shape[::-1]} pixels (width, height), its image {path} has {size}"
         raise ConversionError(f"{sizes}. {way_out}")
     used = np.unique(labels).tolist()
-    things = {segment: True for segment in used if segment not in (0, store.VOID)}
+    things = {segment: True for segment in used if segment not in (0, VOID)}
     return store.Record(blob, labels, {**info, "things": things})
 
 
@@ -226,18 +219,16 @@ def _labels(path: Path) -> np.ndarray:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("1", "L", "P"):
         values = np.asarray(picture, np.int32)
-        void = values == store.VOID if picture.mode != "1" else np.zeros(values.shape, bool)
+        void = values == VOID if picture.mode != "1" else np.zeros(values.shape, bool)
         labels = common.numbered(np.where(void, 0, values), path)
-        return np.where(void, np.uint8(store.VOID), labels)
+        return np.where(void, np.uint8(VOID), labels)
     if picture.mode.startswith("I"):
         return common.numbered(np.asarray(picture).astype(np.int64), path)
     if picture.mode in ("RGB", "RGBA"):
         colours = common.packed_colours(picture)
         opaque = np.asarray(picture.getchannel("A")) > 0 if picture.mode == "RGBA" else True
         return common.numbered(np.where(opaque, colours, 0), path)
-    raise ConversionError(
-        f"{path} has the mode {picture.mode}; masks are palette, 8-bit or 16-bit grey, or RGB pictures"
-    )
+    raise ConversionError(f"{path} has the mode {picture.mode}; masks are palette, 8 or 16-bit grey, or RGB pictures")
 
 
 def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:
@@ -252,7 +243,5 @@ def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:
         why = "; JPEG changes the numbers of a mask" if form in ("JPEG", "MPO") else ""
         raise ConversionError(f"{path} is {form}; it must be one of {', '.join(formats)}{why}")
     if frames > 1 and form != "MPO":
-        raise ConversionError(
-            f"{path} has {frames} frames or pages. Save the one that you mean as a picture of its own"
-        )
+        raise ConversionError(f"{path} has {frames} frames or pages. Save the one that you mean as its own picture")
     return common.open_image(path, formats, "Copy it again or take it out")

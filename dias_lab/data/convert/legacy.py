@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dias_lab.data import store
 from dias_lab.data.convert.common import ConversionError
 from dias_lab.data.convert.published import PublishedFile, Sample
+from dias_lab.trace import LAST_SEGMENT, VOID
 
 SPLITS = {"train": "train", "val": "test", "test": "test"}  # by the file's name
 SAMPLES, BOUNDARY, BACKGROUND = 50, 0.15, 0.3  # in VOC 2007 the boundary has 0.03, with the background 0.77
@@ -39,20 +40,19 @@ class Layout(NamedTuple):
 
 NO_NAMES = "image ids, file names and class names are not in the file"
 NO_CROWDS = "which things are crowds is not in the file"
+NO_BACKGROUND = "where an image has no background, its first object is called that"
 MERGED = "are background: protocol dias-v1 scores as v1 and v2 do; dias cannot score as v3 and v4 do"
 BOTH, WEBP, PNG = ("WebP", "PNG"), ("WebP",), ("PNG",)
 LAYOUTS = [
     Layout("clevrtex", ("vq-vfm-ocl", "v1", "v2", "v3"), ("depth",), WEBP, 0),
     Layout("clevrtex", ("v4",), ("depth",), PNG, 0),
-    Layout("coco", ("vq-vfm-ocl",), ("bbox", "clazz", "isthing"), BOTH, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("vq-vfm-ocl",), ("bbox", "clazz", "isthing"), BOTH, VOID, (NO_CROWDS,)),
     Layout("coco", ("v1", "v2"), ("bbox", "clazz"), BOTH, 0, (NO_CROWDS, f"stuff and unannotated pixels {MERGED}")),
-    Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, store.VOID, (NO_CROWDS,)),
-    Layout("coco", ("v4",), ("clazz", "isthing"), PNG, store.VOID, (NO_CROWDS,)),
+    Layout("coco", ("v3",), ("clazz", "isthing"), WEBP, VOID, (NO_CROWDS,)),
+    Layout("coco", ("v4",), ("clazz", "isthing"), PNG, VOID, (NO_CROWDS,)),
     Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
-    Layout(
-        "voc", ("v3",), (), WEBP, store.VOID, ("where an image has no background, its first object is called that",)
-    ),
-    Layout("voc", ("v4",), (), PNG, store.VOID, ("where an image has no background, its first object is called that",)),
+    Layout("voc", ("v3",), (), WEBP, VOID, (NO_BACKGROUND,)),
+    Layout("voc", ("v4",), (), PNG, VOID, (NO_BACKGROUND,)),
 ]
 
 
@@ -65,9 +65,7 @@ class Published:
     Raises: ConversionError if the file is not a published one, is damaged, or leaves the layout or the split open.
     """
 
-    def __init__(
-        self, root: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None
-    ):
+    def __init__(self, root: str | Path, dataset: str | None = None, layout: str | None = None, split=None):
         self.file = PublishedFile(root)
         self.split = split or SPLITS.get(self.file.path.stem)
         if self.split is None:
@@ -91,7 +89,7 @@ class Published:
             keys = self.file.keys
             places = np.linspace(0, len(keys) - 1, min(SAMPLES, len(keys)), dtype=int)
             share = float(np.median([(self.file.read(keys[place]).indices == 0).mean() for place in places]))
-            zero = store.VOID if share < BOUNDARY else 0 if share > BACKGROUND else None
+            zero = VOID if share < BOUNDARY else 0 if share > BACKGROUND else None
             fits = [one for one in fits if one.zero == zero]
             problem = (
                 f"index 0 has {share:.0%} of the area (the median of {len(places)} {self.file.form[1]} masks), which does "
@@ -115,7 +113,7 @@ class Published:
             try:
                 labels, info = _meaning(self.layout, sample)
             except ValueError as error:
-                raise self.file.error(key, error) from error
+                raise self.file.error(error, key) from error
             source = {"file": self.file.path.name, "key": key.decode()}
             yield store.Record(sample.image, labels, {"source": source, **info})
 
@@ -140,13 +138,9 @@ class Published:
 
 
 def convert(
-    root: str | Path,
-    out: str | Path,
-    dataset: str | None = None,
-    layout: str | None = None,
-    split: str | None = None,
+    root: str | Path, out: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None,
     progress: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the store `out` from the published file `root`; return its path. Arguments and errors as of `Published`."""
     return Published(root, dataset, layout, split).convert(out, progress)
 
@@ -160,9 +154,9 @@ def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:
         raise ValueError(f"its mask has {len(ranks)} segments, the highest is {present[-1]}; its fields state {stated}")
     if ranks != list(range(1, len(ranks) + 1)) and layout.fields != ("bbox", "clazz"):  # there, stuff left gaps
         raise ValueError(f"its mask has {len(ranks)} segments, and the highest is {present[-1]}: some are missing")
-    shift = 1 if layout.dataset == "voc" and layout.zero == store.VOID else 0  # the background is 1
-    if present[-1] - shift > store.LAST_SEGMENT:
-        raise ValueError(f"its mask has the segment {present[-1] - shift}; a store has at most {store.LAST_SEGMENT}")
+    shift = 1 if layout.dataset == "voc" and layout.zero == VOID else 0  # the background is 1
+    if present[-1] - shift > LAST_SEGMENT:
+        raise ValueError(f"its mask has the segment {present[-1] - shift}; a store has at most {LAST_SEGMENT}")
     table = np.arange(-shift, 256 - shift).astype(np.uint8)
     table[0] = layout.zero
     segments = [index - shift for index in ranks if index > shift]

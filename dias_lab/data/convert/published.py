@@ -4,23 +4,29 @@ Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-O
 
 The keys are 000000, 000001, ... and `__keys__`, a pickled list of them that nobody needs. A value is a pickled dict:
 `image`, the original file; `segment`, an array that is the WebP or PNG file of an index map [H W]; and what else its
-data set has. No pickle is run, and LMDB does not open the file (`untrusted`).
+data set has. No pickle is run, and a process of its own opens the file: the script `untrusted`.
 """
 
+import contextlib
 import io
+import json
+import os
+import signal
 import struct
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dias_lab.data.convert import untrusted
-from dias_lab.data.convert.common import ConversionError
+from dias_lab.data.convert.common import UNREADABLE, ConversionError
 
+SCRIPT = Path(__file__).with_name("untrusted.py")
 MAX_PIXELS = 1 << 24  # of an image; published ones have up to 640 x 640
-PNG, JPEG, ZIP, ZSTD = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"
-NOT_DECODED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+PNG, JPEG, ZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04"
 
 
 class Sample(NamedTuple):
@@ -32,36 +38,39 @@ class Sample(NamedTuple):
 
 
 class PublishedFile:
-    """`keys`, and the sample of each: `file.read(key)`. All samples must have the form of the first."""
+    """`keys`, and the sample of each: `file.read(key)`, for one thread. All samples must have the form of the first."""
 
     def __init__(self, path: str | Path):
         """Raises: ConversionError if the file is not a published one, or damaged."""
         self.path = Path(path)
-        self._entries = self._open()
-        self.keys = self._sample_keys()
-        self.form = None
+        self._refuse_other_files()
+        command = [sys.executable, "-P", "-B", str(SCRIPT), os.path.abspath(path)]
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        self._script = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null)
+        weakref.finalize(self, _end, self._script)
+        try:
+            keys = [key.encode("latin-1") for key in self._answer()["keys"]]
+        except ValueError as error:
+            raise self.error(error) from error
+        self.keys, self.form = self._sample_keys(keys), None
         self.form = self.read(self.keys[0]).form
 
-    def _open(self) -> untrusted.Entries:
+    def _refuse_other_files(self) -> None:
         try:
             if self.path.is_dir():
                 names = sorted(one.name for one in self.path.iterdir())[:8]
                 raise ConversionError(f"{self.path} is a folder; name one published file. It has {names}")
             with self.path.open("rb") as file:
                 start = file.read(4)
-            if start == ZIP:
-                raise ConversionError(f"{self.path} is a zip file. Unpack it, and name the .lmdb file that is inside")
-            if not start:
-                raise ConversionError(f"{self.path} is empty. Unpack the release again")
-            return untrusted.Entries(self.path)
-        except untrusted.UntrustedError as error:
-            raise ConversionError(f"{self.path}: {error}. Unpack the release again") from error
         except OSError as error:
             found = error.strerror or error
             raise ConversionError(f"{self.path} cannot be read: {found}. Name a published .lmdb file") from error
+        if start == ZIP:
+            raise ConversionError(f"{self.path} is a zip file. Unpack it, and name the .lmdb file that is inside")
+        if not start:
+            raise ConversionError(f"{self.path} is empty. Unpack the release again")
 
-    def _sample_keys(self) -> list[bytes]:
-        keys = self._entries.keys
+    def _sample_keys(self, keys: list[bytes]) -> list[bytes]:
         if keys[-1:] == [b"meta"] and keys[0] in (b"00000000/image", b"meta"):
             raise ConversionError(f"{self.path} is a store of dias_lab already; use it as it is")
         samples = [key for key in keys if key != b"__keys__"]
@@ -72,51 +81,70 @@ class PublishedFile:
             raise ConversionError(f"{self.path}: {found}: {way_out}")
         for number, key in enumerate(samples):
             if key != b"%06d" % number:
-                raise self.error(b"%06d" % number, f"it is missing, the next one is {key.decode()}")
+                raise self.error(f"it is missing, the next one is {key.decode()}", b"%06d" % number)
         if len(samples) == len(keys):
-            found = "the record __keys__, which is written last, is missing, so the file is incomplete"
-            raise ConversionError(f"{self.path}: {found}. Unpack the release again")
+            raise self.error("the record __keys__, which is written last, is missing, so the file is incomplete")
         return samples
 
     def read(self, key: bytes) -> Sample:
         """Raises: ConversionError that names the key if a sample is not as published."""
         try:
-            value = self._entries[key]
-            if value.startswith(ZSTD):
-                raise ValueError("it is compressed with zstd, as merged files are; convert what was merged instead")
-            sample = _sample(untrusted.unpickled(value))
+            sample = _sample(self._fields(key))
             if self.form not in (None, sample.form):
                 (fields, form), (first, first_form) = sample.form, self.form
                 found = f"besides image and segment it has {fields} and a {form} mask"
                 raise ValueError(f"{found}, the first item {first} and {first_form}: two releases are in one file")
-        except NOT_DECODED as error:
-            raise self.error(key, error) from error
+        except UNREADABLE as error:
+            raise self.error(error, key) from error
         return sample
 
-    def error(self, key: bytes, problem: object) -> ConversionError:
-        return ConversionError(f"{self.path}: item {key.decode()}: {problem}. Unpack the release again")
+    def _fields(self, key: bytes) -> dict[str, tuple[str, bytes]]:
+        """What the script says that each field is, and its data. Raises: ValueError."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._script.stdin.fileno(), key.hex().encode() + b"\n")
+        return {name: (what, self._script.stdout.read(size)) for name, (what, size) in self._answer().items()}
+
+    def _answer(self) -> dict:
+        """What the script says next. Raises: ValueError, also if there is no script any more."""
+        if line := self._script.stdout.readline():
+            answer = json.loads(line)
+            if "error" in answer:
+                raise ValueError(answer["error"])
+            return answer
+        status = self._script.wait()
+        how = "took too long" if status == -signal.SIGPROF else f"ended with status {status}"
+        raise ValueError(f"reading it {how}: it is cut short or damaged")
+
+    def error(self, problem: object, key: bytes | None = None) -> ConversionError:
+        where = f"{self.path}: item {key.decode()}" if key else self.path
+        return ConversionError(f"{where}: {problem}. Unpack the release again")
 
 
-def _sample(fields: dict[str, bytes | untrusted.Array]) -> Sample:
-    image, segment = fields.pop("image", None), fields.pop("segment", None)
-    if type(image) is not bytes or segment is None:
+def _end(script: subprocess.Popen) -> None:
+    script.kill()
+    with script:  # closes the pipes, and waits
+        pass
+
+
+def _sample(fields: dict[str, tuple[str, bytes]]) -> Sample:
+    (kind, image), segment = fields.pop("image", ("nothing", b"")), fields.pop("segment", None)
+    if kind != "bytes" or segment is None:
         raise ValueError(f"it has no image as bytes or no segments, but {sorted(fields)}")
-    mask = _vector("segment", segment).tobytes()
+    mask = _vector("segment", *segment).tobytes()
     form = "PNG" if mask.startswith(PNG) else "WebP" if mask[:4] + mask[8:12] == b"RIFFWEBP" else None
     if form is None:
         raise ValueError(f"its mask begins with {mask[:12]!r} and is neither PNG nor WebP")
-    clazz, isthing = (_vector(name, fields[name]) if name in fields else None for name in ("clazz", "isthing"))
+    clazz, isthing = (_vector(name, *fields[name]) if name in fields else None for name in ("clazz", "isthing"))
     if isthing is not None and isthing.max(initial=0) > 1:
         raise ValueError("its isthing has values other than 0 and 1")
     return Sample(image, _decode(image, mask, form), (tuple(sorted(fields)), form), clazz, isthing)
 
 
-def _vector(name: str, array: bytes | untrusted.Array) -> np.ndarray:
+def _vector(name: str, kind: str, data: bytes) -> np.ndarray:
     """A field as uint8 [S]."""
-    if type(array) is bytes or array.kind not in ("u1", "b1") or array.shape != (len(array.data),):
-        stated = "bytes" if type(array) is bytes else f"an array {array.kind[:8]} of {len(array.shape)} dimensions"
-        raise ValueError(f"its {name} is {stated}, not uint8 or bool of one dimension and of its data's length")
-    return np.frombuffer(array.data, np.uint8)
+    if kind != "vector":
+        raise ValueError(f"its {name} is {kind}, not uint8 or bool of one dimension and of its data's length")
+    return np.frombuffer(data, np.uint8)
 
 
 def _decode(image: bytes, mask: bytes, form: str) -> np.ndarray:
@@ -133,9 +161,8 @@ def _decode(image: bytes, mask: bytes, form: str) -> np.ndarray:
     if not exact:
         raise ValueError(f"its {form} mask is not of the kind that keeps 8-bit numbers exactly")
     if mask_size != size or size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(
-            f"its mask is {mask_size} (width, height) and its image {size}, of at most {MAX_PIXELS} pixels"
-        )
+        found = f"its mask is {mask_size} (width, height) and its image {size}"
+        raise ValueError(f"{found}, of at most {MAX_PIXELS} pixels")
     with Image.open(io.BytesIO(mask), formats=(form.upper(),)) as opened:
         pixels = np.asarray(opened)
     channels = pixels.reshape(*size[::-1], -1)  # WebP has three

@@ -13,13 +13,9 @@ from dias_lab.data.scenes import SPLITS, Difficulty, scene
 
 
 def convert(
-    out: str | Path,
-    train: int = 2000,
-    validation: int = 200,
-    test: int = 200,
-    difficulty: Difficulty = Difficulty(),
+    out: str | Path, train: int = 2000, validation: int = 200, test: int = 200, difficulty: Difficulty = Difficulty(),
     progress: bool = False,
-) -> dict[str, Path]:
+) -> dict[str, Path]:  # fmt: skip
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb with so many scenes each; return their paths.
 
     Raises ValueError for a negative number of scenes or an impossible difficulty; OSError if `out` cannot be written.
@@ -27,20 +23,13 @@ def convert(
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if not 1 <= count <= 10_000_000:
-            raise ValueError(
-                f"{split}={count}: a split has 1 to 10,000,000 scenes, so that the splits' seeds stay apart"
-            )
+            raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
     out = Path(out)
     command = ["python", "-m", "dias_lab", "convert", "scenes", "--out", out]
-    for split, count in counts.items():
-        command += [f"--{split}", count]
+    command += [word for split, count in counts.items() for word in (f"--{split}", count)]
     meta = {"source": "dias_lab.data.scenes", "difficulty": difficulty._asdict()}
-    splits = {
-        split: Split(
-            range(SPLITS[split], SPLITS[split] + count), functools.partial(_record, difficulty=difficulty), meta
-        )
-        for split, count in counts.items()
-    }
+    record = functools.partial(_record, difficulty=difficulty)
+    splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
     return common.write(out, "scenes", splits, command, "This is a defect of dias_lab", progress)
 
 

@@ -16,33 +16,25 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from dias_lab.data import store
 from dias_lab.data.convert import common
-from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.common import ConversionError, Split, some
+from dias_lab.trace import OVERLAP, VOID
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 YEARS = (2007, 2012)
-LAYOUT = (
-    "VOCdevkit/VOC2007 and/or VOC2012 with JPEGImages/ SegmentationObject/ SegmentationClass/ ImageSets/Segmentation/"
-)
+LAYOUT = "VOCdevkit/VOC2007 and VOC2012, or one, with JPEGImages/ Segmentation{Object,Class}/ ImageSets/Segmentation/"
 WAY_OUT = "Unpack the original archive again; masks that other tools saved have often lost their numbers"
 
 
 def convert(
-    root: str | Path,
-    out: str | Path,
-    validation: float = 0.05,
-    splits: str = "auto",
-    year: int | None = None,
-    trainaug: str | Path | None = None,
-    drop_test_images: bool = False,
-    progress: bool = False,
-) -> dict[str, Path]:
+    root: str | Path, out: str | Path, validation: float = 0.05, splits: str = "auto", year: int | None = None,
+    trainaug: str | Path | None = None, drop_test_images: bool = False, progress: bool = False,
+) -> dict[str, Path]:  # fmt: skip
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
 
     `root` is VOCdevkit, the folder that holds it, or one year's. `splits`: "dias" trains on all masks of 2012 and tests
@@ -62,13 +54,11 @@ def convert(
     leaked = {name for name in train.names if name.removeprefix("2007_") in tested}
     if train.year == test.year and leaked:
         raise ConversionError(
-            f"{train.listed}: {common.some(sorted(leaked))} are in {test.listed}, too. Train on other images"
+            f"{train.listed}: {some(sorted(leaked))} are in {test.listed}, too. Train on other images"
         )
     if drop_test_images:
         train.names = [name for name in train.names if name not in leaked]
-    held = common.held_out(
-        "voc", (name for name in train.names if name in train.masked and name not in leaked), validation
-    )
+    held = common.held_out("voc", (name for name in train.names if name in train.masked - leaked), validation)
     command = ["python", "-m", "dias_lab", "convert", "voc", "--root", root, "--out", out, "--validation", validation]
     for option, value, default in (("splits", splits, "auto"), ("year", year, None), ("trainaug", trainaug, None)):
         command += [f"--{option}", value] if value != default else []
@@ -92,7 +82,7 @@ def convert(
     paths = common.write(out, "voc", parts, command, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
         print(
-            f"note: {len(leak)} of the test images are in train, too, as in the reference; --drop-test-images leaves them out"
+            f"note: {len(leak)} test images are in train, too, as in the reference; --drop-test-images leaves them out"
         )
     return paths
 
@@ -116,7 +106,7 @@ def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | Non
     if splits == "dias":
         if there != list(YEARS) or year is not None or trainaug is not None:
             raise ConversionError(
-                f"the splits dias take both years whole; {kit} has {common.some(there)}, and year={year}, trainaug={trainaug}. "
+                f"the splits dias take both years whole; {kit} has {some(there)}, and year={year}, trainaug={trainaug}. "
                 "Choose the splits lists, or unpack the other year beside it"
             )
         train, test = _Year(kit, 2012), _Year(kit, 2007)
@@ -125,7 +115,7 @@ def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | Non
     year = year or there[-1]
     if year not in there:
         raise ConversionError(
-            f"year={year}, but {kit} has {common.some(there)}. {common.found(root, kit / f'VOC{year}', LAYOUT)}"
+            f"year={year}, but {kit} has {some(there)}. {common.found(root, kit / f'VOC{year}', LAYOUT)}"
         )
     train, test = _Year(kit, year), _Year(kit, year)
     train.read_list(Path(trainaug) if trainaug else None, "train")
@@ -155,7 +145,7 @@ class _Year:
             raise ConversionError(f"the list {path} cannot be read ({error}). {WAY_OUT}") from error
         self.listed, self.names = path.name, sorted(set(names))
         if bare := [name for name in self.names if name not in self.masked and not own]:
-            raise ConversionError(f"{path} lists {common.some(bare)}, which SegmentationObject lacks. {WAY_OUT}")
+            raise ConversionError(f"{path} lists {some(bare)}, which SegmentationObject lacks. {WAY_OUT}")
 
     def record(self, name: str) -> store.Record:
         photo = self.folder / "JPEGImages" / f"{name}.jpg"
@@ -167,9 +157,9 @@ class _Year:
         if name not in self.masked:
             return store.Record(blob, None, info)
         labels = indices(self.folder / "SegmentationObject" / f"{name}.png")
-        segments = [number for number in common.ranked(labels)[0] if number not in (0, store.VOID)]
-        if store.OVERLAP in segments:
-            raise ConversionError(f"{photo.stem}: instance 254 is one more than a store holds. Take this image out")
+        segments = [number for number in common.ranked(labels)[0] if number not in (0, VOID)]
+        if OVERLAP in segments:
+            raise ConversionError(f"{photo.stem}: instance {OVERLAP} is more than a store holds. Take this image out")
         info["things"] = dict.fromkeys(segments, True)
         if self.has_classes:
             info["classes"] = self._classes(name, labels, segments)
@@ -180,15 +170,12 @@ class _Year:
         path = self.folder / "SegmentationClass" / f"{name}.png"
         classes = indices(path)
         if classes.shape != labels.shape:
-            raise ConversionError(
-                f"{path} has {classes.shape} pixels (height, width), its instances {labels.shape}. {WAY_OUT}"
-            )
-        counts = {
-            number: np.bincount(classes[labels == number], minlength=256)[1 : len(CLASSES) + 1] for number in segments
-        }
+            raise ConversionError(f"{path} is {classes.shape} (height, width), its instances {labels.shape}. {WAY_OUT}")
+        known = slice(1, len(CLASSES) + 1)
+        counts = {number: np.bincount(classes[labels == number], minlength=256)[known] for number in segments}
         if bare := [number for number, count in counts.items() if not count.any()]:
             raise ConversionError(
-                f"{path} gives the instances {common.some(bare)} no class from 1 to {len(CLASSES)}. {WAY_OUT}"
+                f"{path} gives the instances {some(bare)} no class from 1 to {len(CLASSES)}. {WAY_OUT}"
             )
         return {number: int(count.argmax()) + 1 for number, count in counts.items()}
 
@@ -209,15 +196,8 @@ def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
     picture = common.open_image(path, ["PNG"], WAY_OUT)
     if picture.mode not in ("P", "RGB", "RGBA"):
         raise ConversionError(f"{path} is a picture of mode {picture.mode}, not one with VOC's palette. {WAY_OUT}")
-    if picture.mode == "P" and _is_voc(picture):
-        return np.asarray(picture)
     there, places = common.ranked(common.packed_colours(picture))
     if strange := [colour for colour in there if colour not in _NUMBERS]:
         shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
-        raise ConversionError(f"{path} has colours that VOC's palette lacks: {common.some(shown, 3)}. {WAY_OUT}")
+        raise ConversionError(f"{path} has colours that VOC's palette lacks: {some(shown, 3)}. {WAY_OUT}")
     return np.array([_NUMBERS[colour] for colour in there], np.uint8)[places]
-
-
-def _is_voc(picture: Image.Image) -> bool:
-    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    return bool((colours == palette()[: len(colours)]).all()) and picture.getextrema()[1] < len(colours)
