@@ -5,8 +5,6 @@ All three go the way of an attention map: one label a location, as a one-hot map
 Axes: B images, C channels, h w locations, R pixels, K clusters.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import torch
@@ -47,26 +45,19 @@ def ceiling_segments(true: Int[Tensor, "B R R"], grid: tuple[int, int]) -> Int[T
     return segments_from(F.adaptive_avg_pool2d(one_hot, grid), true.shape[-1])
 
 
-def predictors(model) -> list[Callable]:
-    """For `evaluate.score`: the three, with as many clusters as the model has slots."""
-    grid, k = model.backbone.grid, model.config.num_slots
-
-    def k_means(batch):
-        features = model.backbone(model.normalise(batch["image"]))
-        return {"k-means": cluster_segments(features, k, batch["image"].shape[-1])}
-
-    def position(batch):
-        return {"position": position_segments(grid, k, batch["image"].shape[-1], len(batch["image"]))}
-
-    def ceiling(batch):
-        return {"ceiling": ceiling_segments(batch["segments"], grid)}
-
-    return [k_means, position, ceiling]
-
-
 def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
     """A row an image: item and "<baseline>.<metric>" for k-means, position and ceiling, with as many clusters as slots."""
-    return score(predictors(model), store, model.config, protocol, limit)
+    grid, k = model.backbone.grid, model.config.num_slots
+
+    def predict(batch):
+        count, size = len(batch["image"]), batch["image"].shape[-1]
+        return {
+            "k-means": cluster_segments(model.backbone(model.normalise(batch["image"])), k, size),
+            "position": position_segments(grid, k, size, count),
+            "ceiling": ceiling_segments(batch["segments"], grid),
+        }
+
+    return score(predict, store, model.config, protocol, limit)
 
 
 def baseline_table(models, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:

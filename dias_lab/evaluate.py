@@ -31,21 +31,16 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def score(
-    predictors: list[Callable], store: stores.Store, config, protocol: str = "dias", limit: int = 0, fabric=None
-) -> pd.DataFrame:
-    """A row an image: item, and what the predictors say of it.
+def score(predict: Callable, store, config, protocol: str = "dias", limit: int = 0, fabric=None) -> pd.DataFrame:
+    """A row an image of the store: item, and what a predictor says of it.
 
-    A predictor takes a batch of `squares` and gives tensors by name: segments int [B R R], which become columns
-    "<name>.<metric>", mBO over classes among them where the store knows classes; and numbers [B], which are columns.
-    Raises ValueError for an empty store or an unknown protocol. With `fabric`, its processes share the batches, and each
-    gets the whole.
+    predict(batch of `squares`) gives tensors by name: segments int [B R R], which become columns "<name>.<metric>", mBO over
+    classes among them where the store knows classes; and numbers [B], which are columns. `limit`: only the first images; 0
+    takes all. With `fabric`, its processes share the batches, and each gets the whole. Raises ValueError for an empty store
+    or an unknown protocol.
     """
     first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    tables = []
-    for batch in squares(store, config, limit, first, every):
-        predicted = {name: tensor for predict in predictors for name, tensor in predict(batch).items()}
-        tables.append(_scored(batch, predicted, protocol))
+    tables = [_scored(batch, predict(batch), protocol) for batch in squares(store, config, limit, first, every)]
     if every > 1:
         parts = [None] * every
         torch.distributed.all_gather_object(parts, tables)
@@ -74,11 +69,10 @@ def maps_of(model: Method, seed: int) -> Callable:
     """A predictor: a model's first, last and decoder map, its kept slots, and its reconstruction error."""
 
     def predict(batch):
-        draws = model.draw(batch["info"]["item"].tolist(), seed)
-        output, size = model(model.normalise(batch["image"]), draws=draws), batch["segments"].shape[-1]
+        output = model(model.normalise(batch["image"]), draws=model.draw(batch["info"]["item"].tolist(), seed))
         error = (output.reconstruction - output.features).square().mean(dim=(1, 2, 3))
         maps = zip(MAPS, (output.attention[0], output.attention[-1], output.decoder_attention))
-        segments = {name: segments_from(attention, size) for name, attention in maps}
+        segments = {name: segments_from(attention, batch["image"].shape[-1]) for name, attention in maps}
         return {"kept": output.keep.sum(1), "reconstruction": error, **segments}
 
     return predict
@@ -89,8 +83,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a model, or the best checkpoint of a run directory, on a store (or its path); the rest as `score` has it.
 
-    `limit`: only the first images; 0 takes all. The scores are also written to the file `out`, if given; with a run
-    directory, by default to its `scores/<store>-<protocol>.json`, and beside it those of each image as .images.csv.
+    The scores are also written to the file `out`, if given; with a run directory, by default to its
+    `scores/<store>-<protocol>.json`, and beside it those of each image as .images.csv.
     """
     started = time.perf_counter()
     model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
@@ -99,7 +93,7 @@ def evaluate(
     was_training = model.training
     try:
         model.eval()
-        images = score([maps_of(model, seed)], store, model.config, protocol, limit, fabric)
+        images = score(maps_of(model, seed), store, model.config, protocol, limit, fabric)
     finally:
         model.train(was_training)
     scores = summarise(images, protocol, store.path.stem)

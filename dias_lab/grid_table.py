@@ -48,10 +48,10 @@ def table(of: grid.Grid, metrics: list[str] | None = None, baseline: str | None 
     if not rows:
         raise Refused(f"no run of {runs.short(of.folder)} is done: {'; '.join(notes[:3])}")
     results = pd.DataFrame(rows)
-    metrics = metrics or chosen.get("metrics") or _default_metrics(results, rows)
-    for metric in metrics:
-        if metric not in results or not pd.api.types.is_numeric_dtype(results[metric]):
-            raise Refused(f"no run has a number {metric!r}{nearest(metric, results.columns)}")
+    numbers = [name for name in results if pd.api.types.is_numeric_dtype(results[name])]
+    metrics = metrics or chosen.get("metrics") or _default_metrics(results, numbers, rows)
+    if unknown := [metric for metric in metrics if metric not in numbers]:
+        raise Refused(f"no run has a number {unknown[0]!r}{nearest(unknown[0], results.columns)}")
     parts = {setting: results[results["setting"] == setting] for setting in of.settings}
     none = results[:0]
     found = [_row(own, none if name == baseline else parts[baseline], metrics) for name, own in parts.items() if len(own)]
@@ -76,19 +76,16 @@ def _stale_rows(leftovers, missing: list[dict]) -> list[dict]:
     return [runs.row(folder) | {"setting": name, "seed": seed, "why": why} for name, seed, _, folder, why in found]
 
 
-def _default_metrics(results: pd.DataFrame, rows: list[dict]) -> list[str]:
-    reported = [name.removesuffix(".decoder.ari") for name in results if name.endswith(".decoder.ari")]
-    stems = [stem for stem in reported if stem != "scores"] + ["scores"]  # a test split before the validation's
-    for stem in stems:
-        names = [f"{stem}.decoder.{metric}" for metric in TITLES]
-        if found := [name for name in names if name in results and pd.api.types.is_numeric_dtype(results[name])]:
+def _default_metrics(results: pd.DataFrame, numbers: list[str], rows: list[dict]) -> list[str]:
+    stems = [name.removesuffix(".decoder.ari") for name in results if name.endswith(".decoder.ari")]
+    for stem in sorted([*stems, "scores"], key="scores".__eq__):  # a test split before the validation's
+        if found := [name for metric in TITLES if (name := f"{stem}.decoder.{metric}") in numbers]:
             return found
     written = {key for row in rows for key in runs.flat(runs.read_json(runs.resolve(row["run"]) / "metrics.json"))}
-    numbers = [name for name in results if name in written and pd.api.types.is_numeric_dtype(results[name])]
-    numbers = [name for name in numbers if name not in ("steps", "seconds") and not name.startswith("about.")]
-    if not numbers:
-        raise Refused("the runs wrote no number into their metrics.json; [table] metrics names the columns to take")
-    return numbers
+    written -= {"steps", "seconds", *(name for name in written if name.startswith("about."))}
+    if found := [name for name in numbers if name in written]:
+        return found
+    raise Refused("the runs wrote no number into their metrics.json; [table] metrics names the columns to take")
 
 
 def _row(own: pd.DataFrame, base: pd.DataFrame, metrics: list[str]) -> dict:

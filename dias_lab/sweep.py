@@ -52,9 +52,8 @@ def merge_sweep(
             found |= {f"{number}.kept": keep.sum(1), str(number): segments_from(decoded, true.shape[-1])}
         return found
 
-    images, columns, tables = score([predict], store, config, protocol, limit), ("kept", *METRICS), []
+    images, columns, parts = score(predict, store, config, protocol, limit), ("kept", *METRICS), {}
     for number, name in enumerate(settings):
-        tables.append(images[["item", "objects", *(f"{number}.{column}" for column in columns)]])
-        tables[-1] = tables[-1].set_axis(["item", "objects", *columns], axis=1)
-        tables[-1].insert(0, "setting", name)
-    return pd.concat(tables, ignore_index=True), torch.cat(heights).numpy()
+        own = images[["item", "objects", *(f"{number}.{column}" for column in columns)]]
+        parts[name] = own.set_axis(["item", "objects", *columns], axis=1)
+    return pd.concat(parts, names=["setting"]).reset_index("setting").reset_index(drop=True), torch.cat(heights).numpy()

@@ -66,20 +66,18 @@ def test_no_classes_no_column(small_config, small_scenes):
 def test_any_predictor_is_scored_image_by_image(small_config, small_scenes, tmp_path):
     scenes = store.open(small_scenes / "test.lmdb")
 
-    def perfect(batch):
-        return {"true": batch["segments"], "brightness": batch["image"].float().mean(dim=(1, 2, 3))}
+    def predict(batch):
+        brightness = batch["image"].float().mean(dim=(1, 2, 3))
+        return {"true": batch["segments"], "brightness": brightness, "nothing": torch.zeros_like(batch["segments"])}
 
-    def nothing(batch):
-        return {"nothing": torch.zeros_like(batch["segments"])}
-
-    table = score([perfect, nothing], scenes, small_config.replace(batch_size=2))
+    table = score(predict, scenes, small_config.replace(batch_size=2))
     assert table["item"].tolist() == [0, 1, 2] and (table["true.ari"] == 1).all() and (table["nothing.ari"] == 0).all()
     names = [f"{name}.{metric}" for name in ("true", "nothing") for metric in METRICS]
     assert set(table) == {"item", "brightness", *names} and table["brightness"].nunique() == 3
-    assert len(score([nothing], scenes, small_config, limit=2)) == 2
+    assert len(score(predict, scenes, small_config, limit=2)) == 2
     empty = store.open(store.write(tmp_path / "empty.lmdb", [], {"dataset": "none", "split": "test"}))
     with pytest.raises(ValueError, match="empty.lmdb is empty"):
-        score([nothing], empty, small_config)
+        score(predict, empty, small_config)
 
 
 def test_several_runs_have_mean_and_deviation(small_config, small_scenes, tmp_path, capsys):

@@ -24,6 +24,14 @@ def test_interval_against_what_is_known():
         paired_interval(np.zeros(4))
 
 
+def test_the_numbers_stay_those_of_the_published_tables():
+    differences = np.random.default_rng(7).normal(0.1, 1, (3, 40))
+    differences[1, 5:9] = np.nan
+    mean = -0.04104561306670399
+    assert paired_interval(differences) == pytest.approx((mean, -0.3172158235110479, 0.26529217645552355), abs=1e-12)
+    assert widened_interval(differences) == pytest.approx((mean, -0.7598724319947114, 0.5541384845206497), abs=1e-12)
+
+
 def test_intervals_are_those_of_student_for_seeds_and_cover():
     random = np.random.default_rng(0)
     differences = random.normal(1, 1, (5, 1))
