@@ -1,4 +1,4 @@
-"""What all benchmarks share: taking turns, counting, the machine's ceilings, and the form of a row."""
+"""What all benchmarks share besides dias_lab/cost.py: the machine's ceilings, and the form of a row."""
 
 import functools
 import os
@@ -6,41 +6,13 @@ import platform
 import re
 import resource
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-
-def take_turns(functions: dict[str, Callable], repetitions: int = 7, warm_up: bool = True) -> dict[str, list[float]]:
-    """Seconds of each repetition. They take turns, so that other work on the machine meets them alike."""
-    if warm_up:
-        for function in functions.values():
-            timed(function)
-    seconds = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            seconds[name].append(timed(function))
-    return seconds
-
-
-def timed(function: Callable) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def flops(function: Callable) -> int:
-    """Floating-point operations of the matrix products, convolutions and attention in it."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
+from dias_lab.cost import take_turns
 
 
 def spread(seconds: list[float]) -> float:

@@ -9,19 +9,15 @@ those of backbone and training step over those of the training step alone.
 """
 
 import io
-import os
-import platform
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import _measure
 from dias_lab.config import Config
+from dias_lab.cost import operations, take_turns
 from dias_lab.data import store
 from dias_lab.data.dataset import batches
 from dias_lab.data.features import feature_batches
@@ -62,33 +58,15 @@ def row(config: Config, folder: Path, label: str, backbone: str) -> dict:
     training.model.train()
     scenes = training.train_store
     sources = {"pixels": batches(scenes, config), "cache": feature_batches(scenes, config, training.model.backbone)}
-    operations = {}
-    for name, source in sources.items():  # a first step of each, which also counts
-        with FlopCounterMode(display=False) as counter:
-            training.update(next(source))
-        operations[name] = counter.get_total_flops()
-    seconds = {name: [] for name in sources}
-    for _ in range(STEPS):
-        for name, source in sources.items():
-            start = time.perf_counter()
-            training.update(next(source))
-            seconds[name].append(time.perf_counter() - start)
-    cached, pixels = (statistics.median(seconds[name]) for name in ("cache", "pixels"))
-    allowed, ratio = operations["pixels"] / operations["cache"], pixels / cached
+    steps = {name: lambda source=source: training.update(next(source)) for name, source in sources.items()}
+    counted = {name: operations(step) for name, step in steps.items()}  # and a first step of each
+    seconds = take_turns(steps, STEPS, warm_up=False)
+    allowed, read = counted["pixels"] / counted["cache"], training.model.num_locations * training.model.backbone.feature_dim * 2
+    facts = {"allowed": allowed, "flops": counted["cache"], "bytes": BATCH * read}
+    found = _measure.row(f"cached step, {label}", seconds["cache"], seconds["pixels"], **facts)
+    cached, pixels, ratio = (found[name] for name in ("seconds", "comparator_seconds", "ratio"))
     print(
         f"{label}: from pixels {BATCH / pixels:.2f} images/s, from the cache {BATCH / cached:.2f}; {ratio:.2f} times, "
         f"counted operations allow {allowed:.2f}: {100 * ratio / allowed:.0f} %"
     )
-    return {
-        "name": f"cached step, {label}",
-        "precision": "float32",
-        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
-        "seconds": cached,
-        "comparator_seconds": pixels,
-        "ratio": ratio,
-        "allowed": allowed,
-        "flops": operations["cache"],
-        "bytes": BATCH * training.model.num_locations * training.model.backbone.feature_dim * 2,  # read from the cache
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    }
+    return found

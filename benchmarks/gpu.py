@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._measure import flops, row, take_turns
+from benchmarks._measure import row
 from benchmarks._straightforward import PlainTraining
 from benchmarks.cache import photo_stores
 from dias_lab import runs
 from dias_lab.ahead import ahead
+from dias_lab.cost import operations, take_turns
 from dias_lab.data.dataset import batches
 from dias_lab.discovery import open_stores
 from dias_lab.methods import build
@@ -116,7 +117,7 @@ def measure(training, name: str, batch: dict, plain: list[float], size: int) -> 
     bf16 = training.fabric._precision.precision == "bf16-mixed"
     found = row(
         name, series, [second * size / BATCH for second in plain], on="cuda", batch=size,
-        dtype=torch.bfloat16 if bf16 else torch.float32, flops=flops(lambda: training.learner.update(batch, 0)),
+        dtype=torch.bfloat16 if bf16 else torch.float32, flops=operations(lambda: training.learner.update(batch, 0)),
         peak_bytes=torch.cuda.max_memory_allocated(),
     )  # fmt: skip
     found["images_per_second"] = size / found["seconds"]

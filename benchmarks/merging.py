@@ -10,8 +10,9 @@ import functools
 
 import torch
 
-from benchmarks._measure import device_name, row, take_turns
+from benchmarks._measure import device_name, row
 from benchmarks._straightforward import scipy_cluster
+from dias_lab.cost import take_turns
 from dias_lab.modules.matching import assign, assign_on_device
 from dias_lab.modules.redundancy import cluster, merge_clusters
 

@@ -21,9 +21,10 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from benchmarks._measure import flops, row, take_turns
+from benchmarks._measure import row
 from benchmarks._straightforward import scipy_match
 from benchmarks.cache import photo, photo_stores
+from dias_lab.cost import operations, take_turns
 from dias_lab.data import store as store_file
 from dias_lab.data.dataset import as_image, batches, crop, read, resize
 from dias_lab.data.features import make
@@ -134,7 +135,7 @@ def model_parts(config) -> list[dict]:
         seconds = take_turns({"ours": ours, "theirs": theirs} if theirs else {"ours": ours}, REPETITIONS)
         weights = sum(parameter.nbytes for parameter in module.parameters()) if module else 0
         moved = weights + sum(tensor.nbytes for tensor in tensors)
-        found.append(row(name, seconds["ours"], seconds.get("theirs"), flops=flops(ours), bytes=moved))
+        found.append(row(name, seconds["ours"], seconds.get("theirs"), flops=operations(ours), bytes=moved))
     return found
 
 
@@ -159,6 +160,6 @@ def whole(config) -> list[dict]:
     per_batch = [one / (2 * len(train) / BATCH) for one in built]
     made = BATCH * model.num_locations * model.backbone.feature_dim * 2
     return [
-        row("evaluation", seconds["evaluation"], seconds["forward"], flops=flops(forward)),
+        row("evaluation", seconds["evaluation"], seconds["forward"], flops=operations(forward)),
         row("cache build, a batch of views", per_batch, bytes=made),
     ]

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 IMAGES = 8
@@ -20,32 +19,23 @@ IMAGES = 8
 def measure() -> dict:
     import timm
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks._measure import peak_memory
     from dias_lab import Config, build
-
-    def seconds(*functions, repetitions: int = 5) -> list[float]:
-        """The median time of each; they take turns, so that other work on the machine meets them alike."""
-        times = [[] for _ in functions]
-        for _ in range(repetitions):
-            for function, found in zip(functions, times):
-                start = time.perf_counter()
-                function()
-                found.append(time.perf_counter() - start)
-        return [statistics.median(found) for found in times]
+    from dias_lab.cost import operations, take_turns
 
     torch.set_num_threads(1)
     libraries = peak_memory()
     model = build(Config.preset("coco", form="released", backbone_weights="random", device="cpu")).eval()
     images = model.prepare(torch.randint(256, (IMAGES, 3, 256, 256), dtype=torch.uint8))
     draws = model.draw(range(IMAGES), seed=0)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(images, draws=draws)
+    functions = {"whole": lambda: model(images, draws=draws), "backbone": lambda: model.backbone(images)}
     with torch.no_grad():
-        whole, backbone = seconds(lambda: model(images, draws=draws), lambda: model.backbone(images))
+        counted = operations(functions["whole"])
+        seconds = take_turns(functions, repetitions=5, warm_up=False)
+    whole, backbone = (statistics.median(seconds[name]) for name in functions)
     return {
-        "seconds": whole, "comparator_seconds": backbone, "ratio": backbone / whole, "flops": counter.get_total_flops(),
+        "seconds": whole, "comparator_seconds": backbone, "ratio": backbone / whole, "flops": counted,
         "bytes": peak_memory() - libraries, "versions": {"torch": torch.__version__, "timm": timm.__version__},
     }  # fmt: skip
 

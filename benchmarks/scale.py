@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._measure import flops, peak_memory, row, take_turns, timed
+from benchmarks._measure import peak_memory, row
 from benchmarks.cache import photo_stores
 from dias_lab import runs
-from dias_lab.compare import Stepper
 from dias_lab.config import Config
+from dias_lab.cost import Stepper, operations, take_turns, timed
 from dias_lab.data import store
 from dias_lab.data.dataset import permutation
 from dias_lab.discovery import open_stores
@@ -61,11 +61,11 @@ def exponent(quantity: str, functions: dict) -> dict:
     seconds = take_turns(functions, repetitions=5)
     medians = [float(np.median(seconds[size])) for size in functions]
     slope, _ = np.polyfit(np.log(list(functions)), np.log(medians), 1)
-    operations = [flops(one) for one in functions.values()]
-    counted, _ = np.polyfit(np.log(list(functions)), np.log(operations), 1)
+    known = [operations(one) for one in functions.values()]
+    counted, _ = np.polyfit(np.log(list(functions)), np.log(known), 1)
     print(f"{quantity}: seconds grow with exponent {slope:.2f}, counted operations with {counted:.2f}")
     first, *_, largest = functions
-    facts = {"exponent": slope, "exponent_of_operations": counted, "flops": operations[-1]}
+    facts = {"exponent": slope, "exponent_of_operations": counted, "flops": known[-1]}
     return row(f"scale, {quantity} {largest}", seconds[largest], seconds[first], **facts)
 
 

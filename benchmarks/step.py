@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._measure import cpu_has_bf16, flops, row, take_turns
+from benchmarks._measure import cpu_has_bf16, row
 from benchmarks._straightforward import PlainTraining
 from benchmarks.cache import photo_stores
 from dias_lab.config import Config
+from dias_lab.cost import operations, take_turns
 from dias_lab.methods import build
 from dias_lab.train import Training
 
@@ -57,6 +58,6 @@ def measure(config: Config, folder: Path, precision: str) -> list[dict]:
     weights = sum(tensor.nbytes for tensor in training.model.state_dict().values())
     facts = {"dtype": dtype, "bytes": weights, "batch": BATCH}
     return [
-        row(name, seconds[key], seconds["plain"], flops=flops(lambda given=given: training.update(given)), **facts)
+        row(name, seconds[key], seconds["plain"], flops=operations(lambda given=given: training.update(given)), **facts)
         for name, key, given in (("training step", "step", batch), ("cached step", "cached", cached))
     ]

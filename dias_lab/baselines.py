@@ -13,13 +13,12 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from dias_lab.data.dataset import squares
-from dias_lab.evaluate import MAPS, METRICS
+from dias_lab.evaluate import MAPS, METRICS, score
+from dias_lab.intervals import TITLES
 from dias_lab.methods import segments_from
-from dias_lab.metrics import segmentation_scores
+from dias_lab.metrics import OVERLAP
 
 NAMES = ("k-means", "position", "ceiling")
-VOID = 254  # labels from here on belong to no segment
 
 
 def cluster_segments(features: Float[Tensor, "B C h w"], num_clusters: int, size: int) -> Int[Tensor, "B R R"]:
@@ -39,31 +38,26 @@ def position_segments(grid: tuple[int, int], num_clusters: int, size: int, count
 
 def ceiling_segments(true: Int[Tensor, "B R R"], grid: tuple[int, int]) -> Int[Tensor, "B R R"]:
     """What a perfect map of `grid` locations says: the true segments, averaged over each location."""
-    labels = true.long().masked_fill(true >= VOID, -1) + 1  # void becomes 0
-    one_hot = F.one_hot(labels)[..., 1:].permute(0, 3, 1, 2).float()  # and belongs to no segment
+    labels = true.long().masked_fill(true >= OVERLAP, -1) + 1  # overlap and void become 0
+    one_hot = F.one_hot(labels)[..., 1:].permute(0, 3, 1, 2).float()  # and belong to no segment
     if not one_hot.shape[1]:
         return torch.zeros_like(labels)
     return segments_from(F.adaptive_avg_pool2d(one_hot, grid), true.shape[-1])
 
 
-@torch.no_grad()
 def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
     """A row an image: item and "<baseline>.<metric>" for k-means, position and ceiling, with as many clusters as slots."""
-    tables = []
-    for batch in squares(store, model.config, limit):
-        true, grid, k = batch["segments"], model.backbone.grid, model.config.num_slots
-        features = model.backbone(model.normalise(batch["image"])).cpu()
-        segments = {
-            "k-means": cluster_segments(features, k, true.shape[-1]),
-            "position": position_segments(grid, k, true.shape[-1], len(true)),
-            "ceiling": ceiling_segments(true, grid),
+    grid, k = model.backbone.grid, model.config.num_slots
+
+    def predict(batch):
+        count, size = len(batch["image"]), batch["image"].shape[-1]
+        return {
+            "k-means": cluster_segments(model.backbone(model.normalise(batch["image"])), k, size),
+            "position": position_segments(grid, k, size, count),
+            "ceiling": ceiling_segments(batch["segments"], grid),
         }
-        columns = {"item": batch["info"]["item"].tolist()}
-        for name, predicted in segments.items():
-            found = segmentation_scores(predicted, true, protocol)
-            columns |= {f"{name}.{metric}": found[metric] for metric in METRICS}
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
+
+    return score(predict, store, model.config, protocol, limit)
 
 
 def baseline_table(models, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
@@ -86,6 +80,5 @@ def score_table(evaluated: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFram
     """Means x100 over the images: a row for each map and each baseline, a column for each score."""
     means = pd.concat([evaluated, baselines.drop(columns="item")], axis=1).mean() * 100
     rows = {name: f"{name} map" for name in MAPS} | {name: name for name in NAMES}
-    titles = dict(zip(METRICS, ("ARI", "FG-ARI", "mBO", "mIoU"), strict=True))
-    table = {row: {title: means[f"{name}.{metric}"] for metric, title in titles.items()} for name, row in rows.items()}
+    table = {row: {TITLES[metric]: means[f"{name}.{metric}"] for metric in METRICS} for name, row in rows.items()}
     return pd.DataFrame(table).T

@@ -112,15 +112,6 @@ def places(config: Config, fabric: Fabric) -> range:
     return range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
 
 
-def gather(fabric: Fabric | None, part: list) -> list:
-    """The lists of all processes, one after the other."""
-    if fabric is None or fabric.world_size == 1:
-        return part
-    parts = [None] * fabric.world_size
-    torch.distributed.all_gather_object(parts, part)
-    return [entry for one in parts for entry in one]
-
-
 def out_of_memory(config: Config, peak: Callable[[int], int], memory: int) -> str:
     """What to tell whose GPU is too small. `peak(n)`: bytes that a step of n images needs; `memory`: bytes there are."""
     at_once = config.batch_size // (config.devices * config.num_nodes * config.accumulate)

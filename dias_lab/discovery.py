@@ -34,13 +34,17 @@ class Discovery:
         method_class(config.method).check(config)
 
     def begin(self, fabric: Fabric) -> dict:
-        self.fabric = fabric
+        self.on(fabric)
         self.train_store, self.validation_store = open_stores(self.config)
+        meta = self.train_store.meta
+        return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
+
+    def on(self, fabric: Fabric):
+        """The model is on its device: a GPU gets a copy of the frozen backbone that is fast there."""
+        self.fabric = fabric
         if fabric.device.type == "cuda" and not self.model.backbone.trained:
             dtype = torch.bfloat16 if fabric.strategy.precision.precision == "bf16-mixed" else torch.float32
             self.frozen = copy.deepcopy(self.model.backbone).lowered(dtype)
-        meta = self.train_store.meta
-        return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
         options = dict(step=step, places=places, requests=self.model.requests())

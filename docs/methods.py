@@ -27,8 +27,9 @@ import tomllib
 
 import pandas as pd
 
-from dias_lab import Config, compare, runs
+from dias_lab import Config, compare, cost, intervals, runs
 from dias_lab.data import store as stores
+from dias_lab.evaluate import METRICS, scores_name
 
 CALL = [sys.executable, "-m", "dias_lab"]
 SCENES, PHOTOS = "runs/methods", "runs/methods-photos"
@@ -40,7 +41,7 @@ COCO_SIZE = {
     "DINOSAUR": {"method": "dinosaur"},
 }
 LAST = ("ari", "fg_ari", "mbo")
-SHOWN = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU"}
+SHOWN = {metric: intervals.TITLES[metric] for metric in METRICS}
 
 
 def written(name: str):
@@ -78,8 +79,7 @@ def stage_2(folder: str, only_print: bool, protocol: str):
                 call([*CALL, "train", "--preset", preset, "--method", "spot", "--run-dir", out, *words], only_print)
             test = runs.resolve(teacher["data"]) / "test.lmdb"
             limit = made.get("test_images") or 0
-            part = f"-first{limit}" if 0 < limit < len(stores.open(test)) else ""
-            if not (runs.resolve(out) / f"scores/test-{protocol}{part}.json").exists():
+            if not (runs.resolve(out) / "scores" / scores_name(stores.open(test), protocol, limit)).exists():
                 words = ["--data", runs.short(test), "--limit", str(limit), "--protocol", protocol]
                 call([*CALL, "evaluate", "--run-dir", out, *words], only_print)
 
@@ -98,7 +98,7 @@ def configs_of(folder: str, protocol: str) -> dict[str, Config]:
 
 def measured(configs: dict[str, Config]) -> pd.DataFrame:
     first = next(iter(configs.values()))
-    return compare.step_costs(configs, stores.open(runs.resolve(first.data) / "train.lmdb"), repeats=15)
+    return cost.step_costs(configs, stores.open(runs.resolve(first.data) / "train.lmdb"), repeats=15)
 
 
 def plan(folder: str, protocol: str = "dias") -> dict:
@@ -150,7 +150,7 @@ def same_time(folder: str, only_print: bool, protocol: str, workers: int):
 def coco_size_costs():
     """Counts only: they are the same on every machine."""
     usual = {"backbone_weights": "random", "batch_size": 1, "device": "cpu"}
-    costs = compare.step_costs({name: Config.preset("coco", **usual, **own) for name, own in COCO_SIZE.items()}, repeats=0)
+    costs = cost.step_costs({name: Config.preset("coco", **usual, **own) for name, own in COCO_SIZE.items()}, repeats=0)
     costs = costs.drop(columns=["seconds", "images_a_second"]).astype(float)
     costs.to_csv(written("-costs.csv"), index_label="method", float_format="%.6g")
     print("wrote docs/methods-costs.csv")
@@ -251,11 +251,8 @@ def row(cells: list) -> str:
 
 
 def score(one, column: str) -> str:
-    text = f"{100 * one[column]:.1f}" + (f" ± {100 * one[f'{column} std']:.1f}" if one["n"] > 1 else "")
-    difference, low, high = (100 * one[f"{column} difference{end}"] for end in ("", " low", " high"))
-    if difference != difference:
-        return text
-    return text + f" [{difference:+.1f}" + (f": {low:+.1f} to {high:+.1f}]" if low == low else ", no interval]")
+    differences = (one[f"{column} difference{end}"] for end in ("", " low", " high"))
+    return intervals.mean_text(one[column], one[f"{column} std"]) + intervals.difference_text(*differences)
 
 
 if __name__ == "__main__":

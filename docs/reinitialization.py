@@ -18,10 +18,11 @@ from dias_lab import runs
 from dias_lab.data import store as stores
 from dias_lab.data.convert import scenes
 from dias_lab.data.scenes import Difficulty
+from dias_lab.intervals import paired_interval
 from dias_lab.intervene import with_fields
 from dias_lab.methods import checkpoint
 from dias_lab.modules.redundancy import otsu_threshold
-from dias_lab.sweep import merge_sweep, paired_interval
+from dias_lab.sweep import merge_sweep
 
 HARDER = {
     "crowded": Difficulty(min_objects=5, max_objects=8),

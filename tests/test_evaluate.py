@@ -12,7 +12,7 @@ from dias_lab import __main__, runs
 from dias_lab.config import method_class
 from dias_lab.data import store
 from dias_lab.discovery import Discovery
-from dias_lab.evaluate import METRICS, evaluate
+from dias_lab.evaluate import METRICS, evaluate, score
 from dias_lab.methods import build, checkpoint, segments_from
 from dias_lab.metrics import segmentation_scores
 
@@ -63,6 +63,23 @@ def test_a_model_in_training_goes_on_training_when_an_evaluation_fails(small_con
 def test_no_classes_no_column(small_config, small_scenes):
     scores = evaluate(build(small_config).eval(), small_scenes / "test.lmdb").scores
     assert "mbo_class" not in scores["decoder"]
+
+
+def test_any_predictor_is_scored_image_by_image(small_config, small_scenes, tmp_path):
+    scenes = store.open(small_scenes / "test.lmdb")
+
+    def predict(batch):
+        brightness = batch["image"].float().mean(dim=(1, 2, 3))
+        return {"true": batch["segments"], "brightness": brightness, "nothing": torch.zeros_like(batch["segments"])}
+
+    table = score(predict, scenes, small_config.replace(batch_size=2))
+    assert table["item"].tolist() == [0, 1, 2] and (table["true.ari"] == 1).all() and (table["nothing.ari"] == 0).all()
+    names = [f"{name}.{metric}" for name in ("true", "nothing") for metric in METRICS]
+    assert set(table) == {"item", "brightness", *names} and table["brightness"].nunique() == 3
+    assert len(score(predict, scenes, small_config, limit=2)) == 2
+    empty = store.open(store.write(tmp_path / "empty.lmdb", [], {"dataset": "none", "split": "test"}))
+    with pytest.raises(ValueError, match="empty.lmdb is empty"):
+        score(predict, empty, small_config)
 
 
 def test_several_runs_have_mean_and_deviation(small_config, small_scenes, tmp_path, capsys):

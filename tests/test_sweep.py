@@ -8,7 +8,7 @@ from dias_lab.evaluate import METRICS, evaluate
 from dias_lab.intervene import with_fields
 from dias_lab.methods import build
 from dias_lab.modules.redundancy import dendrogram
-from dias_lab.sweep import merge_sweep, paired_interval
+from dias_lab.sweep import merge_sweep
 
 SETTINGS = {
     "none": {"merging": "none"},
@@ -51,18 +51,3 @@ def test_the_heights_are_those_of_the_slots_that_are_merged(small_config, small_
 def test_what_acts_before_the_merge_is_refused(small_config, small_scenes):
     with pytest.raises(ValueError, match="num_slots"):
         merge_sweep(build(small_config), store.open(small_scenes / "test.lmdb"), {"more": {"num_slots": 9}})
-
-
-def test_interval_against_what_is_known():
-    random = np.random.default_rng(0)
-    noise = random.normal(0.1, 1, (3, 400))
-    mean, low, high = paired_interval(noise)
-    assert low < 0.1 < high and mean == pytest.approx(noise.mean())
-    assert 0.06 < high - low < 0.5  # at least the spread of 1,200 independent numbers: 4 / 35
-    assert paired_interval(np.full((3, 5), 0.25)) == (0.25, 0.25, 0.25)
-    seeds = np.repeat([[0.0], [0.3], [0.6]], 400, axis=1)  # all the spread is between seeds: no number of images helps
-    assert paired_interval(seeds)[1] <= 0.1
-    holes = np.where(random.random((3, 50)) < 0.3, np.nan, 0.5)
-    assert paired_interval(holes) == (0.5, 0.5, 0.5)
-    with pytest.raises(ValueError, match=r"\[seeds images\]"):
-        paired_interval(np.zeros(4))

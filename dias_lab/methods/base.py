@@ -49,6 +49,7 @@ class Given(NamedTuple):
 class Method(nn.Module):
     """What all methods share: preparing images, drawing random numbers, tracing attention."""
 
+    teacher = ()  # models that a training pass asks besides: in a tuple, so that they are no part of this one
     evaluated_map = "decoder"  # which map its source scores, and chooses checkpoints by: the decoder's, or the "last"
 
     def __init__(self, config: Config, backbone: nn.Module):
@@ -161,8 +162,11 @@ class Method(nn.Module):
     def check(cls, config: Config):
         """Whether a training with this config can start: ValueError says why not."""
 
-    def begin(self) -> dict:
-        """Once, before the first step of a training: what a method needs from elsewhere. Gives facts for the run's record."""
+    def begin(self, untaught: bool = False) -> dict:
+        """Once, before the first step of a training: what a method needs from elsewhere. Gives facts for the run's record.
+
+        `untaught`: a teacher's initial weights will do, as where only the cost of a step is wanted.
+        """
         return {}
 
     def trained_with(self, name: str) -> str:

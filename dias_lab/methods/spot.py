@@ -19,7 +19,7 @@ from dias_lab import losses, runs
 from dias_lab.config import Backbone, Config
 from dias_lab.data.draws import Request, integer, normal
 from dias_lab.methods import checkpoint
-from dias_lab.methods.base import Given, Method, Output, everyone, locations
+from dias_lab.methods.base import Given, Method, Output, build, everyone, locations
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import build_backbone
 from dias_lab.modules.initializer import LearnedSlots, SeparateGaussian, SharedGaussian
@@ -62,7 +62,6 @@ class SPOT(Method):
         zero_biases(self.decoder)
         if config.decoder_start == "lookup":
             self.decoder.start_as_lookup()
-        self.teacher = ()  # in a tuple, so that it is no part of this model: neither trained nor saved with it
 
     def requests(self, num_locations: int | None = None) -> list[Request]:
         own = [normal("restart", self.config.num_slots, self.config.slot_dim), integer("teaching", below=9)]
@@ -118,10 +117,11 @@ class SPOT(Method):
                 "would be out of date after a step. Take cache_views=0, or fine_tuned_blocks=0"
             )
 
-    def begin(self) -> dict:
+    def begin(self, untaught: bool = False) -> dict:
         if self.config.stage == 1:
             return {}
-        teacher = checkpoint.load_model(self.config.teacher_run, device="cpu")
+        student = self.config.replace(stage=1, teacher_run="")
+        teacher = build(student) if untaught else checkpoint.load_model(self.config.teacher_run, device="cpu")
         self.learn_from(teacher)
         return {"teacher_step": teacher.step}
 
@@ -141,7 +141,7 @@ class SPOT(Method):
             for part in ("project", "aggregator", "decoder"):
                 getattr(self, part).load_state_dict(getattr(teacher, part).state_dict())
         teacher.backbone = frozen
-        self.teacher = (teacher.to(self.device).eval(),)
+        self.teacher = (teacher.to(self.device).eval(),)  # neither trained nor saved with this one
 
     @torch.no_grad()
     def teach(self, features: Float[Tensor, "B C h w"], draws: dict[str, Tensor]) -> Float[Tensor, "B N h w"]:
