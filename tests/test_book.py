@@ -66,6 +66,22 @@ def test_book_runs_reuses_and_reports(root, capsys):
     assert _states(capsys.readouterr().out) == {"01_data": "reused"}
 
 
+@pytest.mark.parametrize("old", ['{"identity": "0123456789abcdef", "done": true, "seconds": 1.0}', '{"identity": {"note', "[]"])
+def test_a_step_of_an_older_version_is_repeated(root, capsys, old):
+    """And so is one that does not leave what it is there for, after saying so: the rule of a grid's runs."""
+    _write(root, "00_tour", "x: int = 1", "x")
+    _write(root, "03_training", "run_dir: str = ''", "run_dir")
+    folder, _ = book.plan(book.Options(ablation=False))
+    runs.write_text(folder / "00_tour/step.json", old)
+    runs.write_json(folder / "00_tour/outcome.json", {"run_seconds": 1.0})
+    assert book.run(book.Options(ablation=False)) == 1
+    out = capsys.readouterr().out
+    assert _states(out)["00_tour"] == "ran" and re.search(r"failed .*03_training/run.ipynb wrote no metrics.json into \S+/training\n", out)
+    runs.write_json(folder / "training/metrics.json", {"steps": 1})
+    assert book.run(book.Options(ablation=False)) == 0
+    assert _states(capsys.readouterr().out) == {"00_tour": "reused", "03_training": "reused"}
+
+
 def test_dependents_of_a_failure_are_skipped(root, capsys):
     _write(root, "00_tour", "x: int = 1", "x")
     _write(root, "01_data", "x: int = 1", "1/0")

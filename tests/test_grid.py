@@ -217,6 +217,28 @@ def test_a_changed_notebook_or_package_makes_results_stale(root, monkeypatch):
     assert sorted(path.name for path in (root / "runs/g").iterdir()) == ["grid.toml"]
 
 
+def test_directories_of_older_versions_are_stale_and_moved_ones_are_not(root, capsys):
+    found = _grid(root)
+    for run in found.runs[:2]:
+        _finish(run)
+    made = {"variant": "width=1, kind=a", "seed": 1, "notebook": "unit.ipynb", "notebook_hash": "0", "code_hash": "0", "parameters": {}, "limits": {}}
+    runs.write_json(root / "runs/g/old/run.json", made)
+    runs.write_json(root / "runs/g/odd/run.json", [])
+    assert {path.name: why for path, why in grid.stale(found)}["old"] == "the package changed"
+    assert "odd" in {path.name for path, _ in grid.stale(found)}
+    with pytest.raises(Refused, match="prepared for another version of the package; make the directories anew"):
+        grid_run.run_one(root / "runs/g/old")
+    with pytest.raises(Refused, match="run.json cannot be read"):
+        grid_run.run_one(root / "runs/g/odd")
+    runs.write_json(root / "runs/g/gone/run.json", made | {"notebook": "gone.ipynb"})
+    with pytest.raises(Refused, match="there is no notebook .*gone.ipynb"):
+        grid_run.run_one(root / "runs/g/gone")
+    (root / "runs/g").rename(root / "runs/moved")
+    assert sorted(_states("runs/moved").values()) == ["done"] * 2 + ["todo"] * 10
+    (root / f"runs/moved/{found.runs[0].id}/run.json").write_text("{")  # not this run's, as far as anybody can tell
+    assert sorted(_states("runs/moved").values()) == ["done"] + ["todo"] * 11
+
+
 def test_the_table_pairs_seeds_and_says_what_is_noise(root):
     found = _grid(root)
     for run in found.runs[:-1]:
