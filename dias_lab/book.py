@@ -71,7 +71,9 @@ def run(options: Options) -> int:
         return 2
     try:
         with runs.claim(book):
-            entries = _execute(steps, wanted, options.jobs)
+            entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
+            for step in (step for step in steps if step.name in wanted):
+                entries[step.name] = _run(step, entries, options.jobs)
     except runs.RunBusy as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
@@ -81,19 +83,10 @@ def run(options: Options) -> int:
     name = book.name.replace("book", options.preset or "scenes", 1)
     given = {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
     shown = [entries[step.name] for step in steps if step.name in entries and step.part == "notebook"]
-    shown += [_entry(unit, unit.id, step.part) for step in steps if step.part == "ablation" for unit in step.work.runs]
-    shown = [entry for entry in shown if entry.state == "skipped" or entry.notebook.exists()]
+    small = [_entry(unit, unit.id, step.part) for step in steps if step.part == "ablation" for unit in step.work.runs]
+    shown += [entry for entry in small if entry.notebook.exists()]
     print(f"gallery   {runs.short(gallery.publish(runs.resolve('site'), name, given, shown))}", flush=True)
     return 0 if all(entries[name].state == "done" for name in wanted) else 1
-
-
-def _execute(steps: list[Step], wanted: set[str], jobs: int) -> dict[str, gallery.Entry]:
-    """Execute the wanted steps; of the others, the entries that earlier calls left."""
-    entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
-    for step in steps:
-        if step.name in wanted:
-            entries[step.name] = _run(step, entries, jobs)
-    return entries
 
 
 def plan(options: Options) -> tuple[Path, list[Step]]:
@@ -218,11 +211,10 @@ def _found(step: Step) -> gallery.Entry | None:
     return entries[0] if step.part == "notebook" else gallery.Entry(step.name, "done", part=step.part)
 
 
-def _entry(unit: Unit, name: str, part: str, error: dict | None = None) -> gallery.Entry:
+def _entry(unit: Unit, name: str, part: str) -> gallery.Entry:
     """What the gallery shows of an executed notebook."""
     row, file = unit.look(), unit.folder / "error.json"
-    error = error or (runs.read_json(file) if file.exists() else None)
-    state = "done" if row["state"] == "done" else "failed"
+    state, error = "done" if row["state"] == "done" else "failed", runs.read_json(file) if file.exists() else None
     return gallery.Entry(name, state, row["seconds"] or 0.0, unit.folder / "run.ipynb", error, part)
 
 
@@ -252,13 +244,13 @@ def _run(step: Step, entries: dict[str, gallery.Entry], jobs: int) -> gallery.En
     if not unit.same():
         _set_aside(step)
     unit.prepare()
-    error = unit.execute().error
-    entry = _entry(unit, step.name, step.part, error)
-    if entry.state == "done":
-        print(f"{entry.seconds:7.1f} s {step.name}   {place}", flush=True)
+    outcome, row = unit.execute(), unit.look()
+    if row["state"] == "done":
+        print(f"{outcome.seconds:7.1f} s {step.name}   {place}", flush=True)
     else:
-        print(f"failed    {error['message'] if error else unit.look()['problem']}", flush=True)
-    return entry
+        print(f"failed    {outcome.error['message'] if outcome.error else row['problem']}", flush=True)
+    entry = _entry(unit, step.name, step.part)
+    return dataclasses.replace(entry, seconds=outcome.seconds, error=outcome.error)
 
 
 def _run_ablation(step: Step, jobs: int) -> gallery.Entry:

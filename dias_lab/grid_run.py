@@ -100,16 +100,13 @@ class Pool:
             except queue.Empty:
                 return
             try:
-                row = run_one(run.folder, self.threads, environment)
+                self._say(line(run_one(run.folder, self.threads, environment), run.folder))
             except runs.RunBusy:
                 self._say(f"left out    {run.id}: another process executes it")
-                continue
             except Exception as error:  # of one run: the others still count
                 with contextlib.suppress(OSError):
                     runs.write_json(run.folder / "error.json", {"ename": type(error).__name__, "evalue": str(error)})
                 self._say(f"failed      {run.id}: {type(error).__name__}: {error}")
-                continue
-            self._say(line(row, run.folder))
 
     def _say(self, text: str) -> None:
         print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
@@ -140,9 +137,8 @@ def line(row: dict, folder: Path) -> str:
 def progress(rows: list[dict], workers: int) -> str:
     """Counts, the running ones with step and loss, and the time left."""
     counts = {state: sum(row["state"] == state for row in rows) for state in grid.STATES}
-    text = f"{counts['done']} of {len(rows)} done" + "".join(
-        f", {count} {state}" for state, count in counts.items() if count and state != "done"
-    )
+    text = f"{counts['done']} of {len(rows)} done"
+    text += "".join(f", {count} {state}" for state, count in counts.items() if count and state != "done")
     left = grid.time_left(rows, workers)
     if left and counts["done"] < len(rows):
         text += f", about {duration(left)} left"

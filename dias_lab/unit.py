@@ -5,8 +5,8 @@ read off the files there. It is done when the record asks for the same (notebook
 needs), the notebook ended well, and what it makes is there; else whatever lies there is not taken for its result.
 """
 
+import contextlib
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -141,7 +141,8 @@ def changes(made: dict, code: dict[str, str]) -> list[str]:
 
 def _compared(made: dict) -> list:
     """Identity and parameters; not where the results go, so that a folder may be moved."""
-    return [made.get("identity"), {name: value for name, value in made.get("parameters", {}).items() if name != "run_dir"}]
+    given = made.get("parameters")
+    return [made.get("identity"), isinstance(given, dict) and {name: given[name] for name in given if name != "run_dir"}]
 
 
 def _time(path: Path) -> int:
@@ -164,15 +165,9 @@ def _read(path: Path) -> dict:
 def _progress(folder: Path) -> dict:
     """Step, steps, loss of a training that runs, as far as its files tell; seconds since the start."""
     found = {}
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet, or a notebook that logs otherwise
         found["seconds"] = time.time() - (folder / "lock").stat().st_mtime
         found["steps"] = runs.read_json(folder / "config.json").get("steps")
-        with open(folder / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 50_000))
-            lines = file.read().split(b"\n")[-50:-1]  # complete ones
-        for line in map(json.loads, reversed(lines)):
-            if "step" in line and "loss" in line:
-                return found | {"step": line["step"], "loss": line["loss"]}
-    except (OSError, ValueError, TypeError):  # not there yet, or a notebook that logs otherwise
-        pass
+        lines = [line for line in runs.read_lines(folder / "metrics.jsonl") if "step" in line and "loss" in line]
+        found |= {name: lines[-1][name] for name in ("step", "loss") if lines}
     return found
