@@ -16,7 +16,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import grid, grid_project, grid_run, grid_table, runs, shell_grid
+from dias_lab import grid, grid_project, grid_run, grid_slurm, grid_table, runs, shell_grid
 from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.intervals import widened_interval
@@ -500,6 +500,17 @@ def test_without_slurm_it_is_refused(root, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(root))
     assert main(["grid", "start", "grid.toml", "--out", "runs/g", "--slurm"]) == 2
     assert "without --slurm" in capsys.readouterr().err and not (root / "runs").exists()
+
+
+def test_what_a_slurm_job_does_tells_how_it_ended(root):
+    done, failing = _grid(root, 'notebook = "unit.ipynb"\n[axes]\nseed = [1, 2]\n').runs
+    _finish(done)
+    assert grid_slurm.Task()(str(done.folder)) == "done"
+    with pytest.raises(Refused, match="holds no run.json"):
+        grid_slurm.Task()(str(failing.folder))
+    failing.prepare()
+    with runs.claim(failing.folder), pytest.raises(runs.RunBusy):
+        grid_slurm.Task()(str(failing.folder))
 
 
 def test_every_command_has_help(capsys):
