@@ -69,7 +69,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float, 
     (folder / "grid.toml").write_text(f'notebook = "unit.ipynb"\nseeds = {json.dumps(list(range(RUNS + 1)))}\n')
     ours, least = [], []
     for run in grid.read("grid.toml", "runs/g").runs:
-        grid.prepare(run)
+        run.prepare()
         before = clocks()
         row = grid_run.run_one(run.folder, threads=1)
         middle = clocks()

@@ -4,19 +4,18 @@ A book is notebooks/0*.ipynb run with one set of options; its outputs are in run
 notebook, parameters, package code and needed steps are unchanged is not repeated; a training that was killed resumes.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 import shutil
 import sys
 import time
 import tomllib
 from pathlib import Path
 
-from dias_lab import gallery, grid, grid_run, headless, parameters, runs
+from dias_lab import gallery, grid, grid_run, parameters, runs
 from dias_lab.config import Config
+from dias_lab.files import checksum
+from dias_lab.unit import Unit, code_of
 
 ABLATION = "notebooks/grids/small.toml"
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
@@ -50,18 +49,16 @@ class Options(Fields):
 
 @dataclasses.dataclass
 class Step:
-    """One notebook to execute."""
+    """A notebook to execute, or the small ablation."""
 
     name: str
-    notebook: Path
-    out_dir: Path
-    parameters: dict
-    made: list[Path]  # without all of these the step is not done, whatever its marker says
+    work: Unit | grid.Grid
     needs: list[str]  # names of steps
-    markers: list[Path] = dataclasses.field(default_factory=list)  # step.json of those
     training: Path | None = None  # the run directory that it trains
-    identity: str = ""
-    part: str = "notebook"
+
+    @property
+    def part(self) -> str:
+        return "notebook" if isinstance(self.work, Unit) else "ablation"
 
 
 def run(options: Options) -> int:
@@ -74,7 +71,9 @@ def run(options: Options) -> int:
         return 2
     try:
         with runs.claim(book):
-            entries = _execute(steps, wanted, options.jobs)
+            entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
+            for step in (step for step in steps if step.name in wanted):
+                entries[step.name] = _run(step, entries, options.jobs)
     except runs.RunBusy as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
@@ -84,18 +83,10 @@ def run(options: Options) -> int:
     name = book.name.replace("book", options.preset or "scenes", 1)
     given = {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
     shown = [entries[step.name] for step in steps if step.name in entries and step.part == "notebook"]
-    shown += [entry for step in steps if step.part == "ablation" for entry in _runs_of(step)]
+    small = [_entry(unit, unit.id, step.part) for step in steps if step.part == "ablation" for unit in step.work.runs]
+    shown += [entry for entry in small if entry.notebook.exists()]
     print(f"gallery   {runs.short(gallery.publish(runs.resolve('site'), name, given, shown))}", flush=True)
     return 0 if all(entries[name].state == "done" for name in wanted) else 1
-
-
-def _execute(steps: list[Step], wanted: set[str], jobs: int) -> dict[str, gallery.Entry]:
-    """Execute the wanted steps; of the others, the entries that earlier calls left."""
-    entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
-    for step in steps:
-        if step.name in wanted:
-            entries[step.name] = _run(step, entries, jobs)
-    return entries
 
 
 def plan(options: Options) -> tuple[Path, list[Step]]:
@@ -116,7 +107,7 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
     data, root = _data(options.data, preset, config.data)
     hashed = {name: value for name, value in given.items() if name not in NOT_HASHED} | {"data": [data, root]}
-    book = Path("runs") / f"book-{_hash(hashed, 8)}"
+    book = Path("runs") / f"book-{checksum(hashed, 8)}"
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
     pieces |= {"data": data} | ({"root": root} if root else {})
     pieces |= {"live": False}  # nobody is there to move a control
@@ -124,26 +115,27 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     places = {"book": book, "run_dir": book / "training", "ablation_dir": ablation}
     pieces |= {name: path.as_posix() for name, path in (places | {"trace": book / "training/trace.npz"}).items()}
 
-    steps = []
+    steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
         number = notebook.stem[:2]
         if number == "05" and options.ablation and not options.ablation_dir:
-            steps.append(_ablation(options, config, pieces | fields, runs.resolve(book) / "ablation"))
+            small = _ablation(options, config, pieces | fields, folder / "ablation")
+            steps.append(Step("ablation", small, [step.name for step in steps if step.name.startswith("01")]))
         if number != "05" or options.ablation:
             values = _taken(notebook, pieces)
-            step = Step(notebook.stem, notebook, runs.resolve(book) / notebook.stem, values, [], NEEDS.get(number, ["03"]))
-            step.made = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
-            if number == TRAINING and "run_dir" in values:
-                step.training = runs.resolve(values["run_dir"])
-            steps.append(step)
+            training = runs.resolve(values["run_dir"]) if number == TRAINING and "run_dir" in values else None
+            makes = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
+            makes += [training / "metrics.json"] if training else []
+            wanted = NEEDS.get(number, [TRAINING])
+            needed = [step for step in steps if {step.part, step.name[:2]} & set(wanted)]
+            unit = Unit(
+                folder / notebook.stem, notebook, values, code_of(notebook),
+                makes=makes, needs=[step.work for step in needed], record="step.json",
+            )  # fmt: skip
+            steps.append(Step(notebook.stem, unit, [step.name for step in needed], training))
     if not steps:
         raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")
-    _link(steps)
-    return runs.resolve(book), steps
-
-
-def _hash(value, digits: int) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+    return folder, steps
 
 
 def _given(options: Options) -> dict:
@@ -166,7 +158,7 @@ def _data(data: str | None, preset: str, own: str) -> tuple[str, str | None]:
         raise ValueError(f"--data {data}: there is no {path}")
     if any(path.glob("*.lmdb")):
         return str(path), None
-    target = f"data/{preset}-{_hash(str(path), 8)}"
+    target = f"data/{preset}-{checksum(str(path), 8)}"
     print(f"data      {path} holds no stores (*.lmdb); notebook 01 converts it into {target}")
     return target, str(path)
 
@@ -179,8 +171,8 @@ def _taken(notebook: Path, pieces: dict) -> dict:
     return parameters.check(notebook, {name: value for name, value in pieces.items() if name in names})
 
 
-def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> Step:
-    """The small grid as one step; what it varies itself, the options do not."""
+def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> grid.Grid:
+    """The small grid, which is one step; what it varies itself, the options do not."""
     file = runs.resolve(ABLATION)
     if not file.exists():
         raise ValueError(f"the ablation needs {file}; leave it out with --no-ablation")
@@ -193,18 +185,7 @@ def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> S
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}
     given = {name: value for name, value in (small | fields | {"steps": small["steps"]}).items() if name not in varied}
-    grid.read(file, folder, given)  # refuses before anything starts
-    return Step("ablation", file, folder, given, [], ["01"], part="ablation")
-
-
-def _link(steps: list[Step]) -> None:
-    """Needs as names of steps, and each step's identity: what, if it is unchanged, makes repeating it pointless."""
-    code, known = runs.code_hash(), {}
-    for index, step in enumerate(steps):
-        step.needs = [other.name for other in steps[:index] if {other.part, other.name[:2]} & set(step.needs)]
-        step.markers = [other.out_dir / "step.json" for other in steps[:index] if other.name in step.needs]
-        content = [step.notebook.read_text(encoding="utf-8"), step.parameters, code, [known[name] for name in step.needs]]
-        step.identity = known[step.name] = _hash(content, 16)
+    return grid.read(file, folder, given)
 
 
 def _selected(steps: list[Step], only: list[str] | None) -> set[str]:
@@ -223,15 +204,18 @@ def _selected(steps: list[Step], only: list[str] | None) -> set[str]:
 
 def _found(step: Step) -> gallery.Entry | None:
     """The step's entry when it is done and nothing has changed since."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        marker = step.out_dir / "step.json"
-        known = runs.read_json(marker)
-        if any(other.stat().st_mtime_ns > marker.stat().st_mtime_ns for other in step.markers):
-            return None  # what it needs was repeated
-        made = step.made + ([step.training / "metrics.json"] if known.get("trained") else [])
-        if known["identity"] == step.identity and known["done"] and all(any(p.parent.glob(p.name)) for p in made):
-            return gallery.Entry(step.name, "done", known["seconds"], step.out_dir / "run.ipynb", None, step.part)
-    return None
+    units = [step.work] if step.part == "notebook" else step.work.runs
+    entries = [_entry(unit, step.name, step.part) for unit in units]
+    if any(entry.state != "done" for entry in entries):
+        return None
+    return entries[0] if step.part == "notebook" else gallery.Entry(step.name, "done", part=step.part)
+
+
+def _entry(unit: Unit, name: str, part: str) -> gallery.Entry:
+    """What the gallery shows of an executed notebook."""
+    row, file = unit.look(), unit.folder / "error.json"
+    state, error = "done" if row["state"] == "done" else "failed", runs.read_json(file) if file.exists() else None
+    return gallery.Entry(name, state, row["seconds"] or 0.0, unit.folder / "run.ipynb", error, part)
 
 
 def _set_aside(step: Step) -> None:
@@ -241,61 +225,40 @@ def _set_aside(step: Step) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         step.training.rename(kept)
         print(f"set aside {runs.short(kept)}: trained by other code, parameters or data; delete it when you like", flush=True)
-    shutil.rmtree(step.out_dir, ignore_errors=True)
+    shutil.rmtree(step.work.folder, ignore_errors=True)
 
 
 def _run(step: Step, entries: dict[str, gallery.Entry], jobs: int) -> gallery.Entry:
     """Execute one step, or find it done; prints its line."""
-    marker, executed = step.out_dir / "step.json", step.out_dir / "run.ipynb"
     needed = [entries[name] for name in step.needs]
     failed = [entry.name for entry in needed if entry.state == "skipped" or (entry.state, entry.part) == ("failed", "notebook")]
     if failed:
         print(f"skipped   {step.name}: it needs {', '.join(failed)}", flush=True)
         return gallery.Entry(step.name, "skipped", part=step.part)
+    unit, place = step.work, runs.short(step.work.folder / ("run.ipynb" if step.part == "notebook" else ""))
+    if entry := _found(step):
+        print(f"reused    {step.name}   {place}", flush=True)
+        return entry
     if step.part == "ablation":
         return _run_ablation(step, jobs)
-    if entry := _found(step):
-        print(f"reused    {step.name}   {runs.short(executed)}", flush=True)
-        return entry
-    if not marker.exists() or runs.read_json(marker)["identity"] != step.identity:
+    if not unit.same():
         _set_aside(step)
-    record = {"identity": step.identity, "done": False}
-    runs.write_json(marker, record)
-    outcome = headless.execute(step.notebook, step.out_dir, step.parameters)
-    if outcome.state == "done":
-        trained = bool(step.training and (step.training / "metrics.json").exists())
-        runs.write_json(marker, record | {"done": True, "seconds": outcome.seconds, "trained": trained})
-        print(f"{outcome.seconds:7.1f} s {step.name}   {runs.short(executed)}", flush=True)
+    unit.prepare()
+    outcome, row = unit.execute(), unit.look()
+    if row["state"] == "done":
+        print(f"{outcome.seconds:7.1f} s {step.name}   {place}", flush=True)
     else:
-        print(f"failed    {outcome.error['message']}", flush=True)
-    return gallery.Entry(step.name, outcome.state, outcome.seconds, executed, outcome.error, step.part)
+        print(f"failed    {outcome.error['message'] if outcome.error else row['problem']}", flush=True)
+    entry = _entry(unit, step.name, step.part)
+    return dataclasses.replace(entry, seconds=outcome.seconds, error=outcome.error)
 
 
 def _run_ablation(step: Step, jobs: int) -> gallery.Entry:
     """Execute what is missing of the small grid. What old code or an old notebook made stays there, as stale runs."""
-    found = grid.read(step.notebook, step.out_dir, step.parameters)
-    missing = grid_run.missing(grid.status(found))
-    if missing:
-        text = step.notebook.read_text(encoding="utf-8")
-        runs.write_text(step.out_dir / "grid.toml", grid.changed(text, step.parameters))
-        grid_run.Pool(found, missing, jobs).run()
-    else:
-        print(f"reused    {step.name}   {runs.short(step.out_dir)}", flush=True)
-    rows = grid.status(found)
-    state = "done" if all(row["state"] == "done" for row in rows) else "failed"
-    seconds = sum(row["seconds"] or 0 for row in rows)
-    if missing or not (step.out_dir / "step.json").exists():
-        marker = {"identity": step.identity, "done": state == "done", "seconds": seconds}
-        runs.write_json(step.out_dir / "step.json", marker)
-    return gallery.Entry(step.name, state, seconds, part=step.part)
-
-
-def _runs_of(step: Step) -> list[gallery.Entry]:
-    """The executed notebooks of the small grid, for the gallery."""
-    entries = []
-    for row in grid.status(grid.read(step.notebook, step.out_dir, step.parameters)):
-        folder, state = step.out_dir / row["id"], "done" if row["state"] == "done" else "failed"
-        if (folder / "run.ipynb").exists():
-            error = runs.read_json(folder / "error.json") if (folder / "error.json").exists() else None
-            entries.append(gallery.Entry(row["id"], state, row["seconds"] or 0.0, folder / "run.ipynb", error, step.part))
-    return entries
+    file, folder, given = runs.resolve(ABLATION), step.work.folder, step.work.tables["changed"]
+    step.work = found = grid.read(file, folder, given)  # again: the code may have changed since the book began
+    if wanted := grid_run.missing(grid.status(found)):
+        runs.write_text(folder / "grid.toml", grid.changed(file.read_text(encoding="utf-8"), given))
+        grid_run.Pool(found, wanted, jobs).run()
+    done = all(row["state"] == "done" for row in grid.status(found))
+    return gallery.Entry(step.name, "done" if done else "failed", part=step.part)

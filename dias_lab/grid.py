@@ -15,47 +15,46 @@
     [slurm]                                    # parameters of submitit: timeout_min, gpus_per_node, partition, ...
     [changed]                                  # what `start --fixed` was given: goes before [fixed]
 
-A run's identity is a hash of the notebook's code, the package's code and the parameters, and its directory carries it. So
-results of a changed notebook or package are never taken for new ones: they stay, and are listed as stale.
+A run is a `Unit`; the name of its directory carries a hash of its identity. So results of a changed notebook or package are
+never taken for new ones: they stay, and are listed as stale.
 """
 
-import hashlib
 import itertools
 import json
 import re
-import time
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from dias_lab import claims, parameters, runs
+from dias_lab import parameters, runs
 from dias_lab.config import Config, nearest
+from dias_lab.files import checksum
 from dias_lab.parameters import Refused
+from dias_lab.unit import Unit, changes, code_of
 
-TABLES = {"fixed": dict, "axes": dict, "variants": list, "seeds": list, "notebook": str} | dict.fromkeys(
-    ("limits", "table", "slurm", "changed"), dict
-)
+TABLES = {"notebook": str, "seeds": list, "variants": list}
+TABLES |= dict.fromkeys(("fixed", "axes", "limits", "table", "slurm", "changed"), dict)
 LIMITS = ("minutes", "memory_gb", "disk_gb")
 STATES = ("done", "running", "queued", "failed", "interrupted", "todo")
-
-
-class Run(NamedTuple):
-    id: str  # name of its directory
-    setting: str  # variant and axes: what the runs of different seeds have in common
-    seed: int | None
-    folder: Path
-    made: dict  # what run.json holds
 
 
 class Grid(NamedTuple):
     folder: Path
     notebook: Path
-    runs: list[Run]
+    runs: list[Unit]
     tables: dict  # the TOML file's own
 
     @property
     def settings(self) -> list[str]:
         return list(dict.fromkeys(run.setting for run in self.runs))
+
+    def digest(self) -> str:
+        """Changes with whatever its runs or its table depend on."""
+        return checksum([[run.digest() for run in self.runs], self.tables], 16)
+
+    def ended(self) -> int:
+        """When a run of it was last executed to the end (ns); -1: never."""
+        return max(run.ended() for run in self.runs)
 
 
 def load(folder) -> Grid:
@@ -79,13 +78,11 @@ def read(file, folder, given: dict | None = None) -> Grid:
     names = {*known, *(Config.field_names() if parameters.takes_config(notebook) else [])}
     if "run_dir" not in known:
         raise Refused(f"{notebook} has no parameter run_dir; by it, a grid tells each run where its results go")
-    found, ids, same = [], {}, {"notebook_hash": notebook_hash(notebook), "code_hash": runs.code_hash()}
+    found, ids, code = [], {}, code_of(notebook)
     for setting, choice, places, seed in _combinations(file, tables):
         for name in choice:
             if name not in names:
-                raise Refused(
-                    f"{file}, {places[name]}: {notebook.name} has no parameter {name!r}{nearest(name, names)}"
-                )
+                raise Refused(f"{file}, {places[name]}: {notebook.name} has no parameter {name!r}{nearest(name, names)}")
         try:
             parameters.check(notebook, choice)
         except Refused as error:
@@ -96,11 +93,9 @@ def read(file, folder, given: dict | None = None) -> Grid:
         if effective in ids:
             raise Refused(f"{file}: {label!r} is the same run as {ids[effective]!r}; leave one of them out")
         ids[effective] = label
-        digest = hashlib.sha256(json.dumps([same, choice], sort_keys=True).encode()).hexdigest()[:10]
-        name = f"{re.sub(r'[^A-Za-z0-9.=]+', '-', label).strip('-')[:60]}-{digest}"
-        made = {"variant": setting, "seed": seed, "notebook": runs.short(notebook), **same}
-        made["parameters"] = choice | {"run_dir": runs.short(folder / name)}
-        found.append(Run(name, setting, seed, folder / name, made | {"limits": tables["limits"]}))
+        name = f"{re.sub(r'[^A-Za-z0-9.=]+', '-', label).strip('-')[:60]}-{checksum([code, choice], 10)}"
+        values = choice | {"run_dir": runs.short(folder / name)}
+        found.append(Unit(folder / name, notebook, values, code, setting, seed, tables["limits"]))
     return Grid(folder, notebook, found, tables)
 
 
@@ -110,13 +105,6 @@ def changed(text: str, values: dict) -> str:
         raise Refused("this grid was started with --fixed already; give --fixed with the file that it was made from")
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
     return text if not values else f"{text.rstrip()}\n\n[changed]\n{''.join(lines)}"
-
-
-def notebook_hash(notebook) -> str:
-    """12 hexadecimal digits that change with any code cell or its tags; outputs and text do not matter."""
-    cells = [cell for cell in parameters.read(notebook).cells if cell.cell_type == "code"]
-    content = json.dumps([[cell.source, cell.metadata.get("tags", [])] for cell in cells])
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _tables(file: Path) -> dict:
@@ -130,21 +118,16 @@ def _tables(file: Path) -> dict:
         if name not in TABLES:
             raise Refused(f"{file}: there is no {name!r} in a grid{nearest(name, TABLES)}; parameters go below [fixed]")
         if type(value) is not TABLES[name]:
-            raise Refused(f"{file}: {name} must be {_kind(TABLES[name])}, got {value!r}")
+            kind = {str: "text", list: "a list", dict: "a table"}[TABLES[name]]
+            raise Refused(f"{file}: {name} must be {kind}, got {value!r}")
     if "notebook" not in tables:
         raise Refused(f'{file} does not say which notebook: notebook = "notebooks/03_training.ipynb"')
     for name, value in tables.setdefault("limits", {}).items():
         if name not in LIMITS:
-            raise Refused(
-                f"{file}, [limits]: there is no limit {name!r}{nearest(name, LIMITS)}; there are {', '.join(LIMITS)}"
-            )
+            raise Refused(f"{file}, [limits]: there is no limit {name!r}{nearest(name, LIMITS)}; there are {', '.join(LIMITS)}")
         if type(value) not in (int, float) or not 0 < value < float("inf"):
             raise Refused(f"{file}, [limits] {name}: must be a number above 0, got {value!r}")
     return tables
-
-
-def _kind(kind: type) -> str:
-    return {str: "text", list: "a list", dict: "a table"}[kind]
 
 
 def _combinations(file: Path, tables: dict):
@@ -163,11 +146,7 @@ def _combinations(file: Path, tables: dict):
     names = []
     for number, variant in enumerate(variants, start=1):
         place = f"[[variants]] number {number}"
-        if (
-            type(variant) is not dict
-            or "variants" in tables
-            and not (variant.get("name") and type(variant["name"]) is str)
-        ):
+        if type(variant) is not dict or "variants" in tables and not (variant.get("name") and type(variant["name"]) is str):
             raise Refused(f'{file}, {place}: needs a name: name = "..."')
         names.append(variant.get("name"))
         if names.count(names[-1]) > 1:
@@ -190,67 +169,6 @@ def _shown(value) -> str:
     return value if type(value) is str else json.dumps(value, default=str)
 
 
-def prepare(run: Run) -> None:
-    """Write what `run-one` needs; a notebook that deletes its own directory loses nothing else."""
-    if not (run.folder / "run.json").exists() or runs.read_json(run.folder / "run.json") != run.made:
-        runs.write_json(run.folder / "run.json", run.made)
-
-
-def look(run: Run, jobs: dict[str, str] | None = None) -> dict:
-    """How the run stands, from its files: id, setting, seed, state, problem, step, steps, loss, seconds.
-
-    `jobs`: the Slurm job of each run, by id. A state "interrupted" means: started, and neither finished nor failed.
-    """
-    folder, (state, problem) = run.folder, _state(run.folder)
-    if state not in ("done", "running"):
-        job = (claims.slurm_states() or {}).get(jobs.get(run.id)) if jobs else None
-        if job and (job != "RUNNING" and job != "COMPLETING" or state in ("todo", "interrupted")):
-            state, problem = "queued", None
-    found = {"id": run.id, "setting": run.setting, "seed": run.seed, "state": state, "problem": problem}
-    found |= dict.fromkeys(("step", "steps", "loss", "seconds"))
-    if state == "done":
-        found["seconds"] = runs.read_json(folder / "outcome.json").get("run_seconds")
-    elif state == "running":
-        found |= _progress(folder)
-    return found
-
-
-def _state(folder: Path) -> tuple[str, str | None]:
-    state = runs.state(folder)
-    if state in ("done", "running"):
-        return state, None
-    try:
-        error = runs.read_json(folder / "error.json")
-        if error.get("ename") != "Interrupted":
-            return "failed", error.get("message") or f"{error.get('ename')}: {error.get('evalue')}"
-    except FileNotFoundError:
-        if (folder / "outcome.json").exists():
-            return (
-                "failed",
-                f"{runs.short(folder / 'run.ipynb')} wrote no metrics.json into its run_dir: nothing to compare",
-            )
-    except ValueError as error:
-        return "failed", str(error)
-    return ("interrupted" if (folder / "log.txt").exists() else "todo"), None
-
-
-def _progress(folder: Path) -> dict:
-    """Step, steps, loss of a training that runs, as far as its files tell; seconds since the start."""
-    found = {}
-    try:
-        found["seconds"] = time.time() - (folder / "lock").stat().st_mtime
-        found["steps"] = runs.read_json(folder / "config.json").get("steps")
-        with open(folder / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 50_000))
-            lines = file.read().split(b"\n")[-50:-1]  # complete ones
-        for line in map(json.loads, reversed(lines)):
-            if "step" in line and "loss" in line:
-                return found | {"step": line["step"], "loss": line["loss"]}
-    except (OSError, ValueError, TypeError):  # not there yet, or a notebook that logs otherwise
-        pass
-    return found
-
-
 def job_of(grid: Grid) -> dict[str, str]:
     """The last Slurm job of each run, by the run's id."""
     path = grid.folder / "slurm/jobs.jsonl"
@@ -258,31 +176,24 @@ def job_of(grid: Grid) -> dict[str, str]:
 
 
 def status(grid: Grid) -> list[dict]:
-    """How every run of the grid stands, in the grid's order."""
+    """How every run of the grid stands (`Unit.look`), in the grid's order."""
     jobs = job_of(grid)
-    return [look(run, jobs) for run in grid.runs]
+    return [run.look(jobs.get(run.id)) for run in grid.runs]
 
 
 def stale(grid: Grid) -> list[tuple[Path, str]]:
     """Run directories that are there and that the grid no longer asks for, each with the reason."""
     wanted, found = {run.id for run in grid.runs}, []
-    known = {json.dumps([run.setting, run.seed]) for run in grid.runs}
-    same = grid.runs[0].made
-    for path in sorted(grid.folder.glob("*/run.json")):
-        if path.parent.name in wanted:
-            continue
+    known = [(run.setting, run.seed) for run in grid.runs]
+    for path in sorted(path for path in grid.folder.glob("*/run.json") if path.parent.name not in wanted):
         try:
-            made = runs.read_json(path)
-        except ValueError as error:
+            made = dict(runs.read_json(path))
+        except (ValueError, TypeError) as error:
             found.append((path.parent, str(error)))
             continue
-        reasons = {"notebook_hash": "the notebook changed", "code_hash": "the package changed"}
-        changed = [what for what in reasons if made.get(what) != same[what]]
-        gone = json.dumps([made.get("variant"), made.get("seed")]) not in known
-        reason = [reasons[what] for what in changed] or [
-            "no longer in the grid file" if gone else "its parameters changed"
-        ]
-        found.append((path.parent, " and ".join(reason)))
+        gone = (made.get("variant"), made.get("seed")) not in known
+        reasons = [f"the {what} changed" for what in changes(made, grid.runs[0].code)]
+        found.append((path.parent, " and ".join(reasons) or ("no longer in the grid file" if gone else "its parameters changed")))
     return found
 
 

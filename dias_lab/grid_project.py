@@ -29,7 +29,7 @@ def seconds(of: grid.Grid, chosen: set[str], workers: int | None = None) -> floa
     step, evaluation, rest = measure(of, threads=max(1, grid_run.cores() // workers))
     total, defaults = 0.0, {name: value for name, (_, value) in parameters.declared(of.notebook).items()}
     for run in waiting:
-        config = Config.from_parameters(defaults | run.made["parameters"])
+        config = Config.from_parameters(defaults | run.parameters)
         evaluations = math.ceil(config.steps / config.evaluate_every)
         total += rest + step * config.steps + evaluation * evaluations
     return total / workers
@@ -40,7 +40,7 @@ def measure(of: grid.Grid, threads: int) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory(prefix="dias_lab-") as scratch:
         folder = Path(scratch) / "run"
         size = {"steps": STEPS, "evaluate_every": STEPS // EVALUATIONS, "log_every": STEPS // EVALUATIONS}
-        given = of.runs[0].made["parameters"] | size | {"run_dir": str(folder)}
+        given = of.runs[0].parameters | size | {"run_dir": str(folder)}
         outcome = headless.execute(of.notebook, folder, given, threads=threads)
         if outcome.error:
             raise Refused(f"the short run that measures the time failed: {outcome.error['message']}")

@@ -14,49 +14,22 @@ import threading
 import time
 from pathlib import Path
 
-from dias_lab import grid, headless, runs
+from dias_lab import grid, headless, runs, unit
 from dias_lab.limits import size
-from dias_lab.parameters import Refused
 
 QUIET = 60  # seconds between lines of progress where nobody watches a terminal
 
 
 def run_one(folder, threads: int | None = None, environment: dict | None = None) -> dict:
-    """Execute the run in this directory unless it is done; gives how it stands (grid.look).
+    """Execute the run in this directory unless it is done; gives how it stands (Unit.look).
 
     Raises Refused where there is no run, or its notebook or the package changed since it was prepared; runs.RunBusy where
     another process executes it.
     """
-    folder = runs.resolve(folder)
-    try:
-        made = runs.read_json(folder / "run.json")
-        notebook = runs.resolve(made["notebook"])
-        now = {"notebook": grid.notebook_hash(notebook), "package": runs.code_hash()}
-        known = {"notebook": made["notebook_hash"], "package": made["code_hash"]}
-        limits = made["limits"]
-    except FileNotFoundError:
-        raise Refused(
-            f"{folder} holds no run.json: python -m dias_lab grid start makes the directories of runs"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{folder}/run.json cannot be read: {error}") from None
-    if changed := [what for what in now if now[what] != known[what]]:
-        name = runs.short(folder.parent)
-        raise Refused(
-            f"{runs.short(folder)} was prepared for another version of the {' and the '.join(changed)}; "
-            f"make the directories anew: python -m dias_lab grid start {name}/grid.toml --out {name}"
-        )
-    run = grid.Run(folder.name, made["variant"], made["seed"], folder, made)
-    if runs.state(folder) == "done":
-        return grid.look(run)
-    headless.execute(
-        notebook, folder, made["parameters"], threads=threads, environment=environment,
-        timeout=limits["minutes"] * 60 if "minutes" in limits else None,
-        memory=limits["memory_gb"] * 1e9 if "memory_gb" in limits else None,
-        disk=limits["disk_gb"] * 1e9 if "disk_gb" in limits else None,
-    )  # fmt: skip
-    grid.prepare(run)
-    return grid.look(run)
+    run = unit.load(folder)
+    if run.look()["state"] != "done":
+        run.execute(threads, environment)
+    return run.look()
 
 
 def missing(rows: list[dict], skip_failed: bool = False) -> list[str]:
@@ -89,36 +62,28 @@ class Pool:
     """Runs of a grid, some at a time."""
 
     def __init__(self, of: grid.Grid, wanted: list[str], workers: int | None = None):
-        devices = gpus()
-        self.grid, self.names = of, wanted
+        self.grid, self.stopped, self.waiting = of, False, queue.SimpleQueue()
         self.workers = max(1, min(workers or default_workers(), len(wanted)))
         self.threads = max(1, cores() // self.workers)
-        self.waiting = queue.SimpleQueue()
-        for run in of.runs:
-            if run.id in wanted:
-                grid.prepare(run)
-                self.waiting.put(run)
-        self.stopped = False
-        self.said, self.started = 0.0, time.monotonic()
-        self.pool = [
-            threading.Thread(
-                target=self._work, args=({"CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else {},)
-            )
-            for n in range(self.workers)
-        ]
+        for run in (run for run in of.runs if run.id in wanted):
+            run.prepare()
+            self.waiting.put(run)
+        devices = gpus()
+        own = [{"CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else {} for n in range(self.workers)]
+        self.pool = [threading.Thread(target=self._work, args=(environment,)) for environment in own]
+        self.said = time.monotonic()
         shared = f", {len(devices)} GPUs" + (" shared" if self.workers > len(devices) else "") if devices else ""
         print(f"runs: {len(wanted)}, {self.workers} at a time, OMP_NUM_THREADS={self.threads}{shared}", flush=True)
 
     def run(self) -> None:
         """Until all are through. Ctrl-C and SIGTERM end the running notebooks; they stay to be resumed."""
-        before = (
-            signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
-        )
+        outermost = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _interrupt) if outermost else None
         try:
             for thread in self.pool:
                 thread.start()
-            while any(thread.is_alive() for thread in self.pool):
-                self.pool[0].join(0.5) if self.pool[0].is_alive() else time.sleep(0.5)
+            while alive := [thread for thread in self.pool if thread.is_alive()]:
+                alive[0].join(0.5)
                 self._say_progress()
         finally:
             self.stopped = True
@@ -135,31 +100,27 @@ class Pool:
             except queue.Empty:
                 return
             try:
-                row = run_one(run.folder, self.threads, environment)
+                self._say(line(run_one(run.folder, self.threads, environment), run.folder))
             except runs.RunBusy:
                 self._say(f"left out    {run.id}: another process executes it")
-                continue
             except Exception as error:  # of one run: the others still count
                 with contextlib.suppress(OSError):
                     runs.write_json(run.folder / "error.json", {"ename": type(error).__name__, "evalue": str(error)})
                 self._say(f"failed      {run.id}: {type(error).__name__}: {error}")
-                continue
-            self._say(line(row, run.folder))
 
     def _say(self, text: str) -> None:
         print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
     def _say_progress(self) -> None:
         watched = sys.stdout.isatty()
-        if time.monotonic() - max(self.said, self.started) < (2 if watched else QUIET):
+        if time.monotonic() - self.said < (2 if watched else QUIET):
             return
         self.said = time.monotonic()
         text = progress(grid.status(self.grid), self.workers)
-        print(
-            f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}" if watched else text,
-            end="" if watched else "\n",
-            flush=True,
-        )
+        if watched:
+            print(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
+        else:
+            print(text, flush=True)
 
 
 def _interrupt(number, frame):
@@ -176,9 +137,8 @@ def line(row: dict, folder: Path) -> str:
 def progress(rows: list[dict], workers: int) -> str:
     """Counts, the running ones with step and loss, and the time left."""
     counts = {state: sum(row["state"] == state for row in rows) for state in grid.STATES}
-    text = f"{counts['done']} of {len(rows)} done" + "".join(
-        f", {count} {state}" for state, count in counts.items() if count and state != "done"
-    )
+    text = f"{counts['done']} of {len(rows)} done"
+    text += "".join(f", {count} {state}" for state, count in counts.items() if count and state != "done")
     left = grid.time_left(rows, workers)
     if left and counts["done"] < len(rows):
         text += f", about {duration(left)} left"

@@ -5,23 +5,15 @@ back into the queue, and the run goes on from its own checkpoints. After `max_nu
 not say) it is given up; a preemption does not count.
 """
 
-import threading
+import os
 import time
+from concurrent import futures
 from pathlib import Path
 
 from dias_lab import grid, grid_run, headless, runs
 from dias_lab.parameters import Refused
 
-SHARED = (
-    "name",
-    "timeout_min",
-    "mem_gb",
-    "nodes",
-    "cpus_per_task",
-    "gpus_per_node",
-    "tasks_per_node",
-    "stderr_to_stdout",
-)
+SHARED = "name timeout_min mem_gb nodes cpus_per_task gpus_per_node tasks_per_node stderr_to_stdout".split()
 DEFAULTS = {"timeout_min": 240, "cpus_per_task": 2}
 
 
@@ -30,23 +22,12 @@ class Task:
 
     def __call__(self, folder: str) -> str:
         """Execute the run; gives its state. In a thread, because submitit's signals need this one."""
-        import os
-
-        found, cores = [], os.environ.get("SLURM_CPUS_PER_TASK")
-
-        def work():
-            try:
-                found.append(grid_run.run_one(folder, int(cores) if cores else None))
-            except Exception as error:
-                found.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.5)
-        (result,) = found
-        if isinstance(result, Exception):
-            raise result
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")
+        with futures.ThreadPoolExecutor(1) as pool:
+            work = pool.submit(grid_run.run_one, folder, int(cores) if cores else None)
+            while not work.done():
+                futures.wait([work], 0.5)
+        result = work.result()
         if result["state"] != "done":
             raise RuntimeError(f"{result['id']}: {result['state']}: {result['problem']}")
         return result["state"]
@@ -71,10 +52,8 @@ def executor(of: grid.Grid):
     timeouts = options.pop("max_num_timeout", 3)
     try:
         found = submitit.AutoExecutor(of.folder / "slurm", cluster="slurm", slurm_max_num_timeout=timeouts)
-        prefixed = {
-            name if name in SHARED else f"slurm_{name.removeprefix('slurm_')}": options[name] for name in options
-        }
-        found.update_parameters(**prefixed)
+        names = {name: name if name in SHARED else f"slurm_{name.removeprefix('slurm_')}" for name in options}
+        found.update_parameters(**{names[name]: value for name, value in options.items()})
     except RuntimeError as error:
         raise Refused(f"{error} Without Slurm: the same command without --slurm") from None
     except (ValueError, NameError, TypeError) as error:
@@ -86,7 +65,7 @@ def submit(of: grid.Grid, wanted: list[str]) -> list[str]:
     """Put the runs into the queue; gives their jobs, which are also noted in slurm/jobs.jsonl."""
     slurm, chosen = executor(of), [run for run in of.runs if run.id in wanted]
     for run in chosen:
-        grid.prepare(run)
+        run.prepare()
     with slurm.batch():
         jobs = [slurm.submit(Task(), str(run.folder)) for run in chosen]
     for run, job in zip(chosen, jobs):

@@ -49,7 +49,7 @@ def start(
         runs.write_text(out / "grid.toml", text)
     if prepare_only:
         for run in (run for run in found.runs if run.id in chosen):
-            grid.prepare(run)
+            run.prepare()
             print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
         return 0
     return _execute(found, chosen, workers, slurm, skip_failed=False)

@@ -9,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dias_lab import book, gallery, runs
+from dias_lab.unit import Unit
 
 CONFIG = "from dias_lab import runs\nfrom dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
 CONVERT = "from dias_lab import runs\np = runs.resolve(data)\np.mkdir(parents=True, exist_ok=True)\n(p / 'train.lmdb').touch()"
@@ -22,7 +23,7 @@ with runs.claim(folder):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
-    monkeypatch.setattr(runs, "code_hash", lambda: "0")  # whoever edits the package meanwhile
+    monkeypatch.setattr(runs.identity, "code_hash", lambda notebook: "0")  # whoever edits the package meanwhile
     (tmp_path / "notebooks/grids").mkdir(parents=True)
     small = 'notebook = "notebooks/03_training.ipynb"\n[axes]\nmerging = ["none", "merge"]\n'  # the second one fails in TRAIN
     (tmp_path / book.ABLATION).write_text(small)
@@ -65,6 +66,22 @@ def test_book_runs_reuses_and_reports(root, capsys):
     assert _states(capsys.readouterr().out) == {"01_data": "reused"}
 
 
+@pytest.mark.parametrize("old", ['{"identity": "0123456789abcdef", "done": true, "seconds": 1.0}', '{"identity": {"note', "[]"])
+def test_a_step_of_an_older_version_is_repeated(root, capsys, old):
+    """And so is one that does not leave what it is there for, after saying so: the rule of a grid's runs."""
+    _write(root, "00_tour", "x: int = 1", "x")
+    _write(root, "03_training", "run_dir: str = ''", "run_dir")
+    folder, _ = book.plan(book.Options(ablation=False))
+    runs.write_text(folder / "00_tour/step.json", old)
+    runs.write_json(folder / "00_tour/outcome.json", {"run_seconds": 1.0})
+    assert book.run(book.Options(ablation=False)) == 1
+    out = capsys.readouterr().out
+    assert _states(out)["00_tour"] == "ran" and re.search(r"failed .*03_training/run.ipynb wrote no metrics.json into \S+/training\n", out)
+    runs.write_json(folder / "training/metrics.json", {"steps": 1})
+    assert book.run(book.Options(ablation=False)) == 0
+    assert _states(capsys.readouterr().out) == {"00_tour": "reused", "03_training": "reused"}
+
+
 def test_dependents_of_a_failure_are_skipped(root, capsys):
     _write(root, "00_tour", "x: int = 1", "x")
     _write(root, "01_data", "x: int = 1", "1/0")
@@ -89,7 +106,7 @@ def test_each_notebook_gets_what_it_declares(root):
     photos.mkdir()
     options = book.Options(preset="voc", data=str(photos), steps=41, image_mean="0.5")
     folder, steps = book.plan(options)
-    given = {step.name: step.parameters for step in steps}
+    given = {step.name: step.work.parameters for step in steps}
     name, data = runs.short(folder), given["01_data"]["data"]
     assert re.fullmatch(r"data/voc-[0-9a-f]{8}", data)
     assert given["01_data"] == {"root": str(photos), "data": data}
@@ -99,16 +116,16 @@ def test_each_notebook_gets_what_it_declares(root):
     assert given["04_maps"] == {"trace": f"{name}/training/trace.npz", "book": name}
 
     (photos / "train.lmdb").touch()
-    assert book.plan(options)[1][0].parameters == {"data": str(photos)}
+    assert book.plan(options)[1][0].work.parameters == {"data": str(photos)}
 
     _write(root, "05_ablations", "ablation_dir: str = ''", "1")
     (ablation,) = [step for step in book.plan(options)[1] if step.part == "ablation"]
-    assert ablation.parameters == {"preset": "voc", "data": str(photos), "image_mean": "0.5", "steps": 11}
-    assert runs.short(ablation.out_dir) == book.plan(options)[1][-1].parameters["ablation_dir"]
+    assert ablation.work.tables["changed"] == {"preset": "voc", "data": str(photos), "image_mean": "0.5", "steps": 11}
+    assert runs.short(ablation.work.folder) == book.plan(options)[1][-1].work.parameters["ablation_dir"]
     assert book.plan(options)[1][-1].needs == ["ablation"]
     given = book.plan(dataclasses.replace(options, merging="none", ablation_dir="runs/mine"))[1]
     assert [step.part for step in given] == ["notebook"] * len(given)  # no small grid
-    assert given[-1].parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
+    assert given[-1].work.parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
 
 
 def test_identity_changes_with_what_matters(root, monkeypatch):
@@ -117,7 +134,7 @@ def test_identity_changes_with_what_matters(root, monkeypatch):
 
     def identities(**options):
         folder, steps = book.plan(book.Options(ablation=False, **options))
-        return folder, [step.identity for step in steps]
+        return folder, [step.work.digest() for step in steps]
 
     folder, before = identities()
     assert identities(jobs=1, only=["03"]) == (folder, before)
@@ -126,7 +143,7 @@ def test_identity_changes_with_what_matters(root, monkeypatch):
     assert (after[0] == before[0], after[1] == before[1]) == (True, False)
     _write(root, "01_data", "x: int = 1", "2")
     assert all(new != old for new, old in zip(identities()[1], before, strict=True))
-    monkeypatch.setattr(runs, "code_hash", lambda: "1")
+    monkeypatch.setattr(runs.identity, "code_hash", lambda notebook: "1")
     assert identities()[1] != before
 
 
@@ -197,6 +214,6 @@ def test_a_training_that_other_code_made_is_set_aside_and_not_deleted(tmp_path, 
     out, training = tmp_path / "runs/book/03", tmp_path / "runs/book/training"
     (training / "checkpoints/500").mkdir(parents=True)
     out.mkdir()
-    book._set_aside(book.Step("03", tmp_path / "03.ipynb", out, {}, [], [], training=training))
+    book._set_aside(book.Step("03", Unit(out, tmp_path / "03.ipynb", {}, {}), [], training))
     assert not training.exists() and not out.exists()
     assert len(list(tmp_path.glob("runs/replaced/training-*/checkpoints/500"))) == 1

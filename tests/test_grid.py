@@ -15,10 +15,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import grid, grid_project, grid_run, grid_table, runs, shell_grid
+from dias_lab import grid, grid_project, grid_run, grid_slurm, grid_table, runs, shell_grid
 from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.parameters import Refused
+from dias_lab.unit import Unit
 
 PARAMETERS = """run_dir: str = ""
 seed: int = 0
@@ -82,10 +83,10 @@ def _grid(root, text=GRID, folder="runs/g") -> grid.Grid:
     return found
 
 
-def _finish(run: grid.Run) -> None:
+def _finish(run: Unit) -> None:
     """What the notebook leaves, without executing it."""
-    grid.prepare(run)
-    values = {"width": 1, "kind": "a"} | run.made["parameters"]
+    run.prepare()
+    values = {"width": 1, "kind": "a"} | run.parameters
     runs.write_json(run.folder / "metrics.json", result(values["seed"], values["width"], values["kind"]))  # noqa: F821
     runs.write_json(run.folder / "outcome.json", {"run_seconds": 2.0, "peak_memory": 1, "about": {"commit": "abc"}})
 
@@ -119,7 +120,7 @@ def test_expansion_is_variants_times_axes_times_seeds(root):
     assert len({run.id for run in found.runs}) == 8
     run = found.runs[5]
     assert (run.setting, run.seed) == ("wide one, kind=a", 2) and run.id.startswith("wide-one-kind=a-seed-2-")
-    assert run.made["parameters"] == {"width": 9, "wait": 1, "kind": "a", "seed": 2, "run_dir": f"runs/g/{run.id}"}
+    assert run.parameters == {"width": 9, "wait": 1, "kind": "a", "seed": 2, "run_dir": f"runs/g/{run.id}"}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_states_are_read_off_files(root, monkeypatch):
     done, running, failed, interrupted, nothing, queued, *_ = found.runs
     _finish(done)
     for run in (running, failed, interrupted, nothing):
-        grid.prepare(run)
+        run.prepare()
         (run.folder / "log.txt").touch()
     runs.write_json(failed.folder / "error.json", {"ename": "ValueError", "evalue": "no", "message": "cell 3: no"})
     runs.write_json(nothing.folder / "outcome.json", {"run_seconds": 1.0})
@@ -176,7 +177,7 @@ def test_states_are_read_off_files(root, monkeypatch):
     runs.append_line(running.folder / "metrics.jsonl", {"step": 5, "validation": {}})
     (root / "runs/g/slurm").mkdir()
     runs.append_line(root / "runs/g/slurm/jobs.jsonl", {"id": queued.id, "job": "7_0"})
-    monkeypatch.setattr("dias_lab.claims.slurm_states", lambda: {"7_0": "PENDING"})
+    monkeypatch.setattr("dias_lab.runs.slurm_states", lambda: {"7_0": "PENDING"})
     with runs.claim(running.folder):
         rows = {row["id"]: row for row in grid.status(grid.load("runs/g"))}
     states = [rows[run.id]["state"] for run in (done, running, failed, interrupted, nothing, queued, found.runs[-1])]
@@ -199,7 +200,7 @@ def test_a_changed_notebook_or_package_makes_results_stale(root, monkeypatch):
     nbformat.write(nb, root / "unit.ipynb")
     assert set(_states("runs/g").values()) == {"done"}  # outputs change nothing
     _write_notebook(root, "1 + 1")
-    monkeypatch.setattr(runs, "code_hash", lambda: "0")
+    monkeypatch.setattr(runs.identity, "code_hash", lambda notebook: "0")
     changed = grid.load("runs/g")
     assert {row["state"] for row in grid.status(changed)} == {"todo"}
     assert {why for _, why in grid.stale(changed)} == {"the notebook changed and the package changed"}
@@ -212,6 +213,28 @@ def test_a_changed_notebook_or_package_makes_results_stale(root, monkeypatch):
     assert main(["grid", "clean", "runs/g"]) == 2  # nobody is there to ask
     assert main(["grid", "clean", "runs/g", "--yes"]) == 0
     assert sorted(path.name for path in (root / "runs/g").iterdir()) == ["grid.toml"]
+
+
+def test_directories_of_older_versions_are_stale_and_moved_ones_are_not(root, capsys):
+    found = _grid(root)
+    for run in found.runs[:2]:
+        _finish(run)
+    made = {"variant": "width=1, kind=a", "seed": 1, "notebook": "unit.ipynb", "notebook_hash": "0", "code_hash": "0", "parameters": {}, "limits": {}}
+    runs.write_json(root / "runs/g/old/run.json", made)
+    runs.write_json(root / "runs/g/odd/run.json", [])
+    assert {path.name: why for path, why in grid.stale(found)}["old"] == "the package changed"
+    assert "odd" in {path.name for path, _ in grid.stale(found)}
+    with pytest.raises(Refused, match="prepared for another version of the package; make the directories anew"):
+        grid_run.run_one(root / "runs/g/old")
+    with pytest.raises(Refused, match="run.json cannot be read"):
+        grid_run.run_one(root / "runs/g/odd")
+    runs.write_json(root / "runs/g/gone/run.json", made | {"notebook": "gone.ipynb"})
+    with pytest.raises(Refused, match="there is no notebook .*gone.ipynb"):
+        grid_run.run_one(root / "runs/g/gone")
+    (root / "runs/g").rename(root / "runs/moved")
+    assert sorted(_states("runs/moved").values()) == ["done"] * 2 + ["todo"] * 10
+    (root / f"runs/moved/{found.runs[0].id}/run.json").write_text("{")  # not this run's, as far as anybody can tell
+    assert sorted(_states("runs/moved").values()) == ["done"] + ["todo"] * 11
 
 
 def test_killed_kernel_and_runner_change_nothing_in_the_table(root, capsys):
@@ -248,7 +271,7 @@ def test_killed_kernel_and_runner_change_nothing_in_the_table(root, capsys):
     assert sorted(again) == sorted(f"runs/g/{name}" for name in set(states) - before)  # only what was missing
     for run in grid.load("runs/g").runs:  # no output of one in another
         outputs = nbformat.read(run.folder / "run.ipynb", as_version=4).cells[2].outputs
-        values = run.made["parameters"]
+        values = run.parameters
         assert outputs[0].text == f"{values['kind']}{values['width']}{values['seed']}\n"
     assert main(["grid", "table", "runs/g"]) == main(["grid", "table", "runs/undisturbed"]) == 0
     for name in ("table.csv", "table.md", "table.tex"):
@@ -313,7 +336,7 @@ def test_start_prepares_directories_for_other_schedulers(root, capsys, monkeypat
     assert f"python -m dias_lab grid run-one runs/g/{run.id}\n" in capsys.readouterr().out
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     given = []
-    monkeypatch.setattr(grid_run, "run_one", lambda folder, threads, environment: given.append((threads, environment)) or grid.look(run))
+    monkeypatch.setattr(grid_run, "run_one", lambda folder, threads, environment: given.append((threads, environment)) or run.look())
     monkeypatch.setattr(grid_run, "cores", lambda: 8)
     grid_run.Pool(grid.load("runs/g"), [run.id]).run()
     assert given == [(8, {"CUDA_VISIBLE_DEVICES": "3"})] and grid_run.default_workers() == 2
@@ -333,11 +356,11 @@ def test_the_ready_grids_are_grids_of_configs_that_work(monkeypatch):
         found = grid.read(file, "runs/none")
         assert found.tables.get("table", {}).get("baseline", found.settings[0]) in found.settings, file
         for run in found.runs:
-            Config.from_parameters(run.made["parameters"])
+            Config.from_parameters(run.parameters)
     found = grid.read("notebooks/grids/ablations.toml", "runs/none")
     assert len(found.settings) <= 30 and len(found.runs) == 3 * len(found.settings)
     changed = grid.read("notebooks/grids/ablations.toml", "runs/none", {"steps": 9, "preset": "voc"})
-    assert {(run.made["parameters"]["steps"], run.made["parameters"]["preset"]) for run in changed.runs} == {(9, "voc")}
+    assert {(run.parameters["steps"], run.parameters["preset"]) for run in changed.runs} == {(9, "voc")}
 
 
 def test_fixed_parameters_from_the_shell_go_before_the_file_s(root, capsys):
@@ -345,7 +368,7 @@ def test_fixed_parameters_from_the_shell_go_before_the_file_s(root, capsys):
     start = ["grid", "start", "grid.toml", "--out", "runs/g", "--prepare-only"]
     assert main([*start, "--fixed", "wait=2.5", "mode=nothing"]) == 0
     found = grid.load("runs/g")
-    assert all(run.made["parameters"]["wait"] == 2.5 and run.made["parameters"]["mode"] == "nothing" for run in found.runs)
+    assert all(run.parameters["wait"] == 2.5 and run.parameters["mode"] == "nothing" for run in found.runs)
     assert [run.id for run in found.runs] == [path.parent.name for path in sorted((root / "runs/g").glob("*/run.json"))]
     for words, message in [
         (["--fixed", "wait"], "takes NAME=VALUE"),
@@ -410,6 +433,17 @@ def test_without_slurm_it_is_refused(root, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(root))
     assert main(["grid", "start", "grid.toml", "--out", "runs/g", "--slurm"]) == 2
     assert "without --slurm" in capsys.readouterr().err and not (root / "runs").exists()
+
+
+def test_what_a_slurm_job_does_tells_how_it_ended(root):
+    done, failing = _grid(root, 'notebook = "unit.ipynb"\n[axes]\nseed = [1, 2]\n').runs
+    _finish(done)
+    assert grid_slurm.Task()(str(done.folder)) == "done"
+    with pytest.raises(Refused, match="holds no run.json"):
+        grid_slurm.Task()(str(failing.folder))
+    failing.prepare()
+    with runs.claim(failing.folder), pytest.raises(runs.RunBusy):
+        grid_slurm.Task()(str(failing.folder))
 
 
 def test_every_command_has_help(capsys):

@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
     [
-        "presets", "config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store",
+        "files", "presets", "config", "losses", "metrics", "trace", "runs", "draws", "intervals", "segments", "data.store",
         "data.lmdb_file",
     ],
     ["data"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["step"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
     ["parameters", "limits", "kernel", "headless", "gallery"],
-    ["book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
+    ["unit", "book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
     ["shell_data", "shell_grid", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}

@@ -1,5 +1,6 @@
 """The run directory: atomic files, status from files, claims, the table."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dias_lab import runs
+from dias_lab import files, runs
 
 
 @pytest.fixture
@@ -47,6 +48,29 @@ def test_failed_write_leaves_the_old_content(tmp_path):
         runs.write_json(tmp_path / "x.json", {"new": object()})
     assert runs.read_json(tmp_path / "x.json") == {"old": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_told_with_the_file_and_changes_nothing(tmp_path, monkeypatch):
+    runs.write_json(tmp_path / "x.json", {"old": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"no space is left on the disk.*x\.json") as caught:
+        runs.write_json(tmp_path / "x.json", {"new": 1})
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x.json")
+    assert runs.read_json(tmp_path / "x.json") == {"old": 1} and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(IsADirectoryError):  # all else stays as it is
+        runs.append_line(tmp_path, {})
+
+
+def test_sync_takes_files_and_folders(tmp_path):
+    (tmp_path / "x").touch()
+    files.sync(tmp_path / "x")
+    files.sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        files.sync(tmp_path / "y")
 
 
 def test_lines_survive_a_torn_end_and_only_that(tmp_path):
@@ -160,3 +184,34 @@ def test_collect_flattens_and_hides_nothing(root):
     assert "metrics.json" in table.loc["runs/grid/b", "problem"]
     assert table.loc["runs/c", "problem"] == "ValueError: no"
     assert runs.collect("nowhere").empty
+
+
+@pytest.mark.parametrize("made, wanted, name", [("config.json", "runs/training", "training"), ("grid.toml", "runs/ablations", "ablation")])
+def test_a_notebook_finds_its_run_else_the_newest_of_the_book(root, capsys, made, wanted, name):
+    with pytest.raises(FileNotFoundError, match=rf"{wanted} or runs/book-\*/{name} .*notebooks/03_training.ipynb first, or `make run`"):
+        runs.find(wanted, made_by="03_training")
+    for book, seconds in (("book-new", 200), ("book-old", 100), ("book-empty", 300)):
+        folder = root / "runs" / book / name
+        folder.mkdir(parents=True)
+        if book != "book-empty":
+            _touch(folder / made, seconds)
+    (root / wanted).mkdir()
+    assert runs.find(wanted, "03_training") == root / "runs/book-new" / name
+    assert capsys.readouterr().out == f"{wanted} holds no run; taken instead: runs/book-new/{name}\n"
+    for path in (root / wanted, f"./runs/book-empty/{name}", "runs/mine", "elsewhere/training"):  # somebody chose it
+        with pytest.raises(FileNotFoundError, match="make ablations first"):
+            runs.find(path, "make ablations")
+    _touch(root / wanted / made, 50)
+    assert runs.find(wanted, "03_training") == root / wanted and capsys.readouterr().out == ""
+
+
+def test_the_notebooks_defaults_are_paths_that_find_replaces(root):
+    """What 04, 05 and 06 look for is what the book writes."""
+    from dias_lab import parameters
+
+    for name, parameter, folder in (("04", "run_dir", "training"), ("05", "ablation_dir", "ablation"), ("06", "run_dir", "training")):
+        (notebook,) = (Path(__file__).parents[1] / "notebooks").glob(f"{name}*.ipynb")
+        default = parameters.declared(notebook)[parameter][1]
+        (root / f"runs/book-1/{folder}").mkdir(parents=True, exist_ok=True)
+        (root / f"runs/book-1/{folder}/config.json").touch()
+        assert runs.find(default, "03_training") == root / f"runs/book-1/{folder}", name

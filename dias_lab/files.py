@@ -1,0 +1,123 @@
+"""Files that are whole or not there, JSON, JSON lines, and a full disk that says so.
+
+Every write goes to a file beside the target, is synced, and then takes the target's name: a reader sees the old content
+or the new one, nothing between.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+
+def sync(path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def full_disk(path):
+    """Whatever inside finds no space on the disk raises an OSError that says so and names this file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(error.errno, "no space is left on the disk, or in your quota, for", str(path)) from error
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write, which takes the name `path` when all of it is on the disk. Folders that are missing are made.
+
+    Whatever goes wrong, the target stays as it was and nothing is left beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with full_disk(path):
+            with open(beside, "wb") as file:
+                yield file
+            sync(beside)
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path, text: str) -> None:
+    """Replace the file's content at once, and only when all of it is on the disk."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path, value) -> None:
+    """Atomic JSON. NaN and infinities become null; NumPy and PyTorch scalars become numbers, paths become text."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """What a JSON file holds; ValueError, with the file's name, where it holds none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def append_line(path, record: dict) -> None:
+    """One JSON line at the end of the file. A line that a killed process left unfinished is dropped first."""
+    line = (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
+    with full_disk(path), open(path, "ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line)
+
+
+def write_lines(path, records) -> None:
+    """A whole file of records, at once."""
+    write_text(path, "".join(json.dumps(_plain(record)) + "\n" for record in records))
+
+
+def read_lines(path) -> list[dict]:
+    """The records of a .jsonl file. Only the last line may be torn (kill -9 in the middle of writing); it is left out."""
+    lines, records = Path(path).read_bytes().split(b"\n"), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):  # a complete line is followed by another part, empty at the file's end
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+    return records
+
+
+def checksum(value, digits: int) -> str:
+    """Hexadecimal digits that change with any part of a value of JSON (or of TOML: dates count as their text)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:digits]
+
+
+def _plain(value):
+    """`value` as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None  # false for NaN as well
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; pass numbers, text, lists or dicts")
