@@ -16,11 +16,12 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import grid, grid_project, grid_run, grid_table, runs, shell_grid
+from dias_lab import grid, grid_project, grid_run, grid_table, runs
 from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.intervals import widened_interval
 from dias_lab.parameters import Refused
+from dias_lab.shell.grid import COMMANDS
 
 PARAMETERS = """run_dir: str = ""
 seed: int = 0
@@ -480,7 +481,7 @@ def test_without_slurm_it_is_refused(root, capsys, monkeypatch):
 
 
 def test_every_command_has_help(capsys):
-    for command in shell_grid.COMMANDS:
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
             main(["grid", command, "--help"])
         assert stop.value.code == 0

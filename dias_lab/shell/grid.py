@@ -1,15 +1,21 @@
-"""The shell's commands on grids: python -m dias_lab grid start|status|resume|table|open|clean|run-one."""
+"""The shell's commands on grids, many runs of one notebook: grid start|status|resume|table|open|clean|run-one."""
 
 import json
+import os
 import re
 import shutil
 import sys
+import tomllib
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from dias_lab.shell_data import Flag, Refused
+from dias_lab import gallery, grid, grid_project, grid_run, grid_slurm, parameters, runs
+from dias_lab.limits import folder_size, size
+from dias_lab.shell import lazy
+from dias_lab.shell.common import Flag, Refused, refusing
 
 Place = tyro.conf.Positional[Path]
 Json = Annotated[Flag, tyro.conf.arg(name="json")]
@@ -31,8 +37,6 @@ def start(
         projected: first measure a short run, and print how long the whole will take
         prepare_only: make the runs' directories and print their commands, for another scheduler
     """
-    from dias_lab import grid, grid_project, grid_slurm, runs
-
     file, out = file.resolve(), out.resolve()  # paths as typed: from the working directory
     if out.exists() and any(out.iterdir()) and not (out / "grid.toml").exists():
         raise Refused(f"{out} is no grid, and it is not empty; choose another --out")
@@ -68,7 +72,7 @@ def resume(
         skip_failed: leave failed runs as they are
     """
     _check_workers(workers)
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     return _execute(found, _selected(found, only), workers, slurm, skip_failed)
 
 
@@ -79,8 +83,6 @@ def _check_workers(workers: int | None) -> None:
 
 def _assignment(text: str) -> tuple[str, object]:
     """A parameter's name and value, as TOML has it, or text where that is no TOML."""
-    import tomllib
-
     name, sign, value = text.partition("=")
     if not (sign and name.isidentifier()):
         raise Refused(f"--fixed takes NAME=VALUE, such as steps=400, got {text!r}")
@@ -101,8 +103,6 @@ def _selected(found, only: tuple[str, ...]) -> set[str]:
 
 
 def _execute(found, chosen, workers, slurm, skip_failed) -> int:
-    from dias_lab import grid, grid_run, grid_slurm
-
     for folder, why in grid.stale(found):
         print(f"stale       {folder.name}: {why}")
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
@@ -126,9 +126,7 @@ def status(folder: Place, as_json: Json = False) -> int:
         folder: the grid's directory
         as_json: everything, as JSON
     """
-    from dias_lab import grid, grid_run, runs
-
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     rows, leftovers = grid.status(found), grid.stale(found)
     if as_json:
         old = [{"id": path.name, "why": why} for path, why in leftovers]
@@ -162,16 +160,14 @@ def table(
         stale: take results of an older notebook or package where there are no new ones
         as_json: every digit, as JSON
     """
-    from dias_lab import grid_table, runs
-
-    found = _load(folder)
-    made = grid_table.table(found, list(metrics) or None, baseline, stale)
+    found = grid.load(folder.resolve())
+    made = lazy.grid_table.table(found, list(metrics) or None, baseline, stale)
     if as_json:
         rows = made.frame.to_json(orient="records", double_precision=15)
         print(f'{{"caption": {json.dumps(made.caption)}, "notes": {json.dumps(made.notes)}, "rows": {rows}}}')
     else:
-        print(grid_table.markdown(made))
-    paths = grid_table.write(made, found.folder)
+        print(lazy.grid_table.markdown(made))
+    paths = lazy.grid_table.write(made, found.folder)
     print(f"wrote {', '.join(runs.short(path) for path in paths)}", file=sys.stderr if as_json else sys.stdout)
     return 0
 
@@ -183,12 +179,7 @@ def open_(folder: Place, run: str | None = None) -> int:
         folder: the grid's directory
         run: the beginning of a run's id; by default the first that failed
     """
-    import os
-    import webbrowser
-
-    from dias_lab import gallery, grid, parameters, runs
-
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     rows = grid.status(found)
     if run is None:
         chosen = [row for row in rows if row["state"] == "failed"]
@@ -222,10 +213,7 @@ def clean(folder: Place, yes: Flag = False) -> int:
         folder: the grid's directory
         yes: do not ask
     """
-    from dias_lab import grid, runs
-    from dias_lab.limits import folder_size, size
-
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     chosen = [(found.folder / row["id"], row["state"]) for row in grid.status(found) if row["state"] == "failed"]
     chosen += [(path, f"stale: {why}") for path, why in grid.stale(found) if runs.state(path) != "running"]
     for path, why in chosen:
@@ -252,8 +240,6 @@ def run_one(folder: Place, threads: int | None = None) -> int:
         folder: the run's directory, runs/NAME/ID
         threads: OMP_NUM_THREADS in it
     """
-    from dias_lab import grid_run, runs
-
     try:
         row = grid_run.run_one(folder.resolve(), threads)
     except runs.RunBusy as error:
@@ -262,22 +248,7 @@ def run_one(folder: Place, threads: int | None = None) -> int:
     return int(row["state"] != "done")
 
 
-COMMANDS = {
+FUNCTIONS = {
     "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
 }  # fmt: skip
-
-
-def _load(folder: Path):
-    from dias_lab import grid
-
-    return grid.load(folder.resolve())
-
-
-def grid(arguments: list[str]) -> int:
-    """Start, watch, resume and tabulate many runs of one notebook."""
-    from dias_lab.parameters import Refused as RefusedParameter
-
-    try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m dias_lab grid", args=arguments)
-    except RefusedParameter as error:
-        raise Refused(str(error)) from error
+COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in FUNCTIONS.items()}

@@ -1,21 +1,26 @@
-"""The shell's commands on data: convert and verify. `python -m dias_lab` runs them."""
+"""The shell's commands on data: convert and verify."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-
-class Refused(Exception):
-    """What the user asked for cannot be started; the message says why."""
+from dias_lab import viz
+from dias_lab.data import store, summary
+from dias_lab.data.convert import clevrtex, coco, legacy, scenes, voc
+from dias_lab.data.convert import folder as own
+from dias_lab.shell.common import Flag, Refused, refusing
 
 
 def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
-    """Make the built-in scenes."""
-    from dias_lab.data.convert import scenes
+    """Make the built-in scenes.
 
+    Args:
+        out: the folder of the stores (.lmdb files, one a split)
+        train: scenes to train on
+        validation: scenes on which checkpoints are chosen
+        test: scenes that results are reported on
+    """
     report(out, scenes.convert(out, train, validation, test, progress=True))
 
 
@@ -35,8 +40,6 @@ def convert_coco(
         limit: only the first images of each split
         annotations: things and stuff without overlaps, or things as SPOT and OCLF use them
     """
-    from dias_lab.data.convert import coco
-
     report(out, coco.convert(folder(root), out, validation, limit, annotations, progress=True))
 
 
@@ -60,8 +63,6 @@ def convert_voc(
         trainaug: a list of names to train on instead of train.txt
         drop_test_images: leave the images of 2007 out of those of 2012
     """
-    from dias_lab.data.convert import voc
-
     report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
 
 
@@ -76,8 +77,6 @@ def convert_clevrtex(
         validation: the share of the training images on which checkpoints are chosen; 0: no such split
         splits: reference: train on full, test on outd; usual: 80, 10 and 10 per cent of full
     """
-    from dias_lab.data.convert import clevrtex
-
     report(out, clevrtex.convert(folder(root), out, validation, splits, progress=True))
 
 
@@ -93,8 +92,6 @@ def convert_folder(
         validation: the share of the images on which checkpoints are chosen; None: a tenth, unless there is a folder val/
         test: the share of the images that results are reported on; None: a tenth, unless there are folders
     """
-    from dias_lab.data.convert import folder as own
-
     report(out, own.convert(folder(root), out, masks and folder(masks), validation, test, progress=True))
 
 
@@ -114,12 +111,8 @@ def convert_legacy(
         layout: the release that the file is of, where it does not tell itself
         split: the store's split, where train.lmdb is not train, or val.lmdb not test
     """
-    from dias_lab.data.convert import legacy
-
-    try:
+    with refusing():
         published = legacy.Published(root, dataset, layout, split)
-    except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
     print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
 
 
@@ -129,39 +122,29 @@ CONVERTERS = {
 }  # fmt: skip
 
 
-def convert(arguments: list[str]):
-    """Convert a data set to stores, and draw a contact sheet of them."""
-    tyro.extras.subcommand_cli_from_dict(CONVERTERS, prog="python -m dias_lab convert", args=arguments)
-
-
 def folder(path: Path) -> Path:
     if not path.is_dir():
         raise Refused(f"there is no folder {path}")
     return path
 
 
-def verify(arguments: list[str]):
-    """Check every record of a store, or of all stores in a folder."""
+def verify(path: tyro.conf.Positional[Path]):
+    """Check every record of a store, or of all stores in a folder.
 
-    def command(path: tyro.conf.Positional[Path]):
-        from dias_lab.data import store, summary
-
-        paths = summary.stores_in(path) if path.is_dir() else [path]
-        if not paths or not path.exists():
-            raise Refused(f"there is no store at {path}")
-        for one in paths:
-            store.verify(one, progress=True)
-            print(f"{one}: every record is sound")
-        report(path if path.is_dir() else None, {one.stem: one for one in paths})
-
-    tyro.cli(command, prog="python -m dias_lab verify", args=arguments)
+    Args:
+        path: a store (.lmdb), or the folder of some
+    """
+    paths = summary.stores_in(path) if path.is_dir() else [path]
+    if not paths or not path.exists():
+        raise Refused(f"there is no store at {path}")
+    for one in paths:
+        store.verify(one, progress=True)
+        print(f"{one}: every record is sound")
+    report(path if path.is_dir() else None, {one.stem: one for one in paths})
 
 
 def report(out: Path | None, paths: dict[str, Path]):
     """Print what the stores hold and draw a contact sheet of them into the folder `out`."""
-    from dias_lab.data import store, summary
-    from dias_lab.viz import data_sheet
-
     summaries = [summary.summarise(path, progress=True) for path in paths.values()]
     print("stores: " + " ".join(map(str, paths.values())), summary.table(summaries), sep="\n")
     for doubt in summary.doubts(summaries):
@@ -174,7 +157,7 @@ def report(out: Path | None, paths: dict[str, Path]):
         groups[f"{one.split}: {one.images:,} images, {mean}"] = summary.samples(path, 4 * max(1, round(3 / len(paths))))
     names = {store.open(path).meta["dataset"] for path in paths.values()}
     try:
-        data_sheet(groups, ", ".join(sorted(names))).savefig(out / "contact_sheet.png")
+        viz.data_sheet(groups, ", ".join(sorted(names))).savefig(out / "contact_sheet.png")
         print(f"wrote {out / 'contact_sheet.png'}")
     except OSError as error:  # the stores may lie where nobody may write
         print(f"no contact sheet: {error}")

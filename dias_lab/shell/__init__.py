@@ -1,0 +1,77 @@
+"""The shell: python -m dias_lab COMMAND. Exit status: 0 done, 1 failed, 2 refused before anything started.
+
+A command is a typed function in a file of this folder, of which tyro makes options and help; or a dict of functions, where it
+has commands of its own. Its file is imported when it is called, and what needs torch when it is used (lazy.py): help is instant.
+"""
+
+import functools
+import importlib
+import os
+import sys
+
+import tyro
+
+from dias_lab.config import nearest
+from dias_lab.shell.common import Refused
+
+COMMANDS = {
+    "convert": ("dias_lab.shell.data:CONVERTERS", "Convert a data set to stores, and draw a contact sheet of them."),
+    "verify": ("dias_lab.shell.data:verify", "Check every record of a store, or of all stores in a folder."),
+    "train": ("dias_lab.shell.training:train", "Train a model in a run directory, or resume it there."),
+    "evaluate": (
+        "dias_lab.shell.models:evaluate", "Score the best checkpoint of a run, or a published one, on a store.",
+    ),
+    "trace": (
+        "dias_lab.shell.models:trace", "Write the attention maps of photos to a trace that figures and explorer open.",
+    ),
+    "explore": (
+        "dias_lab.shell.pictures:explore",
+        "Write a trace, or two of the same images side by side, as an HTML page to explore; it needs no network.",
+    ),
+    "segments": (
+        "dias_lab.shell.pictures:segments", "Write the slots' segments of a trace as label PNGs and COCO RLE JSON.",
+    ),
+    "run": (
+        "dias_lab.shell.book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...').",
+    ),
+    "grid": ("dias_lab.shell.grid:COMMANDS", "Start, watch, resume and tabulate many runs of one notebook."),
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m dias_lab COMMAND [--help]\n")
+        for name, (_, line) in COMMANDS.items():
+            print(f"  {name:10s} {line}")
+        return 0 if arguments else 2
+    name, *words = arguments
+    try:
+        return execute(name, words) or 0
+    except Refused as refusal:
+        print(f"dias_lab {name}: refused: {refusal}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        print(f"dias_lab {name}: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"dias_lab {name}: interrupted; nothing that was complete is lost", file=sys.stderr)
+        return 1
+
+
+def execute(name: str, words: list[str]) -> int | None:
+    """Call the command with the options that the words are. Its defaults may depend on them: those of train on --preset."""
+    if name not in COMMANDS:
+        raise Refused(f"there is no command {name!r}{nearest(name, COMMANDS)}")
+    place, line = COMMANDS[name]
+    file, _, attribute = place.partition(":")
+    module = importlib.import_module(file)
+    command, program = getattr(module, attribute), f"python -m dias_lab {name}"
+    if isinstance(command, dict):
+        return tyro.extras.subcommand_cli_from_dict(command, prog=program, description=line, args=words)
+    if defaults := getattr(module, f"{attribute}_defaults", None):
+        command = functools.partial(command, **defaults(words))
+    return tyro.cli(command, prog=program, args=words)

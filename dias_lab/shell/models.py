@@ -1,0 +1,111 @@
+"""The shell's commands on trained models, evaluate and trace."""
+
+import statistics
+from pathlib import Path
+
+from dias_lab.data import store
+from dias_lab.shell import lazy
+from dias_lab.shell.common import Flag, Refused, refusing
+
+
+def evaluate(
+    data: Path, run_dir: tuple[Path, ...] = (), reference: tuple[Path, ...] = (), method: str | None = None,
+    preset: str | None = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
+):  # fmt: skip
+    """Score the best checkpoint of a run, or a published one, on a store.
+
+    A checkpoint is a model's weights as they were saved; a store is a file of images and their true segments. Several models
+    get their mean and standard deviation.
+
+    Args:
+        data: a folder of stores, or one store (.lmdb)
+        run_dir: a folder that train wrote, or several, of runs with different seeds
+        reference: instead of a run, a file of weights that a paper's authors published, or several
+        method: of the reference: dias (if not given), smoothsa, spot or dinosaur
+        preset: the data set that the reference was trained for: coco, voc or clevrtex
+        split: which store of the folder: train, validation or test
+        protocol: which pixels count, named after the code that counts so: dias, dias-v1, spot, oclf or videosaur. They
+            differ in pixels without a true label (void), pixels of several objects (overlap), and the background
+        limit: only the first images; 0 takes all
+        out: the file for the scores of one run; if not given, below the run, or beside the reference
+    """
+    if out and len(run_dir + reference) > 1:
+        raise Refused("--out is for one run; the scores of several go below each")
+    if run_dir and reference:
+        raise Refused("say which model: --run-dir RUN or --reference FILE, and only one of them")
+    subjects = [(place, None) for place in run_dir] + [(None, place) for place in reference]
+    models = [model_to_load(*subject, method, preset) for subject in subjects or [(None, None)]]
+    path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
+    if not path.exists():
+        raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
+    one, scores = store.open(path.resolve()), []
+    for (run, file), model in zip(subjects, models, strict=True):
+        if run:
+            subject, target = run.resolve(), out or lazy.evaluate.scores_file(run.resolve(), one, protocol, limit)
+        else:
+            subject = model()
+            target = out or file.with_name(f"{file.name}.scores") / lazy.evaluate.scores_name(one, protocol, limit)
+            with refusing():  # else the scores would be lost
+                target.resolve().parent.mkdir(parents=True, exist_ok=True)
+        scores.append(lazy.evaluate.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
+        print(f"wrote {target}")
+    print_scores(*scores)
+
+
+def trace(
+    images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
+    method: str | None = None, preset: str | None = None, seed: int = 0,
+):  # fmt: skip
+    """Write the attention maps of photos to a trace that figures and explorer open.
+
+    An attention map says how much each slot looks at each place of an image; a trace holds them for all iterations.
+
+    Args:
+        images: photos, or folders of them
+        out: the trace, an .npz file
+        run_dir: the folder of a run, whose best model looks at them
+        shipped: the small model that comes with the package looks at them
+        reference: a model that a paper's authors published, a file of weights, looks at them
+        method: of the reference: dias (if not given), smoothsa, spot or dinosaur
+        preset: the data set that the reference was trained for: coco, voc or clevrtex
+        seed: of the random numbers that slots start with
+    """
+    model = model_to_load(run_dir, reference, method, preset, shipped)()
+    pictures, names = lazy.dataset.read_photos(images, model.config.image_size)
+    about = {"run": "shipped" if shipped else str(run_dir or reference)}
+    model.trace(pictures, seed=seed, names=names, about=about).save(out)
+    print(f"wrote {out}: {len(names)} images")
+
+
+def model_to_load(run_dir, reference, method, preset, shipped=None):
+    """What to call for the model that the options name; Refused unless they name exactly one."""
+    if sum((run_dir is not None, reference is not None, bool(shipped))) != 1:
+        ways = "--run-dir RUN or --reference FILE" + (", or --shipped" if shipped is not None else "")
+        raise Refused(f"say which model, and only one: {ways}")
+    if reference is None and (method or preset):
+        raise Refused("--method and --preset belong to --reference; a run has its own config")
+    if reference is not None and preset is None:
+        raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
+    if shipped:
+        return lazy.checkpoint.shipped
+    if run_dir is not None:
+        return lambda: lazy.checkpoint.load_model(run_dir.resolve())
+    return lambda: refusing()(lazy.reference.load)(reference.resolve(), method or "dias", preset)
+
+
+def print_scores(*runs: dict):
+    """The scores of a run, or mean and sample standard deviation of several, under their protocol."""
+    titles = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mbo_class": "mBO-class"}
+    titles = {metric: title for metric, title in titles.items() if all(metric in one["decoder"] for one in runs)}
+    first, spread = runs[0], f", mean ± standard deviation of n = {len(runs)} runs" if len(runs) > 1 else ""
+    print(f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}")
+    width = 14 if spread else 11
+    print(" " * 8 + "".join(f"{title:>{width}}" for title in titles.values()))
+    for name in ("first", "last", "decoder"):
+        line = f"{name:>8}"
+        for metric in titles:
+            values = [100 * one[name][metric] for one in runs if one[name][metric] == one[name][metric]]
+            shown = f"{statistics.fmean(values):.1f}" if values else "n/a"
+            shown += f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            line += f"{shown:>{width}}"
+        print(line)
