@@ -2,11 +2,11 @@
 
 import dataclasses
 import importlib.util
-import inspect
 import json
 import re
 import subprocess
 import sys
+import typing
 from typing import Literal
 
 import numpy as np
@@ -154,9 +154,8 @@ def test_help_is_in_groups_by_what_reads_the_fields(capsys):
 
 
 def subcommands(name):
-    place, _ = COMMANDS[name]
-    module, _, attribute = place.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
+    file, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(importlib.import_module(f"dias_lab.shell.{file}"), attribute)
     return {f"{name} {word}": command for word, command in found.items()} if isinstance(found, dict) else {name: found}
 
 
@@ -169,8 +168,10 @@ def test_every_command_describes_itself_and_its_options(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*words.split(), "--help"])
     assert stop.value.code == 0 and f"usage: python -m dias_lab {words} " in capsys.readouterr().out
-    for option in set(inspect.signature(command).parameters) - {"fields"}:  # fields: a dataclass whose fields describe themselves
-        assert re.search(rf"^ +{option}: \w", command.__doc__, re.MULTILINE), option
+    for option, kind in typing.get_type_hints(command, include_extras=True).items():
+        marked = any(getattr(mark, "help", None) for mark in getattr(kind, "__metadata__", ()))
+        described = marked or re.search(rf"^ +{option}: \w", command.__doc__, re.MULTILINE)
+        assert described or option in ("fields", "return"), option  # fields: a dataclass, whose fields describe themselves
     if words == name:
         assert COMMANDS[name][1].removesuffix(".") in command.__doc__  # the line of `python -m dias_lab --help`
 

@@ -14,28 +14,17 @@ import tyro
 from dias_lab.config import nearest
 from dias_lab.shell.common import Refused
 
-COMMANDS = {
-    "convert": ("dias_lab.shell.data:CONVERTERS", "Convert a data set to stores, and draw a contact sheet of them."),
-    "verify": ("dias_lab.shell.data:verify", "Check every record of a store, or of all stores in a folder."),
-    "train": ("dias_lab.shell.training:train", "Train a model in a run directory, or resume it there."),
-    "evaluate": (
-        "dias_lab.shell.models:evaluate", "Score the best checkpoint of a run, or a published one, on a store.",
-    ),
-    "trace": (
-        "dias_lab.shell.models:trace", "Write the attention maps of photos to a trace that figures and explorer open.",
-    ),
-    "explore": (
-        "dias_lab.shell.pictures:explore",
-        "Write a trace, or two of the same images side by side, as an HTML page to explore; it needs no network.",
-    ),
-    "segments": (
-        "dias_lab.shell.pictures:segments", "Write the slots' segments of a trace as label PNGs and COCO RLE JSON.",
-    ),
-    "run": (
-        "dias_lab.shell.book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...').",
-    ),
-    "grid": ("dias_lab.shell.grid:COMMANDS", "Start, watch, resume and tabulate many runs of one notebook."),
-}  # fmt: skip
+COMMANDS = {  # a file of this folder, what there is called, and what that does
+    "convert": ("data:CONVERTERS", "Convert a data set to stores, and draw a contact sheet of them."),
+    "verify": ("data:verify", "Check every record of a store, or of all stores in a folder."),
+    "train": ("training:train", "Train a model in a run directory, or resume it there."),
+    "evaluate": ("models:evaluate", "Score the best checkpoint of a run, or a published one, on a store."),
+    "trace": ("models:trace", "Write the attention maps of photos to a trace that figures and explorer open."),
+    "explore": ("pictures:explore", "Write a trace, or two of the same images, as an HTML page to explore, with no network."),
+    "segments": ("pictures:segments", "Write the slots' segments of a trace as label PNGs and COCO RLE JSON."),
+    "run": ("book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."),
+    "grid": ("grid:COMMANDS", "Start, watch, resume and tabulate many runs of one notebook."),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +57,7 @@ def execute(name: str, words: list[str]) -> int | None:
         raise Refused(f"there is no command {name!r}{nearest(name, COMMANDS)}")
     place, line = COMMANDS[name]
     file, _, attribute = place.partition(":")
-    module = importlib.import_module(file)
+    module = importlib.import_module(f"{__name__}.{file}")
     command, program = getattr(module, attribute), f"python -m dias_lab {name}"
     if isinstance(command, dict):
         return tyro.extras.subcommand_cli_from_dict(command, prog=program, description=line, args=words)

@@ -1,7 +1,7 @@
 """The shell's commands on data: convert and verify."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -11,84 +11,72 @@ from dias_lab.data.convert import clevrtex, coco, legacy, scenes, voc
 from dias_lab.data.convert import folder as own
 from dias_lab.shell.common import Flag, Refused, refusing
 
+Out = Annotated[Path, tyro.conf.arg(help="the folder of the stores, .lmdb files, one a split")]
+Held = "the share of the training images on which checkpoints are chosen; 0: no such split"
+Validation = Annotated[float, tyro.conf.arg(help=Held)]
 
-def convert_scenes(out: Path, train: int = 2000, validation: int = 200, test: int = 200):
+
+def convert_scenes(out: Out, train: int = 2000, validation: int = 200, test: int = 200):
     """Make the built-in scenes.
 
     Args:
-        out: the folder of the stores (.lmdb files, one a split)
-        train: scenes to train on
-        validation: scenes on which checkpoints are chosen
-        test: scenes that results are reported on
+        train: how many to train on
+        validation: how many on which checkpoints are chosen
+        test: how many that results are reported on
     """
     report(out, scenes.convert(out, train, validation, test, progress=True))
 
 
 def convert_coco(
-    root: Path,
-    out: Path,
-    validation: float = 0.05,
-    limit: int | None = None,
+    root: Path, out: Out, validation: Validation = 0.05, limit: int | None = None,
     annotations: Literal["panoptic", "instances"] = "panoptic",
-):
+):  # fmt: skip
     """Convert COCO 2017.
 
     Args:
         root: the folder with train2017/, val2017/ and annotations/
-        out: the folder of the stores
-        validation: the share of the training images on which checkpoints are chosen; 0: no such split
         limit: only the first images of each split
-        annotations: things and stuff without overlaps, or things as SPOT and OCLF use them
+        annotations: panoptic: things (cats) and stuff (sky) without overlaps; instances: things, as SPOT and OCLF use them
     """
     report(out, coco.convert(folder(root), out, validation, limit, annotations, progress=True))
 
 
 def convert_voc(
-    root: Path,
-    out: Path,
-    validation: float = 0.05,
-    splits: Literal["auto", "dias", "lists"] = "auto",
-    year: Literal[2007, 2012] | None = None,
-    trainaug: Path | None = None,
-    drop_test_images: Flag = False,
-):
+    root: Path, out: Out, validation: Validation = 0.05, splits: Literal["auto", "dias", "lists"] = "auto",
+    year: Literal[2007, 2012] | None = None, trainaug: Path | None = None, drop_test_images: Flag = False,
+):  # fmt: skip
     """Convert Pascal VOC 2007 and 2012.
 
     Args:
         root: VOCdevkit, or the folder that holds it
-        out: the folder of the stores
-        validation: the share of the training images on which checkpoints are chosen; 0: no such split
         splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias if both years are there
         year: the year of the lists
-        trainaug: a list of names to train on instead of train.txt
-        drop_test_images: leave the images of 2007 out of those of 2012
+        trainaug: a text file with the names of the images to train on, instead of train.txt
+        drop_test_images: leave the images of 2007, which are tested on, out of those of 2012
     """
     report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
 
 
 def convert_clevrtex(
-    root: Path, out: Path, validation: float = 0.05, splits: Literal["reference", "usual"] = "reference"
+    root: Path, out: Out, validation: Validation = 0.05, splits: Literal["reference", "usual"] = "reference"
 ):
     """Convert ClevrTex.
 
     Args:
-        root: the folder with clevrtex_full/ and clevrtex_outd/
-        out: the folder of the stores
-        validation: the share of the training images on which checkpoints are chosen; 0: no such split
+        root: the folder with clevrtex_full/ and clevrtex_outd/, whose shapes and textures are others
         splits: reference: train on full, test on outd; usual: 80, 10 and 10 per cent of full
     """
     report(out, clevrtex.convert(folder(root), out, validation, splits, progress=True))
 
 
 def convert_folder(
-    root: Path, out: Path, masks: Path | None = None, validation: float | None = None, test: float | None = None
+    root: Path, out: Out, masks: Path | None = None, validation: float | None = None, test: float | None = None
 ):
     """Convert your own images, with or without masks.
 
     Args:
         root: the folder of the images, or of train/ val/ test/ with them
-        out: the folder of the stores
-        masks: a folder of masks, each named like its image but for the ending
+        masks: a folder of masks, images that say which segment a pixel is in, each named like its image but for the ending
         validation: the share of the images on which checkpoints are chosen; None: a tenth, unless there is a folder val/
         test: the share of the images that results are reported on; None: a tenth, unless there are folders
     """
@@ -96,19 +84,19 @@ def convert_folder(
 
 
 def convert_legacy(
-    root: Path,
-    out: Path,
-    dataset: Literal["clevrtex", "coco", "voc"] | None = None,
+    root: Path, out: Path, dataset: Literal["clevrtex", "coco", "voc"] | None = None,
     layout: Literal["v1", "v2", "v3", "v4", "vq-vfm-ocl"] | None = None,
     split: Literal["train", "validation", "test"] | None = None,
-):
+):  # fmt: skip
     """Convert an LMDB file published with DIAS, SmoothSA or VQ-VFM-OCL to the store `out`, running no pickle.
+
+    A pickle, as these files hold, may run a program when Python loads it.
 
     Args:
         root: the published file, such as coco/val.lmdb
         out: the store, such as data/coco/test.lmdb
         dataset: refuse a file of another data set
-        layout: the release that the file is of, where it does not tell itself
+        layout: the release that wrote the file, where it does not tell itself
         split: the store's split, where train.lmdb is not train, or val.lmdb not test
     """
     with refusing():

@@ -24,8 +24,7 @@ def evaluate(
         method: of the reference: dias (if not given), smoothsa, spot or dinosaur
         preset: the data set that the reference was trained for: coco, voc or clevrtex
         split: which store of the folder: train, validation or test
-        protocol: which pixels count, named after the code that counts so: dias, dias-v1, spot, oclf or videosaur. They
-            differ in pixels without a true label (void), pixels of several objects (overlap), and the background
+        protocol: how pixels without a label, and the background, count in the scores: dias, dias-v1, spot, oclf or videosaur
         limit: only the first images; 0 takes all
         out: the file for the scores of one run; if not given, below the run, or beside the reference
     """

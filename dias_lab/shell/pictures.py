@@ -11,9 +11,10 @@ from dias_lab.trace import AttentionTrace
 
 
 def explore(traces: tyro.conf.Positional[list[Path]], out: Path):
-    """Write a trace, or two of the same images side by side, as an HTML page to explore; it needs no network.
+    """Write a trace, or two of the same images, as an HTML page to explore, with no network.
 
-    The page holds all that it shows: the images, and where in them every slot looks, iteration by iteration.
+    The page holds all that it shows: the images, and where in them every slot looks, iteration by iteration. Two traces stand
+    side by side.
 
     Args:
         traces: one or two files that `python -m dias_lab trace` wrote
