@@ -1,7 +1,8 @@
 """The shell: python -m dias_lab COMMAND. Exit status: 0 done, 1 failed, 2 refused before anything started.
 
-A command is a typed function in a file of this folder, of which tyro makes options and help; or a dict of functions, where it
-has commands of its own. Its file is imported when it is called, and what needs torch when it is used (lazy.py): help is instant.
+A command is a typed function in a file of this folder, of which tyro makes options and help; or a dict of functions,
+where it has commands of its own. Its file is imported when it is called, and what needs torch when it is used
+(lazy.py): so help is instant.
 """
 
 import functools
@@ -20,7 +21,7 @@ COMMANDS = {  # a file of this folder, what there is called, and what that does
     "train": ("training:train", "Train a model in a run directory, or resume it there."),
     "evaluate": ("models:evaluate", "Score the best checkpoint of a run, or a published one, on a store."),
     "trace": ("models:trace", "Write the attention maps of photos to a trace that figures and explorer open."),
-    "explore": ("pictures:explore", "Write a trace, or two of the same images, as an HTML page to explore, with no network."),
+    "explore": ("pictures:explore", "Write a trace, or two of the same images, as an HTML page to explore offline."),
     "segments": ("pictures:segments", "Write the slots' segments of a trace as label PNGs and COCO RLE JSON."),
     "run": ("book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."),
     "grid": ("grid:COMMANDS", "Start, watch, resume and tabulate many runs of one notebook."),
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def execute(name: str, words: list[str]) -> int | None:
-    """Call the command with the options that the words are. Its defaults may depend on them: those of train on --preset."""
+    """Call the command with the options that the words are. Defaults may depend on them: train's on --preset."""
     if name not in COMMANDS:
         raise Refused(f"there is no command {name!r}{nearest(name, COMMANDS)}")
     place, line = COMMANDS[name]

@@ -16,7 +16,7 @@ Fields = options.joined({"book": options.group(book.Options, OWN), **options.of_
 def run(fields: Annotated[Fields, tyro.conf.arg(name="")]) -> int:
     """Execute the ordered notebooks and build the HTML gallery (make run ARGS='...').
 
-    What they make is below runs/, in a folder that is named after the options. The same options again repeat only what has
-    changed since.
+    What they make is below runs/, in a folder that is named after the options. The same options again repeat only what
+    has changed since.
     """
     return book.run(book.Options(**options.values(fields)))

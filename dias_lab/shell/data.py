@@ -36,7 +36,7 @@ def convert_coco(
     Args:
         root: the folder with train2017/, val2017/ and annotations/
         limit: only the first images of each split
-        annotations: panoptic: things (cats) and stuff (sky) without overlaps; instances: things, as SPOT and OCLF use them
+        annotations: panoptic: things (cats), stuff (sky), no overlaps; instances: things, as SPOT and OCLF use them
     """
     report(out, coco.convert(folder(root), out, validation, limit, annotations, progress=True))
 
@@ -49,7 +49,7 @@ def convert_voc(
 
     Args:
         root: VOCdevkit, or the folder that holds it
-        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias if both years are there
+        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias where both are there
         year: the year of the lists
         trainaug: a text file with the names of the images to train on, instead of train.txt
         drop_test_images: leave the images of 2007, which are tested on, out of those of 2012
@@ -76,9 +76,9 @@ def convert_folder(
 
     Args:
         root: the folder of the images, or of train/ val/ test/ with them
-        masks: a folder of masks, images that say which segment a pixel is in, each named like its image but for the ending
-        validation: the share of the images on which checkpoints are chosen; None: a tenth, unless there is a folder val/
-        test: the share of the images that results are reported on; None: a tenth, unless there are folders
+        masks: a folder of masks, which say the segment of each pixel, each named like its image but for the ending
+        validation: the share of the images on which checkpoints are chosen; None: a tenth, or what val/ holds
+        test: the share of the images that results are reported on; None: a tenth, or what test/ holds
     """
     report(out, own.convert(folder(root), out, masks and folder(masks), validation, test, progress=True))
 

@@ -18,10 +18,8 @@ from dias_lab.shell import lazy
 from dias_lab.shell.common import Flag, Refused, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
-Only = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(help="settings (choices of parameters) whose names begin so, and the baseline; the others stay to be done"),
-]
+ONLY = "settings (choices of parameters) whose names begin so, and the baseline; the others stay to be done"
+Only = Annotated[tuple[str, ...], tyro.conf.arg(help=ONLY)]
 WORKERS = "runs at a time on this machine; by default one a GPU, else one for two cores, at most four"
 Workers = Annotated[int | None, tyro.conf.arg(help=WORKERS)]
 Slurm = Annotated[Flag, tyro.conf.arg(help="put them into the queue of Slurm, which runs a cluster, as one job array")]
@@ -103,7 +101,8 @@ def _execute(found, chosen, workers, slurm, skip_failed) -> int:
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)
-        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}; python -m dias_lab grid status tells how they stand")
+        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}", end="; ")
+        print("python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
         grid_run.Pool(found, wanted, workers).run()
@@ -130,8 +129,9 @@ def status(folder: Folder, as_json: Json = False):
 
 
 def table(
-    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False, as_json: Json = False
-):
+    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False,
+    as_json: Json = False,
+):  # fmt: skip
     """Mean ± standard deviation, and paired differences to a baseline; as Markdown, CSV and LaTeX.
 
     Paired: between runs of the same seed and, where the scores of each image are known, on the same image.
@@ -159,7 +159,8 @@ def open_(folder: Folder, run: str | None = None):
         run: the beginning of a run's id; by default the first that failed
     """
     found = grid.load(folder.resolve())
-    wanted = [row for row in grid.status(found) if (row["state"] == "failed" if run is None else row["id"].startswith(run))]
+    rows = grid.status(found)
+    wanted = [row for row in rows if (row["state"] == "failed" if run is None else row["id"].startswith(run))]
     if not wanted and run is None:
         print("no run has failed; --run ID opens another one")
         return
@@ -219,6 +220,7 @@ def run_one(folder: tyro.conf.Positional[Path], threads: int | None = None) -> i
 
 
 FUNCTIONS = {
-    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
+    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean,
+    "run-one": run_one,
 }  # fmt: skip
 COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in FUNCTIONS.items()}

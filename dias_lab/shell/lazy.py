@@ -1,7 +1,6 @@
-"""Modules that take seconds to import, each imported when it is first used: help and refusals need none of them.
+"""Modules that take seconds to import, each imported when it is first used, as in lazy.train.fit(config, run_dir).
 
-    from dias_lab.shell import lazy
-    lazy.train.fit(config, run_dir)
+Help, and most refusals, need none of them.
 """
 
 import importlib

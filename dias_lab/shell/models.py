@@ -14,8 +14,8 @@ def evaluate(
 ):  # fmt: skip
     """Score the best checkpoint of a run, or a published one, on a store.
 
-    A checkpoint is a model's weights as they were saved; a store is a file of images and their true segments. Several models
-    get their mean and standard deviation.
+    A checkpoint is a model's weights as they were saved; a store is a file of images and their true segments. Several
+    models get their mean and standard deviation.
 
     Args:
         data: a folder of stores, or one store (.lmdb)
@@ -24,7 +24,7 @@ def evaluate(
         method: of the reference: dias (if not given), smoothsa, spot or dinosaur
         preset: the data set that the reference was trained for: coco, voc or clevrtex
         split: which store of the folder: train, validation or test
-        protocol: how pixels without a label, and the background, count in the scores: dias, dias-v1, spot, oclf or videosaur
+        protocol: how unlabelled pixels and the background count in the scores: dias, dias-v1, spot, oclf or videosaur
         limit: only the first images; 0 takes all
         out: the file for the scores of one run; if not given, below the run, or beside the reference
     """

@@ -21,7 +21,7 @@ def _text(metavar: str, nargs, read) -> PrimitiveConstructorSpec:
 
 
 def _place(words: list[str]) -> str:
-    """A path as typed is one of the working directory; what is not there stays as it is: a name, or a path below the root."""
+    """A path as typed is of the working directory; what is not there stays as it is: a name, or one below the root."""
     return str(Path(words[0]).resolve()) if words[0] and Path(words[0]).exists() else words[0]
 
 
@@ -33,8 +33,8 @@ ALIASES = {"teacher_run": ["--from"]}
 def group(part: type, names=None, places: bool = False, as_preset: bool = False) -> type:
     """The fields of a dataclass (all, or some names) as one group of options, without its checks.
 
-    places: paths are read as those of the working directory. as_preset: None, which says that the preset chooses, is the
-    default of all.
+    places: paths are read as those of the working directory. as_preset: None, which says that the preset chooses, is
+    the default of all.
     """
     hints, comments, fields = typing.get_type_hints(part), _comments(part), []
     for field in dataclasses.fields(part):
@@ -57,7 +57,9 @@ def of_parts(names=None, **how) -> dict[str, type]:
 
 def joined(groups: dict[str, type]) -> type:
     """One dataclass of all groups, whose options have no prefix."""
-    fields = [(name, tyro.conf.OmitArgPrefixes[one], dataclasses.field(default_factory=one)) for name, one in groups.items()]
+    fields = []
+    for name, one in groups.items():
+        fields.append((name, tyro.conf.OmitArgPrefixes[one], dataclasses.field(default_factory=one)))
     return dataclasses.make_dataclass("Options", fields, namespace={"__doc__": None}, frozen=True)
 
 

@@ -11,10 +11,10 @@ from dias_lab.trace import AttentionTrace
 
 
 def explore(traces: tyro.conf.Positional[list[Path]], out: Path):
-    """Write a trace, or two of the same images, as an HTML page to explore, with no network.
+    """Write a trace, or two of the same images, as an HTML page to explore offline.
 
-    The page holds all that it shows: the images, and where in them every slot looks, iteration by iteration. Two traces stand
-    side by side.
+    The page holds all that it shows: the images, and where in them every slot looks, iteration by iteration. Two traces
+    stand side by side.
 
     Args:
         traces: one or two files that `python -m dias_lab trace` wrote
@@ -30,8 +30,8 @@ def explore(traces: tyro.conf.Positional[list[Path]], out: Path):
 def segments(trace: tyro.conf.Positional[Path], out: Path, map: str | None = None):
     """Write the slots' segments of a trace as label PNGs and COCO RLE JSON.
 
-    A pixel belongs to the slot that attends to it most; its label is that slot's number plus 1. segments.json has the same
-    segments as the COCO data set writes them: run-length encoded (RLE) masks, which pycocotools reads.
+    A pixel belongs to the slot that attends to it most; its label is that slot's number plus 1. segments.json has the
+    same segments as the COCO data set writes them: run-length encoded (RLE) masks, which pycocotools reads.
 
     Args:
         trace: a file that `python -m dias_lab trace` wrote

@@ -15,11 +15,13 @@ GROUPS = options.of_parts(places=True)
 Fields = options.joined(GROUPS)
 
 
-def train(run_dir: Path, fields: Annotated[Fields, tyro.conf.arg(name="")], preset: str = "scenes", form: str = "complete"):
+def train(
+    run_dir: Path, fields: Annotated[Fields, tyro.conf.arg(name="")], preset: str = "scenes", form: str = "complete"
+):
     """Train a model in a run directory, or resume it there.
 
     Args:
-        run_dir: the folder that gets weights, log and scores; where a training was interrupted, the same command goes on
+        run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
         preset: whose numbers are the defaults below: scenes (the built-in toy images), coco, voc or clevrtex
         form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
     """
