@@ -19,7 +19,7 @@ from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.shell import COMMANDS, lazy, options
 from dias_lab.shell.book import Fields as book_options
-from dias_lab.shell.training import train_defaults
+from dias_lab.shell.models import train_defaults
 from dias_lab.trace import AttentionTrace
 
 SMALL = (

@@ -5,20 +5,23 @@ where it has commands of its own. Its file is imported when it is called, and wh
 (lazy.py): so help is instant.
 """
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
+from typing import Annotated
 
 import tyro
 
 from dias_lab.config import nearest
-from dias_lab.shell.common import Refused
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 COMMANDS = {  # a file of this folder, what there is called, and what that does
     "convert": ("data:CONVERTERS", "Convert a data set to stores, and draw a contact sheet of them."),
     "verify": ("data:verify", "Check every record of a store, or of all stores in a folder."),
-    "train": ("training:train", "Train a model in a run directory, or resume it there."),
+    "train": ("models:train", "Train a model in a run directory, or resume it there."),
     "evaluate": ("models:evaluate", "Score the best checkpoint of a run, or a published one, on a store."),
     "trace": ("models:trace", "Write the attention maps of photos to a trace that figures and explorer open."),
     "explore": ("pictures:explore", "Write a trace, or two of the same images, as an HTML page to explore offline."),
@@ -26,6 +29,20 @@ COMMANDS = {  # a file of this folder, what there is called, and what that does
     "run": ("book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."),
     "grid": ("grid:COMMANDS", "Start, watch, resume and tabulate many runs of one notebook."),
 }
+
+
+class Refused(Exception):
+    """What the user asked for cannot be started; the message says why."""
+
+
+@contextlib.contextmanager
+def refusing(*errors: type[Exception]):
+    """While this runs, such an error (ValueError and OSError, if none is named) means that nothing was started."""
+    errors = errors or (ValueError, OSError)
+    try:
+        yield
+    except errors as error:
+        raise Refused(str(error)) from error
 
 
 def main(arguments: list[str] | None = None) -> int:

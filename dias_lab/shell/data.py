@@ -9,7 +9,7 @@ from dias_lab import viz
 from dias_lab.data import store, summary
 from dias_lab.data.convert import clevrtex, coco, legacy, scenes, voc
 from dias_lab.data.convert import folder as own
-from dias_lab.shell.common import Flag, Refused, refusing
+from dias_lab.shell import Flag, Refused, refusing
 
 Out = Annotated[Path, tyro.conf.arg(help="the folder of the stores, .lmdb files, one a split")]
 Held = "the share of the training images on which checkpoints are chosen; 0: no such split"
@@ -49,7 +49,7 @@ def convert_voc(
 
     Args:
         root: VOCdevkit, or the folder that holds it
-        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of one year; auto: dias where both are there
+        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of a year; auto: dias if both are there
         year: the year of the lists
         trainaug: a text file with the names of the images to train on, instead of train.txt
         drop_test_images: leave the images of 2007, which are tested on, out of those of 2012

@@ -14,8 +14,7 @@ import tyro
 
 from dias_lab import gallery, grid, grid_project, grid_run, grid_slurm, parameters, runs
 from dias_lab.limits import folder_size, size
-from dias_lab.shell import lazy
-from dias_lab.shell.common import Flag, Refused, refusing
+from dias_lab.shell import Flag, Refused, lazy, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
 ONLY = "settings (choices of parameters) whose names begin so, and the baseline; the others stay to be done"

@@ -1,16 +1,56 @@
-"""The shell's commands on trained models, evaluate and trace."""
+"""The shell's commands on models: train, evaluate and trace."""
 
+import argparse
 import statistics
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from dias_lab.config import Config
 from dias_lab.data import store
-from dias_lab.shell import lazy
-from dias_lab.shell.common import Flag, Refused, refusing
+from dias_lab.shell import Flag, Refused, lazy, options, refusing
+
+Fields = options.joined(options.of_parts(places=True))
+Method = Annotated[str | None, tyro.conf.arg(help="of the reference: dias (if not given), smoothsa, spot or dinosaur")]
+TRAINED_FOR = "the data set that the reference was trained for: coco, voc or clevrtex"
+Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
+
+
+def train(
+    run_dir: Path, fields: Annotated[Fields, tyro.conf.arg(name="")], preset: str = "scenes", form: str = "complete"
+):
+    """Train a model in a run directory, or resume it there.
+
+    Args:
+        run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
+        preset: whose numbers are the defaults below: scenes (the built-in toy images), coco, voc or clevrtex
+        form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
+    """
+    with refusing():
+        config, folder = Config(**options.values(fields)), run_dir.resolve()
+        lazy.train.check(config, folder)
+    result = lazy.train.fit(config, folder)
+    if lazy.devices.rank(config) > 0:  # the first process says it
+        return
+    print(f"wrote {run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
+    print_scores(result["scores"])
+
+
+def train_defaults(words: list[str]) -> dict:
+    """The fields as the preset, form and method among the words have them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("preset", "scenes"), ("form", "complete"), ("method", "dias")):
+        first.add_argument(f"--{name}", default=default)
+    chosen = first.parse_known_args(words)[0]
+    with refusing():
+        config = Config.preset(chosen.preset, chosen.form, method=chosen.method)
+    return {"fields": options.filled(Fields, config)}
 
 
 def evaluate(
-    data: Path, run_dir: tuple[Path, ...] = (), reference: tuple[Path, ...] = (), method: str | None = None,
-    preset: str | None = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
+    data: Path, run_dir: tuple[Path, ...] = (), reference: tuple[Path, ...] = (), method: Method = None,
+    preset: Preset = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
 ):  # fmt: skip
     """Score the best checkpoint of a run, or a published one, on a store.
 
@@ -21,8 +61,6 @@ def evaluate(
         data: a folder of stores, or one store (.lmdb)
         run_dir: a folder that train wrote, or several, of runs with different seeds
         reference: instead of a run, a file of weights that a paper's authors published, or several
-        method: of the reference: dias (if not given), smoothsa, spot or dinosaur
-        preset: the data set that the reference was trained for: coco, voc or clevrtex
         split: which store of the folder: train, validation or test
         protocol: how unlabelled pixels and the background count in the scores: dias, dias-v1, spot, oclf or videosaur
         limit: only the first images; 0 takes all
@@ -53,7 +91,7 @@ def evaluate(
 
 def trace(
     images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
-    method: str | None = None, preset: str | None = None, seed: int = 0,
+    method: Method = None, preset: Preset = None, seed: int = 0,
 ):  # fmt: skip
     """Write the attention maps of photos to a trace that figures and explorer open.
 
@@ -65,8 +103,6 @@ def trace(
         run_dir: the folder of a run, whose best model looks at them
         shipped: the small model that comes with the package looks at them
         reference: a model that a paper's authors published, a file of weights, looks at them
-        method: of the reference: dias (if not given), smoothsa, spot or dinosaur
-        preset: the data set that the reference was trained for: coco, voc or clevrtex
         seed: of the random numbers that slots start with
     """
     model = model_to_load(run_dir, reference, method, preset, shipped)()

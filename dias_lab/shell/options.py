@@ -63,10 +63,10 @@ def joined(groups: dict[str, type]) -> type:
     return dataclasses.make_dataclass("Options", fields, namespace={"__doc__": None}, frozen=True)
 
 
-def filled(groups: dict[str, type], config) -> dict:
-    """An instance of each group, with the values that the config has."""
-    names = {title: [field.name for field in dataclasses.fields(one)] for title, one in groups.items()}
-    return {title: one(**{name: getattr(config, name) for name in names[title]}) for title, one in groups.items()}
+def filled(kind: type, config):
+    """An instance of what `joined` made, with the values that the config has."""
+    groups = [one.default_factory for one in dataclasses.fields(kind)]
+    return kind(*(one(*(getattr(config, field.name) for field in dataclasses.fields(one))) for one in groups))
 
 
 def values(options) -> dict:

@@ -6,7 +6,7 @@ import tyro
 
 from dias_lab import viz
 from dias_lab.segments import export, stop_of
-from dias_lab.shell.common import refusing
+from dias_lab.shell import refusing
 from dias_lab.trace import AttentionTrace
 
 
