@@ -15,10 +15,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import grid, grid_project, grid_run, grid_slurm, grid_table, runs, shell_grid
+from dias_lab import grid, grid_project, grid_run, grid_slurm, grid_table, runs
 from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.parameters import Refused
+from dias_lab.shell.grid import COMMANDS
 from dias_lab.unit import Unit
 
 PARAMETERS = """run_dir: str = ""
@@ -447,7 +448,7 @@ def test_what_a_slurm_job_does_tells_how_it_ended(root):
 
 
 def test_every_command_has_help(capsys):
-    for command in shell_grid.COMMANDS:
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
             main(["grid", command, "--help"])
         assert stop.value.code == 0

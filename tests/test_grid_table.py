@@ -64,7 +64,7 @@ def test_per_image_scores_are_paired_where_they_are(found):
     random = np.random.default_rng(0)
     hard = random.normal(0, 0.2, 30)  # of each image, alike for all
     for run in found.runs:
-        better = 0.02 * (run.made["parameters"]["width"] - 1)
+        better = 0.02 * (run.parameters["width"] - 1)
         finish(run, 0.5, 0.5 + hard + random.normal(0, 0.01, 30) + better)
     table = grid_table.table(found)
     assert table.metrics == ["test-dias.decoder.ari"] and "seeds and images" in table.caption

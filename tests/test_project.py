@@ -29,7 +29,7 @@ LAYERS = [
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
     ["parameters", "limits", "kernel", "headless", "gallery"],
     ["unit", "book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
-    ["shell_data", "shell_grid", "__main__"],
+    ["shell", "__main__"],
 ]
 VIZ_MAY_IMPORT = {"trace", "viz"}
 

@@ -1,45 +1,49 @@
-"""The shell's commands on grids: python -m dias_lab grid start|status|resume|table|open|clean|run-one."""
+"""The shell's commands on grids, many runs of one notebook: grid start|status|resume|table|open|clean|run-one."""
 
 import json
+import os
 import re
 import shutil
 import sys
+import tomllib
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from dias_lab.shell_data import Flag, Refused
+from dias_lab import gallery, grid, grid_project, grid_run, grid_slurm, parameters, runs
+from dias_lab.limits import folder_size, size
+from dias_lab.shell import Flag, Refused, lazy, refusing
 
-Place = tyro.conf.Positional[Path]
-Json = Annotated[Flag, tyro.conf.arg(name="json")]
+Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
+ONLY = "settings (choices of parameters) whose names begin so, and the baseline; the others stay to be done"
+Only = Annotated[tuple[str, ...], tyro.conf.arg(help=ONLY)]
+WORKERS = "runs at a time on this machine; by default one a GPU, else one for two cores, at most four"
+Workers = Annotated[int | None, tyro.conf.arg(help=WORKERS)]
+Slurm = Annotated[Flag, tyro.conf.arg(help="put them into the queue of Slurm, which runs a cluster, as one job array")]
+Json = Annotated[Flag, tyro.conf.arg(name="json", help="everything, every digit, as JSON")]
 
 
 def start(
-    file: Place, out: Path, fixed: tuple[str, ...] = (), only: tuple[str, ...] = (), workers: int | None = None,
-    slurm: Flag = False, projected: Flag = False, prepare_only: Flag = False,
+    file: tyro.conf.Positional[Path], out: Path, fixed: tuple[str, ...] = (), only: Only = (), workers: Workers = None,
+    slurm: Slurm = False, projected: Flag = False, prepare_only: Flag = False,
 ) -> int:  # fmt: skip
     """Start the runs of a grid file; where the grid is there already, those that are missing.
 
     Args:
-        file: the grid, a TOML file
+        file: the grid, a TOML file of a notebook, settings and seeds, such as docs/example_grid.toml
         out: the grid's directory, such as runs/NAME
         fixed: parameters of every run that go before the file's, such as steps=400
-        only: settings whose names begin so, and the baseline; the others stay to be done
-        workers: runs at a time on this machine; by default one a GPU, else one for two cores, at most four
-        slurm: put them into Slurm's queue, as one job array
         projected: first measure a short run, and print how long the whole will take
         prepare_only: make the runs' directories and print their commands, for another scheduler
     """
-    from dias_lab import grid, grid_project, grid_slurm, runs
-
     file, out = file.resolve(), out.resolve()  # paths as typed: from the working directory
     if out.exists() and any(out.iterdir()) and not (out / "grid.toml").exists():
         raise Refused(f"{out} is no grid, and it is not empty; choose another --out")
     given = dict(map(_assignment, fixed))
     found = grid.read(file, out, given)
-    _check_workers(workers)
-    chosen = _selected(found, only)
+    chosen = _selected(found, only, workers)
     if slurm:
         grid_slurm.executor(found)  # refuses before anything is written
     text = grid.changed(file.read_text(encoding="utf-8"), given)
@@ -56,31 +60,19 @@ def start(
 
 
 def resume(
-    folder: Place, only: tuple[str, ...] = (), workers: int | None = None, slurm: Flag = False, skip_failed: Flag = False
+    folder: Folder, only: Only = (), workers: Workers = None, slurm: Slurm = False, skip_failed: Flag = False
 ) -> int:
     """Execute what is missing: what was never started, interrupted or has failed.
 
     Args:
-        folder: the grid's directory
-        only: settings whose names begin so, and the baseline
-        workers: runs at a time on this machine
-        slurm: put them into Slurm's queue
         skip_failed: leave failed runs as they are
     """
-    _check_workers(workers)
-    found = _load(folder)
-    return _execute(found, _selected(found, only), workers, slurm, skip_failed)
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and workers < 1:
-        raise Refused(f"--workers must be at least 1, got {workers}")
+    found = grid.load(folder.resolve())
+    return _execute(found, _selected(found, only, workers), workers, slurm, skip_failed)
 
 
 def _assignment(text: str) -> tuple[str, object]:
     """A parameter's name and value, as TOML has it, or text where that is no TOML."""
-    import tomllib
-
     name, sign, value = text.partition("=")
     if not (sign and name.isidentifier()):
         raise Refused(f"--fixed takes NAME=VALUE, such as steps=400, got {text!r}")
@@ -90,8 +82,10 @@ def _assignment(text: str) -> tuple[str, object]:
         return name, value
 
 
-def _selected(found, only: tuple[str, ...]) -> set[str]:
+def _selected(found, only: tuple[str, ...], workers: int | None) -> set[str]:
     """The ids of the runs that `only` asks for, and of the baseline's."""
+    if workers is not None and workers < 1:
+        raise Refused(f"--workers must be at least 1, got {workers}")
     for text in only:
         if not any(setting.startswith(text) for setting in found.settings):
             raise Refused(f"--only {text}: no setting begins so; there are: {'; '.join(found.settings)}")
@@ -101,16 +95,13 @@ def _selected(found, only: tuple[str, ...]) -> set[str]:
 
 
 def _execute(found, chosen, workers, slurm, skip_failed) -> int:
-    from dias_lab import grid, grid_run, grid_slurm
-
     for folder, why in grid.stale(found):
         print(f"stale       {folder.name}: {why}")
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)
-        print(
-            f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}; python -m dias_lab grid status tells how they stand"
-        )
+        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}", end="; ")
+        print("python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
         grid_run.Pool(found, wanted, workers).run()
@@ -119,91 +110,66 @@ def _execute(found, chosen, workers, slurm, skip_failed) -> int:
     return int(any(row["state"] != "done" for row in rows if row["id"] in chosen))
 
 
-def status(folder: Place, as_json: Json = False) -> int:
-    """How every run stands, read off its files.
-
-    Args:
-        folder: the grid's directory
-        as_json: everything, as JSON
-    """
-    from dias_lab import grid, grid_run, runs
-
-    found = _load(folder)
+def status(folder: Folder, as_json: Json = False):
+    """How every run stands, read off its files; results of an older notebook or package are stale."""
+    found = grid.load(folder.resolve())
     rows, leftovers = grid.status(found), grid.stale(found)
     if as_json:
         old = [{"id": path.name, "why": why} for path, why in leftovers]
         print(json.dumps({"grid": runs.short(found.folder), "runs": rows, "stale": old}, indent=1))
-        return 0
+        return
     for row in rows:
         seconds = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
-        print(
-            f"{row['state']:11s} {row['id']}{grid_run.step(row)}{seconds}"
-            + (f": {row['problem']}" if row["problem"] else "")
-        )
+        problem = f": {row['problem']}" if row["problem"] else ""
+        print(f"{row['state']:11s} {row['id']}{grid_run.step(row)}{seconds}{problem}")
     for path, why in leftovers:
         print(f"stale       {path.name}: {why}")
     print(grid_run.progress(rows, sum(row["state"] == "running" for row in rows)).partition(": ")[0])
-    return 0
 
 
 def table(
-    folder: Place,
-    metrics: tuple[str, ...] = (),
-    baseline: str | None = None,
-    stale: Flag = False,
+    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False,
     as_json: Json = False,
-) -> int:
+):  # fmt: skip
     """Mean ± standard deviation, and paired differences to a baseline; as Markdown, CSV and LaTeX.
 
-    Args:
-        folder: the grid's directory
-        metrics: columns of runs.collect, such as test-dias.decoder.ari
-        baseline: the setting that the others are compared with
-        stale: take results of an older notebook or package where there are no new ones
-        as_json: every digit, as JSON
-    """
-    from dias_lab import grid_table, runs
+    Paired: between runs of the same seed and, where the scores of each image are known, on the same image.
 
-    found = _load(folder)
-    made = grid_table.table(found, list(metrics) or None, baseline, stale)
+    Args:
+        metrics: what to show, such as test-dias.decoder.ari: store, protocol, whose segments, and score
+        baseline: the setting that the others are compared with
+        stale: take stale results, of an older notebook or package, where there are no new ones
+    """
+    found = grid.load(folder.resolve())
+    made = lazy.grid_table.table(found, list(metrics) or None, baseline, stale)
     if as_json:
         rows = made.frame.to_json(orient="records", double_precision=15)
         print(f'{{"caption": {json.dumps(made.caption)}, "notes": {json.dumps(made.notes)}, "rows": {rows}}}')
     else:
-        print(grid_table.markdown(made))
-    paths = grid_table.write(made, found.folder)
+        print(lazy.grid_table.markdown(made))
+    paths = lazy.grid_table.write(made, found.folder)
     print(f"wrote {', '.join(runs.short(path) for path in paths)}", file=sys.stderr if as_json else sys.stdout)
-    return 0
 
 
-def open_(folder: Place, run: str | None = None) -> int:
+def open_(folder: Folder, run: str | None = None):
     """Write an executed notebook as a page, and open it in a browser: a failed one, at the cell where it failed.
 
     Args:
-        folder: the grid's directory
         run: the beginning of a run's id; by default the first that failed
     """
-    import os
-    import webbrowser
-
-    from dias_lab import gallery, grid, parameters, runs
-
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     rows = grid.status(found)
-    if run is None:
-        chosen = [row for row in rows if row["state"] == "failed"]
-        if not chosen:
-            print("no run has failed; --run ID opens another one")
-            return 0
-    else:
-        chosen = [row for row in rows if row["id"].startswith(run)]
-        if not chosen:
-            raise Refused(f"no run of {runs.short(found.folder)} is called {run}; status lists them")
-    place = found.folder / chosen[0]["id"]
+    wanted = [row for row in rows if (row["state"] == "failed" if run is None else row["id"].startswith(run))]
+    if not wanted and run is None:
+        print("no run has failed; --run ID opens another one")
+        return
+    if not wanted:
+        raise Refused(f"no run of {runs.short(found.folder)} is called {run}; status lists them")
+    name, place = wanted[0]["id"], found.folder / wanted[0]["id"]
     if not (place / "run.ipynb").exists():
-        raise Refused(f"{chosen[0]['id']} has no run.ipynb: it is {chosen[0]['state']}. {chosen[0]['problem'] or ''}")
+        raise Refused(f"{name} has no run.ipynb: it is {wanted[0]['state']}. {wanted[0]['problem'] or ''}")
     error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
-    page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), chosen[0]["id"], error)
+    page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), name, error)
     if "plotly.min.js" in text:
         import plotly.offline
 
@@ -212,72 +178,48 @@ def open_(folder: Place, run: str | None = None) -> int:
     print(f"wrote {runs.short(page)}" + (f": {error['message']}" if error and "message" in error else ""))
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(page.as_uri() + ("#error" if error else ""))
-    return 0
 
 
-def clean(folder: Place, yes: Flag = False) -> int:
-    """Delete what failed or is stale, with its checkpoints; without --yes it asks.
+def clean(folder: Folder, yes: Flag = False):
+    """Delete what failed or is stale (of an older notebook or package), with its checkpoints; without --yes it asks.
 
     Args:
-        folder: the grid's directory
         yes: do not ask
     """
-    from dias_lab import grid, runs
-    from dias_lab.limits import folder_size, size
-
-    found = _load(folder)
+    found = grid.load(folder.resolve())
     chosen = [(found.folder / row["id"], row["state"]) for row in grid.status(found) if row["state"] == "failed"]
     chosen += [(path, f"stale: {why}") for path, why in grid.stale(found) if runs.state(path) != "running"]
     for path, why in chosen:
         print(f"{size(folder_size(path)):>9s}  {path.name}  {why}")
     if not chosen:
         print("nothing is failed or stale")
-        return 0
+        return
     if not yes and not sys.stdin.isatty():
         raise Refused("nobody is there to ask; --yes deletes these")
     if not yes and input(f"delete these {len(chosen)}? [y/N] ").strip().lower() not in ("y", "yes"):
         print("deleted nothing")
-        return 0
+        return
     for path, _ in chosen:
         with runs.claim(path):  # nobody starts it meanwhile
             shutil.rmtree(path)
     print(f"deleted {len(chosen)}")
-    return 0
 
 
-def run_one(folder: Place, threads: int | None = None) -> int:
+def run_one(folder: tyro.conf.Positional[Path], threads: int | None = None) -> int:
     """Execute one run, unless it is done; what any scheduler can call.
 
     Args:
         folder: the run's directory, runs/NAME/ID
-        threads: OMP_NUM_THREADS in it
+        threads: how many it computes with (OMP_NUM_THREADS)
     """
-    from dias_lab import grid_run, runs
-
-    try:
+    with refusing(runs.RunBusy):
         row = grid_run.run_one(folder.resolve(), threads)
-    except runs.RunBusy as error:
-        raise Refused(str(error)) from error
     print(grid_run.line(row, folder.resolve()))
     return int(row["state"] != "done")
 
 
-COMMANDS = {
-    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
+FUNCTIONS = {
+    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean,
+    "run-one": run_one,
 }  # fmt: skip
-
-
-def _load(folder: Path):
-    from dias_lab import grid
-
-    return grid.load(folder.resolve())
-
-
-def grid(arguments: list[str]) -> int:
-    """Start, watch, resume and tabulate many runs of one notebook."""
-    from dias_lab.parameters import Refused as RefusedParameter
-
-    try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m dias_lab grid", args=arguments)
-    except RefusedParameter as error:
-        raise Refused(str(error)) from error
+COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in FUNCTIONS.items()}

@@ -1,0 +1,127 @@
+"""The shell's commands on models: train, evaluate and trace."""
+
+import argparse
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dias_lab.config import Config
+from dias_lab.data import store
+from dias_lab.shell import Flag, Refused, lazy, options, refusing
+
+Fields = options.joined(options.of_parts(places=True))
+Method = Annotated[str | None, tyro.conf.arg(help="of the reference: dias (if not given), smoothsa, spot or dinosaur")]
+TRAINED_FOR = "the data set that the reference was trained for: coco, voc or clevrtex"
+Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
+
+
+def train(
+    run_dir: Path, fields: Annotated[Fields, tyro.conf.arg(name="")], preset: str = "scenes", form: str = "complete"
+):
+    """Train a model in a run directory, or resume it there.
+
+    Args:
+        run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
+        preset: whose numbers are the defaults below: scenes (the built-in toy images), coco, voc or clevrtex
+        form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
+    """
+    with refusing():
+        config, folder = Config(**options.values(fields)), run_dir.resolve()
+        lazy.train.check(config, folder)
+    result = lazy.train.fit(config, folder)
+    if lazy.devices.rank(config) > 0:  # the first process says it
+        return
+    print(f"wrote {run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
+    print(lazy.evaluate.scores_text(result["scores"]))
+
+
+def train_defaults(words: list[str]) -> dict:
+    """The fields as the preset, form and method among the words have them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("preset", "scenes"), ("form", "complete"), ("method", "dias")):
+        first.add_argument(f"--{name}", default=default)
+    chosen = first.parse_known_args(words)[0]
+    with refusing():
+        config = Config.preset(chosen.preset, chosen.form, method=chosen.method)
+    return {"fields": options.filled(Fields, config)}
+
+
+def evaluate(
+    data: Path, run_dir: tuple[Path, ...] = (), reference: tuple[Path, ...] = (), method: Method = None,
+    preset: Preset = None, split: str = "test", protocol: str = "dias", limit: int = 0, out: Path | None = None,
+):  # fmt: skip
+    """Score the best checkpoint of a run, or a published one, on a store.
+
+    A checkpoint is a model's weights as they were saved; a store is a file of images and their true segments. Several
+    models get their mean and standard deviation.
+
+    Args:
+        data: a folder of stores, or one store (.lmdb)
+        run_dir: a folder that train wrote, or several, of runs with different seeds
+        reference: instead of a run, a file of weights that a paper's authors published, or several
+        split: which store of the folder: train, validation or test
+        protocol: how unlabelled pixels and the background count in the scores: dias, dias-v1, spot, oclf or videosaur
+        limit: only the first images; 0 takes all
+        out: the file for the scores of one run; if not given, below the run, or beside the reference
+    """
+    if out and len(run_dir + reference) > 1:
+        raise Refused("--out is for one run; the scores of several go below each")
+    if run_dir and reference:
+        raise Refused("say which model: --run-dir RUN or --reference FILE, and only one of them")
+    subjects = [(place, None) for place in run_dir] + [(None, place) for place in reference]
+    models = [model_to_load(*subject, method, preset) for subject in subjects or [(None, None)]]
+    path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
+    if not path.exists():
+        raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
+    one, scores = store.open(path.resolve()), []
+    for (run, file), model in zip(subjects, models, strict=True):
+        if run:
+            subject, target = run.resolve(), out or lazy.evaluate.scores_file(run.resolve(), one, protocol, limit)
+        else:
+            subject = model()
+            target = out or file.with_name(f"{file.name}.scores") / lazy.evaluate.scores_name(one, protocol, limit)
+            with refusing():  # else the scores would be lost
+                target.resolve().parent.mkdir(parents=True, exist_ok=True)
+        scores.append(lazy.evaluate.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
+        print(f"wrote {target}")
+    print(lazy.evaluate.scores_text(*scores))
+
+
+def trace(
+    images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
+    method: Method = None, preset: Preset = None, seed: int = 0,
+):  # fmt: skip
+    """Write the attention maps of photos to a trace that figures and explorer open.
+
+    An attention map says how much each slot looks at each place of an image; a trace holds them for all iterations.
+
+    Args:
+        images: photos, or folders of them
+        out: the trace, an .npz file
+        run_dir: the folder of a run, whose best model looks at them
+        shipped: the small model that comes with the package looks at them
+        reference: a model that a paper's authors published, a file of weights, looks at them
+        seed: of the random numbers that slots start with
+    """
+    model = model_to_load(run_dir, reference, method, preset, shipped)()
+    pictures, names = lazy.dataset.read_photos(images, model.config.image_size)
+    about = {"run": "shipped" if shipped else str(run_dir or reference)}
+    model.trace(pictures, seed=seed, names=names, about=about).save(out)
+    print(f"wrote {out}: {len(names)} images")
+
+
+def model_to_load(run_dir, reference, method, preset, shipped=None):
+    """What to call for the model that the options name; Refused unless they name exactly one."""
+    if sum((run_dir is not None, reference is not None, bool(shipped))) != 1:
+        ways = "--run-dir RUN or --reference FILE" + (", or --shipped" if shipped is not None else "")
+        raise Refused(f"say which model, and only one: {ways}")
+    if reference is None and (method or preset):
+        raise Refused("--method and --preset belong to --reference; a run has its own config")
+    if reference is not None and preset is None:
+        raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
+    if shipped:
+        return lazy.checkpoint.shipped
+    if run_dir is not None:
+        return lambda: lazy.checkpoint.load_model(run_dir.resolve())
+    return lambda: refusing()(lazy.reference.load)(reference.resolve(), method or "dias", preset)
