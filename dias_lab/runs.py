@@ -54,6 +54,22 @@ def short(path) -> str:
     return resolve(path).as_posix().removeprefix(f"{root().as_posix()}/")
 
 
+def find(path, made_by: str) -> Path:
+    """The folder of a run or a grid: `path`, or, where nothing is there, what the newest `make run` left under that name.
+
+    Raises FileNotFoundError that names the folder and the notebook `made_by` that makes it.
+    """
+    folder = resolve(path)
+    marks = ("config.json", "run.json", "grid.toml")
+    if any((folder / mark).exists() for mark in marks):
+        return folder
+    names = (folder.name, folder.name.removesuffix("s")) if folder.parent == root() / "runs" else ()
+    found = [one.parent for name in names for mark in marks for one in root().glob(f"runs/book-*/{name}/{mark}")]
+    if found:
+        return max(found, key=lambda one: one.stat().st_mtime)
+    raise FileNotFoundError(f"there is no run in {folder}, and no book's in runs/book-*: run {made_by} first, or `make run`")
+
+
 def write_text(path, text: str) -> None:
     """Replace the file's content at once, and only when all of it is on the disk."""
     path = Path(path)
