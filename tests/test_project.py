@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
     [
-        "presets", "config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "segments", "data.store",
+        "presets", "config", "losses", "metrics", "trace", "claims", "runs", "draws", "intervals", "verdicts", "segments", "data.store",
         "data.lmdb_file",
     ],
     ["data"],
