@@ -22,8 +22,8 @@ def points(mean: float, low: float, high: float) -> str:
 def changes(rows, metric: str) -> str:
     """A line of Markdown a setting: its difference to the baseline, and whether it is clear.
 
-    `rows`: of a grid's table (grid_table.py), with "setting" and "`metric` difference", " low", " high"; the baseline, which
-    differs from nothing, has no line.
+    `rows`: of a grid's table (grid_table.py), with "setting" and "`metric` difference", " low", " high". The baseline,
+    which differs from nothing, has no line.
     """
     lines = []
     for _, row in rows.iterrows():
@@ -35,14 +35,14 @@ def changes(rows, metric: str) -> str:
 
 
 def lowers(row, metric: str, source: str) -> str:
-    """Whether a score falls, as a paper claims, in the setting of this row of a grid's table: without a part of a method."""
+    """Whether a score falls, as a paper claims, in the setting of this row: where a part of the method is left out."""
     change = _change(row, metric)
     word = side(*change[1:], "the opposite is seen here", "holds here", "is not seen here: within noise")
     return f"**{word}** ({points(*change)}, {source})" if word else f"{points(*change)} points, one seed: no verdict"
 
 
 def beside(row, metric: str, title: str, baseline: str = "DIAS") -> str | None:
-    """Where a method's score lies beside the baseline's, in a row of compare.summary; None where they have no difference."""
+    """Where a method's score lies beside the baseline's, in a row of compare.summary; None without a difference."""
     mean, low, high = (row[f"{metric} difference{end}"] for end in ("", " low", " high"))
     if mean != mean:
         return None
