@@ -98,7 +98,7 @@ def test_notebook_is_clean(path):
     assert tags.count("parameters") == 1
     assert "injected-parameters" not in tags
     for cell in notebook.cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None, "run nbstripout on it"
+        assert not cell.get("outputs") and cell.get("execution_count") is None, "run nbstripout --keep-id on it"
         assert "papermill" not in cell.metadata
 
 
