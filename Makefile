@@ -10,7 +10,12 @@ IN := .venv/bin/python
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-all ablations lab bench clean lock
+# what JupyterLab, papermill and VS Code add to a notebook that is run and saved, beside what nbstripout knows
+LANGUAGE := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+ADDED := $(LANGUAGE:%=metadata.language_info.%) $(foreach place,metadata cell.metadata,$(place).papermill $(place).vscode) \
+	cell.metadata.jp-MarkdownHeadingCollapsed
+
+.PHONY: run test test-all ablations lab bench clean lock filter
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml requirements.lock
@@ -19,7 +24,13 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "installing the pinned dependencies into .venv (minutes the first time)"
 	@$(IN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(IN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(MAKE) --no-print-directory filter
 	@touch $(STAMP)
+
+# git takes notebooks as they were before they ran (.gitattributes); outside a checkout there is nothing to do
+filter:
+	@test ! -e .git || git config filter.nbstripout.clean '.venv/bin/nbstripout --keep-id' || true
+	@test ! -e .git || git config filter.nbstripout.extrakeys '$(ADDED)' || true
 
 run: $(STAMP)
 	@$(IN) -m dias_lab run $(ARGS)

@@ -1,6 +1,7 @@
 """The project's own rules: imports run downwards, notebooks are clean, the files around the package agree."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
     [
-        "files", "presets", "config", "losses", "metrics", "trace", "runs", "draws", "intervals", "segments", "data.store",
+        "files", "presets", "config", "losses", "metrics", "trace", "runs", "draws", "intervals", "verdicts", "segments", "data.store",
         "data.lmdb_file",
     ],
     ["data"],
@@ -98,7 +99,7 @@ def test_notebook_is_clean(path):
     assert tags.count("parameters") == 1
     assert "injected-parameters" not in tags
     for cell in notebook.cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None, "run nbstripout on it"
+        assert not cell.get("outputs") and cell.get("execution_count") is None, "run nbstripout --keep-id on it"
         assert "papermill" not in cell.metadata
 
 
@@ -127,6 +128,24 @@ def test_lock_pins_every_dependency_and_names_no_place():
     names = {re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") for requirement in wanted}
     assert not names - set(pinned), "run make lock"
     assert len(text.splitlines()) == text.count("==") - text.count(" == '") - text.count("_version =="), "exact pins only"
+
+
+def test_every_dependency_is_used():
+    """By name, in the package's code, in the tests' or in the Makefile."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = [ROOT / "Makefile", *PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / ".ci").iterdir()]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
+    imported = {"scikit-learn": "sklearn", "pillow": "PIL", "pytest-xdist": "xdist_group"}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
+    assert not {name for name in names if imported.get(name, name.replace("-", "_")) not in words}
+
+
+def test_the_command_gives_its_status():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["dias-lab"].partition(":")
+    main = getattr(importlib.import_module(module), function)
+    assert main(["--help"]) == 0 and main(["nonsense"]) == 2  # a console script exits with what it returns
 
 
 def test_readme_opens_with_the_two_commands():

@@ -70,12 +70,6 @@ def test_every_kind_of_exercise_is_there_and_answered(name):
     assert asked == answered and {kind for _, kind in asked} == {"check", "explore", "build"}
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.rglob("*.ipynb")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_cells_stay_short(path):
-    long = {cell.id: cell.source.count("\n") + 1 for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"}
-    assert max(long.values()) <= 30, long
-
-
 @pytest.mark.parametrize("name", TEACHING)
 def test_solutions_run_and_checks_refuse_a_wrong_answer(name, tmp_path):
     notebook = read(f"solutions/{name}")

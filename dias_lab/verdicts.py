@@ -1,0 +1,54 @@
+"""What an interval says, in words: once, so that no two notebooks read one differently.
+
+An interval is a mean with two bounds, `low` and `high`, which are NaN where one seed cannot give them. Scores and their
+differences are fractions; words say points, x100.
+"""
+
+
+def side(low: float, high: float, above: str, below: str, between: str, unknown: str | None = None) -> str | None:
+    """The word for where an interval lies: above 0, below it, or with 0 in it; `unknown` for one without bounds."""
+    if low != low or high != high:
+        return unknown
+    return above if low > 0 else below if high < 0 else between
+
+
+def points(mean: float, low: float, high: float) -> str:
+    """ "+1.2 [+0.3, +2.1]" of what counts in points already; the mean alone without bounds, "n/a" without a mean."""
+    if mean != mean:
+        return "n/a"
+    return f"{mean:+.1f}" + ("" if low != low else f" [{low:+.1f}, {high:+.1f}]")
+
+
+def changes(rows, metric: str) -> str:
+    """A line of Markdown a setting: its difference to the baseline, and whether it is clear.
+
+    `rows`: of a grid's table (grid_table.py), with "setting" and "`metric` difference", " low", " high". The baseline,
+    which differs from nothing, has no line.
+    """
+    lines = []
+    for _, row in rows.iterrows():
+        change = _change(row, metric)
+        if change[0] == change[0]:
+            word = side(*change[1:], "**clear**", "**clear**", "within noise", "one seed: no interval, no verdict")
+            lines.append(f"* {row['setting']}: {points(*change)}: {word}")
+    return "\n".join(lines)
+
+
+def lowers(row, metric: str, source: str) -> str:
+    """Whether a score falls, as a paper claims, in the setting of this row: where a part of the method is left out."""
+    change = _change(row, metric)
+    word = side(*change[1:], "the opposite is seen here", "holds here", "is not seen here: within noise")
+    return f"**{word}** ({points(*change)}, {source})" if word else f"{points(*change)} points, one seed: no verdict"
+
+
+def beside(row, metric: str, title: str, baseline: str = "DIAS") -> str | None:
+    """Where a method's score lies beside the baseline's, in a row of compare.summary; None without a difference."""
+    mean, low, high = (row[f"{metric} difference{end}"] for end in ("", " low", " high"))
+    if mean != mean:
+        return None
+    word = side(low, high, "above", "below", "not told apart from")
+    return f"{title} {word} {baseline} ({100 * mean:+.1f}, n = {row['n']})" if word else f"{title} not decided, one seed"
+
+
+def _change(row, metric: str) -> list[float]:
+    return [100 * row[f"{metric} {name}"] for name in ("difference", "low", "high")]
