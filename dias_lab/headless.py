@@ -21,9 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from dias_lab import runs
 from dias_lab.limits import Limits, Watch, size
-from dias_lab.parameters import Refused, check, read
+from dias_lab.parameters import Refused, check, first_line, read
 
 __all__ = ["Outcome", "Refused", "execute", "stop"]
 KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -60,13 +62,14 @@ def execute(
         if error and error["cell"] is None and error["ename"] not in NOT_TRIED_AGAIN:
             # the kernel did not start: the machine is crowded
             error, peak = _attempt(notebook, out_dir, parameters, limits, environment, token, "ab")
-        if error:
+        seconds = time.monotonic() - start
+        if not error:
+            facts = {"run_seconds": seconds, "peak_memory": peak, "about": runs.about()}
+            runs.write_json(out_dir / "outcome.json", facts)
+        else:
             with contextlib.suppress(OSError):  # no space is left: the outcome tells it all the same
                 runs.write_json(out_dir / "error.json", error)
-        else:
-            facts = {"run_seconds": time.monotonic() - start, "peak_memory": peak, "about": runs.about()}
-            runs.write_json(out_dir / "outcome.json", facts)
-    return Outcome("failed" if error else "done", time.monotonic() - start, error, peak)
+    return Outcome("failed" if error else "done", seconds, error, peak)
 
 
 def stop() -> None:
@@ -91,7 +94,7 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
                 cwd=runs.root(), env=_environment(scratch, token) | environment, start_new_session=True,
             )  # fmt: skip
         _running[token] = process
-        watch, stopped, over = Watch(process, out_dir, limits), False, None
+        watch, over = Watch(process, out_dir, limits), None
         try:
             with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says so
                 process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -101,7 +104,9 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
             stopped = _running.pop(token, None) is None
             _kill(process, token)
             process.stdin.close()
-        result = _result(scratch)
+        result = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):  # it ended before it wrote that
+            result = runs.read_json(Path(scratch, "result.json"))
     peak = max(watch.peak, result.get("peak_memory", 0))
     if stopped:
         result |= {"ename": "Interrupted", "evalue": "stopped on demand"}
@@ -126,8 +131,6 @@ def _scratch_of_this_machine() -> str:
 
 def _sweep() -> None:
     """Remove the scratch folders of processes that were killed before they could."""
-    import psutil
-
     for folder in Path(tempfile.gettempdir()).glob(f"{_scratch_of_this_machine()}*"):
         process = folder.name.split("-")[2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
@@ -139,8 +142,6 @@ def _ending(code: int) -> str:
 
 
 def _why_dead(code: int | None, peak: int) -> str:
-    import psutil
-
     if code in (-signal.SIGKILL, None):
         machine = size(psutil.virtual_memory().total)
         return f"the kernel died: likely out of memory (SIGKILL; its peak was {size(peak)}, the machine has {machine})"
@@ -162,8 +163,6 @@ def _environment(scratch: str, token: str) -> dict:
 
 def _kill(process: subprocess.Popen, token: str) -> None:
     """End the child, its kernel (a session of its own) and all that they started: they carry the token."""
-    import psutil
-
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
@@ -179,24 +178,14 @@ def _kill(process: subprocess.Popen, token: str) -> None:
         psutil.wait_procs(found, timeout=5)
 
 
-def _result(scratch: str) -> dict:
-    try:
-        return runs.read_json(Path(scratch, "result.json"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
 def _error(notebook: Path, out_dir: Path, result: dict, exit_code: int, peak: int) -> dict:
     """The content of error.json."""
     cells, index = read(notebook).cells, result.get("cell")
     ename, evalue = result.get("ename", "Unfinished"), result.get("evalue", "not every cell was executed")
-    place = f"{notebook.name}"
+    place = f"{notebook.name}, before its first cell"
     if index is not None:
-        source = (cells[index].source.strip().splitlines() or [""])[0]
-        place += f", cell {index + 1} of {len(cells)}" + (f", line {result['line']}" if result.get("line") else "")
-        place += f" ({source[:80]})"
-    else:
-        place += ", before its first cell"
+        line = f", line {result['line']}" if result.get("line") else ""
+        place = f"{notebook.name}, cell {index + 1} of {len(cells)}{line} ({first_line(cells[index])[:80]})"
     return {
         "ename": ename, "evalue": evalue, "cell": index, "line": result.get("line"), "exit_code": exit_code,
         "peak_memory": peak, "when": datetime.now(UTC).isoformat(timespec="seconds"), "log": str(out_dir / LOG),

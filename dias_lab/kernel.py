@@ -5,6 +5,7 @@ Its output is bounded: what a cell prints above a megabyte is left out of run.ip
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,14 +14,18 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from dias_lab.parameters import read  # before nbclient: it makes nbformat's import quick
+from dias_lab.parameters import first_line, read  # before nbclient: it makes nbformat's import quick
 
 # isort: split
+import papermill
+import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from papermill.execute import remove_error_markers
 from papermill.log import logger
+from traitlets.config import Config as Settings
 
 from dias_lab import runs
 
@@ -72,11 +77,6 @@ papermill_engines.register("dias_lab", Engine)
 
 def main() -> int:
     """Execute what stdin's first line asks for; result.json in the scratch folder tells how far it came."""
-    import logging
-
-    import papermill
-    from traitlets.config import Config as Settings
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # the cells' own output goes to the log as well
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -90,7 +90,7 @@ def main() -> int:
 
     def started(cell, cell_index):
         note(cell=positions[cell_index])
-        print(f"--- cell {result['cell'] + 1}: {(cell.source.strip().splitlines() or [''])[0]}", flush=True)
+        print(f"--- cell {result['cell'] + 1}: {first_line(cell)}", flush=True)
 
     nodes = read(request["notebook"]).cells
     parameters_at = next(i for i, cell in enumerate(nodes) if "parameters" in cell.metadata.get("tags", []))
@@ -128,8 +128,6 @@ def _peak_of_kernel() -> int:
 
 def _judge(out: Path, positions: list[int]) -> dict:
     """What the executed notebook says: finished, or the first unexpected error, or the first cell left out."""
-    from papermill.execute import remove_error_markers
-
     notebook = remove_error_markers(read(out))
     for index, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
@@ -149,8 +147,6 @@ def _judge(out: Path, positions: list[int]) -> dict:
 
 def _end_with_parent() -> None:
     """When whoever asked for this execution is killed, nothing of it stays behind."""
-    import psutil
-
     with contextlib.suppress(OSError):
         while os.read(0, 1024):
             pass

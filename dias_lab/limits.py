@@ -43,33 +43,31 @@ class Watch:
             now = time.monotonic()
             if self.limits.seconds is not None and now - start >= self.limits.seconds:
                 return {"ename": "Timeout", "evalue": f"stopped after {self.limits.seconds} s"}
-            if over := self._memory():
+            over = self._memory()
+            if not over and now - looked > 2:
+                looked, over = now, self._disk()
+            if over:
                 return over
-            if now - looked > 2:
-                looked = now
-                if over := self._disk():
-                    return over
 
     def _memory(self) -> dict | None:
-        tree = _tree(self.process.pid)
+        tree, limit = _tree(self.process.pid), self.limits.memory or float("inf")
         used = _sum(tree, "rss")
-        if self.limits.memory and used > self.limits.memory:
+        if used > limit:
             used = min(used, _sum(tree, "pss"))
         self.peak = max(self.peak, used)
-        if self.limits.memory and used > self.limits.memory:
-            reason = f"stopped at {size(used)} of memory, above its limit of {size(self.limits.memory)}"
-            return {"ename": "OutOfMemory", "evalue": reason}
-        return None
+        if used <= limit:
+            return None
+        reason = f"stopped at {size(used)} of memory, above its limit of {size(limit)}"
+        return {"ename": "OutOfMemory", "evalue": reason}
 
     def _disk(self) -> dict | None:
+        reason = None
         with contextlib.suppress(OSError):  # the run directory is gone: headless.execute tells that
             if (free := shutil.disk_usage(self.folder).free) < FREE_DISK:
                 reason = f"stopped because only {size(free)} are free on the disk of {self.folder}"
-                return {"ename": "DiskFull", "evalue": reason}
-            if self.limits.disk is not None and (used := folder_size(self.folder)) > self.limits.disk:
+            elif self.limits.disk is not None and (used := folder_size(self.folder)) > self.limits.disk:
                 reason = f"stopped with {size(used)} in {self.folder}, above its limit of {size(self.limits.disk)}"
-                return {"ename": "DiskFull", "evalue": reason}
-        return None
+        return reason and {"ename": "DiskFull", "evalue": reason}
 
 
 def size(count: float) -> str:

@@ -78,6 +78,10 @@ def read(notebook):
         raise Refused(f"{notebook} cannot be read as a notebook: {error}") from None
 
 
+def first_line(cell) -> str:
+    return cell.source.strip().partition("\n")[0]
+
+
 def _check_json(place: str, value) -> None:
     if type(value) is list:
         for index, item in enumerate(value):

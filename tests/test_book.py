@@ -1,4 +1,4 @@
-"""The ordered notebooks: what each gets, what is reused, skipped and refused, and the gallery's pages."""
+"""The ordered notebooks: what each gets, what is reused, skipped and refused."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dias_lab import book, gallery, runs
+from dias_lab import book, runs
 from dias_lab.unit import Unit
 
 CONFIG = "from dias_lab import runs\nfrom dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
@@ -171,42 +171,6 @@ def test_options_have_every_field_of_config():
 
     values = {name: getattr(book.Options(), name) for name in Config.field_names()}
     assert set(values.values()) == {None}
-
-
-FIGURES = """import matplotlib.pyplot as plt
-plt.plot([1, 2]);"""
-PLOT = "import plotly.graph_objects as go\ngo.Figure(go.Scatter(y=[1, 2, 3]))"
-TITLE = "# Slots\n\nWhat does $s_n$ see? See [next](01_data.ipynb).\n\n$$\\begin{aligned} a &= \\frac{1}{2} \\\\ b &= 3\\end{aligned}$$"
-
-
-def test_gallery_pages_need_no_network(root, capsys):
-    _write(root, "00_tour", "x: int = 1", FIGURES, PLOT, title=TITLE)
-    assert book.run(book.Options(ablation=False)) == 0
-    (page,) = (root / "site").glob("scenes-*/00_tour.html")
-    text = page.read_text()
-    for html in (text, (root / "site/index.html").read_text()):
-        assert re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""", html) == []
-        assert not re.search(r"@import|url\(['\"]?https?:|import\(['\"]https?:", html)
-    assert 'src="../assets/plotly.min.js"' in text
-    assert (root / "site/assets/plotly.min.js").stat().st_size > 1_000_000
-    assert "Plotly.newPlot" in text
-    assert text.count("<math") == 2
-    assert 'href="01_data.html"' in text
-    assert len(text) < 500_000
-    assert "prefers-color-scheme" in text
-    index = (root / "site/index.html").read_text()
-    assert "What does $s_n$ see?" in index
-    assert re.search(r'<img alt="[^"]+" src="scenes-\w+/00_tour.png"', index)
-
-
-@pytest.mark.parametrize("tex", [r"\operatorname*{arg\,max}_n a", r"\begin{align} a &= b \\ c &= d \end{align}", r"\lVert x \rVert < 1"])
-def test_equations_become_mathml(tex):
-    assert gallery.math(tex, "block").startswith("<math ")
-
-
-@pytest.mark.parametrize("tex", [r"\unknown{x}", "a & b", r"\left( a"])
-def test_equations_without_translation_stay_tex(tex):
-    assert gallery.math(tex, "inline").startswith('<code class="tex">')
 
 
 def test_a_training_that_other_code_made_is_set_aside_and_not_deleted(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """The project's own rules: imports run downwards, notebooks are clean, the files around the package agree."""
 
 import ast
+import contextlib
+import functools
 import importlib
+import io
 import re
 import subprocess
 import sys
@@ -13,9 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+from dias_lab.__main__ import main
+from dias_lab.page import slug
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dias_lab"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # lowest first; a module imports only from layers below its own, or from its own
 LAYERS = [
     [
@@ -28,7 +35,7 @@ LAYERS = [
     ["reference", "reference_names", "checkpoint", "devices", "ahead"],
     ["step"],
     ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
-    ["parameters", "limits", "kernel", "headless", "gallery"],
+    ["parameters", "limits", "kernel", "headless", "page", "gallery"],
     ["unit", "book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
     ["shell", "__main__"],
 ]
@@ -148,16 +155,98 @@ def test_the_command_gives_its_status():
     assert main(["--help"]) == 0 and main(["nonsense"]) == 2  # a console script exits with what it returns
 
 
-def test_readme_opens_with_the_two_commands():
+def test_readme_is_short_and_opens_with_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert 0 <= text.find("make run") < text.find("make test") < 300
+    lines = text.splitlines()
+    assert len(lines) <= 100 and max(map(len, lines)) <= 120
+    assert len(re.findall(r"!\[.+\]\(docs/.+\.png\)", text)) == 1
+    for words in ("before its first step", "k-means", "n = 3", "protocol dias"):  # what training adds is not hidden
+        assert words in " ".join(text.split())
+    assert {link for link in re.findall(r"\]\((notebooks/0.*?)\)", text)} == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("0*.ipynb")
+    }
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_readme_has_the_numbers_of_the_docs():
+    docs = (ROOT / "docs/methods.md").read_text().partition("## Scenes, the same wall time")[0]
+    docs += (ROOT / "docs/scenes_recipe.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| ([\d.]+)[^|]*\| ([\d.]+)[^|]*\| ([\d.]+)[^|]*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 11
+    for ari, fg_ari, mbo in rows:
+        assert re.search(rf"\| {ari}\b[^|]*\| {fg_ari}\b[^|]*\| {mbo}\b", docs), (ari, fg_ari, mbo)
+
+
+def prose(path: Path) -> str:
+    """The Markdown of a page or a notebook."""
+    if path.suffix == ".ipynb":
+        return "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    return path.read_text()
+
+
+def broken(path: Path) -> list[str]:
+    """The relative links that lead to no file, or to no heading of it."""
+    found = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", prose(path), flags=re.DOTALL | re.MULTILINE)):
+        address, _, anchor = link.partition("#")
+        target = path.parent / address if address else path
+        if re.match(r"https?:|attachment:", link):
+            continue
+        headings = re.findall(r"^#+ (.+)$", prose(target), re.MULTILINE) if anchor and target.is_file() else []
+        if not target.exists() or (anchor and slug(anchor) not in map(slug, headings)):
+            found.append(link)
+    return found
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.md").write_text("# What's new?\n[a](b.md) [b](a.md#whats-new) [c](#old) [d](https://x.org)\n```\n[e](f.md)\n```\n")
+    assert broken(tmp_path / "a.md") == ["b.md", "#old"]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path):
-    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
-    missing = [link for link in links if not link.startswith("http") and not (path.parent / link).exists()]
-    assert not missing
+    assert broken(path) == []
+
+
+@pytest.fixture(scope="module")
+def options_of():
+    """The options that a command's help names; None where there is no such command."""
+
+    @functools.cache
+    def options(*command: str) -> set[str] | None:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+            try:
+                status = main([*command, "--help"])
+            except SystemExit as stop:
+                status = stop.code
+        shown = " ".join(out.getvalue().split())
+        if status not in (0, None) or f"usage: python -m dias_lab {' '.join(command)} " not in shown:
+            return None
+        return set(re.findall(r"--[a-z][\w-]*", shown)) | ({"--from"} if command == ("train",) else set())
+
+    return options
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_exist(path, options_of):
+    """What a page tells to type: the command, its options, the target of make, the script."""
+    text, wrong = prose(path).replace("\\\n", " "), []
+    for line in re.findall(r"python -m dias_lab ([a-z][^\n`#]*)", text):
+        words = line.split()
+        command = words[: 2 if words[0] in ("grid", "convert") and words[1:] else 1]
+        known = options_of(*command)
+        wrong += [line] if known is None else [f"{line}: {option}" for option in re.findall(r"--[a-z][\w-]*", line) if option not in known]
+    for line in re.findall(r"make run ARGS='([^\n`#]*)'", text):
+        wrong += [option for option in re.findall(r"(?<!\S)--[a-z][\w-]*", line) if option not in options_of("run")]
+    targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    wrong += [f"make {name}" for name in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE) if name not in targets]
+    wrong += [name for name in re.findall(r"python (docs/\w+\.py)", text) if not (ROOT / name).exists()]
+    assert not wrong
+
+
+def test_a_command_that_does_not_exist_is_found(options_of):
+    assert options_of("trian") is None and options_of("grid", "strat") is None and options_of("convert", "cocoo") is None
+    assert "--num-slots" in options_of("train") and "--num-slotz" not in options_of("train")
 
 
 def test_the_shipped_model_is_small_and_says_how_it_was_made():
