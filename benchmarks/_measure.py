@@ -1,4 +1,4 @@
-"""What all benchmarks share besides dias_lab/cost.py: the machine's ceilings, and the form of a row."""
+"""What all benchmarks share besides dias_lab/training/cost.py: the machine's ceilings, and the form of a row."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 import torch
 
-from dias_lab.cost import take_turns
+from dias_lab.training.cost import take_turns
 
 
 def spread(seconds: list[float]) -> float:

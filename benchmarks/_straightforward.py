@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 
 from dias_lab.methods import Method, dias
-from dias_lab.step import learning_rate
+from dias_lab.training.step import learning_rate
 
 
 def scipy_cluster(slots, threshold, method="complete", min_kept=3, rule="threshold", guard="stop"):

@@ -17,11 +17,11 @@ from PIL import Image
 
 from benchmarks import _measure
 from dias_lab.config import Config
-from dias_lab.cost import operations, take_turns
 from dias_lab.data import store
 from dias_lab.data.dataset import batches
 from dias_lab.data.features import feature_batches
-from dias_lab.train import Training
+from dias_lab.training.cost import operations, take_turns
+from dias_lab.training.loop import Training
 
 BACKBONES = {"ViT-S/14": "vit_small_patch14_reg4_dinov2.lvd142m", "ViT-B/14": "vit_base_patch14_reg4_dinov2.lvd142m"}
 BATCH, STEPS = 8, 5

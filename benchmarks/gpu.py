@@ -20,12 +20,12 @@ from benchmarks._measure import row
 from benchmarks._straightforward import PlainTraining
 from benchmarks.cache import photo_stores
 from dias_lab import runs
-from dias_lab.ahead import ahead
-from dias_lab.cost import operations, take_turns
+from dias_lab.analysis.discovery import open_stores
 from dias_lab.data.dataset import batches
-from dias_lab.discovery import open_stores
 from dias_lab.methods import build
-from dias_lab.train import Training
+from dias_lab.training.ahead import ahead
+from dias_lab.training.cost import operations, take_turns
+from dias_lab.training.loop import Training
 
 BATCH, STEPS, PAPER_STEPS = 32, 50, 100_000
 BATCHES = (32, 64, 128, 256, 512)

@@ -60,7 +60,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float, 
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    from dias_lab import grid, grid_run
+    from dias_lab.book import grid, grid_run
 
     notebook = new_notebook(
         cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]

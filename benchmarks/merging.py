@@ -12,9 +12,9 @@ import torch
 
 from benchmarks._measure import device_name, row
 from benchmarks._straightforward import scipy_cluster
-from dias_lab.cost import take_turns
 from dias_lab.modules.matching import assign, assign_on_device
 from dias_lab.modules.redundancy import cluster, merge_clusters
+from dias_lab.training.cost import take_turns
 
 IMAGES, WIDTH = 64, 256
 

@@ -18,8 +18,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import one_hot
 
-from dias_lab.cost import take_turns
 from dias_lab.metrics import segmentation_scores
+from dias_lab.training.cost import take_turns
 
 
 def blobs(random: np.random.Generator, num_segments: int, background: float = 0.0, size: int = 256) -> np.ndarray:

@@ -24,13 +24,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from benchmarks._measure import row
 from benchmarks._straightforward import scipy_match
 from benchmarks.cache import photo, photo_stores
-from dias_lab.cost import operations, take_turns
+from dias_lab.analysis.discovery import open_stores
+from dias_lab.analysis.evaluate import evaluate
 from dias_lab.data import store as store_file
 from dias_lab.data.dataset import as_image, batches, crop, read, resize
 from dias_lab.data.features import make
-from dias_lab.discovery import open_stores
-from dias_lab.evaluate import evaluate
 from dias_lab.methods import build
+from dias_lab.training.cost import operations, take_turns
 
 BATCH, REPETITIONS = 8, 5
 

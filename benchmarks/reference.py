@@ -22,7 +22,7 @@ def measure() -> dict:
 
     from benchmarks._measure import peak_memory
     from dias_lab import Config, build
-    from dias_lab.cost import operations, take_turns
+    from dias_lab.training.cost import operations, take_turns
 
     torch.set_num_threads(1)
     libraries = peak_memory()

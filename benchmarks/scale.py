@@ -27,13 +27,13 @@ from PIL import Image
 from benchmarks._measure import peak_memory, row
 from benchmarks.cache import photo_stores
 from dias_lab import runs
+from dias_lab.analysis.discovery import open_stores
+from dias_lab.analysis.evaluate import evaluate
 from dias_lab.config import Config
-from dias_lab.cost import Stepper, operations, take_turns, timed
 from dias_lab.data import store
 from dias_lab.data.dataset import permutation
-from dias_lab.discovery import open_stores
-from dias_lab.evaluate import evaluate
 from dias_lab.methods import build
+from dias_lab.training.cost import Stepper, operations, take_turns, timed
 
 BASE = {"num_slots": 8, "locations": 256, "batch_size": 8}
 RECORDS = (1_000, 10_000, 100_000, 1_000_000)

@@ -16,9 +16,9 @@ from benchmarks._measure import cpu_has_bf16, row
 from benchmarks._straightforward import PlainTraining
 from benchmarks.cache import photo_stores
 from dias_lab.config import Config
-from dias_lab.cost import operations, take_turns
 from dias_lab.methods import build
-from dias_lab.train import Training
+from dias_lab.training.cost import operations, take_turns
+from dias_lab.training.loop import Training
 
 BATCH, REPETITIONS = 8, 5
 

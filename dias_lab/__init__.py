@@ -19,7 +19,7 @@ _HOME = {
     "build": "dias_lab.methods",
     "shipped": "dias_lab.methods.checkpoint",
     "load_model": "dias_lab.methods.checkpoint",
-    "fit": "dias_lab.train",
+    "fit": "dias_lab.training.loop",
 }
 
 

@@ -27,9 +27,11 @@ import tomllib
 
 import pandas as pd
 
-from dias_lab import Config, compare, cost, intervals, runs
+from dias_lab import Config, runs
+from dias_lab.analysis import compare, intervals
+from dias_lab.analysis.evaluate import METRICS, scores_name
 from dias_lab.data import store as stores
-from dias_lab.evaluate import METRICS, scores_name
+from dias_lab.training import cost
 
 CALL = [sys.executable, "-m", "dias_lab"]
 SCENES, PHOTOS = "runs/methods", "runs/methods-photos"

@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 
 from dias_lab import runs
+from dias_lab.analysis.intervals import paired_interval
+from dias_lab.analysis.interventions import with_fields
+from dias_lab.analysis.sweep import merge_sweep
 from dias_lab.data import store as stores
 from dias_lab.data.convert import scenes
 from dias_lab.data.scenes import Difficulty
-from dias_lab.intervals import paired_interval
-from dias_lab.intervene import with_fields
 from dias_lab.methods import checkpoint
 from dias_lab.modules.redundancy import otsu_threshold
-from dias_lab.sweep import merge_sweep
 
 HARDER = {
     "crowded": Difficulty(min_objects=5, max_objects=8),

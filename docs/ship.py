@@ -13,10 +13,10 @@ import textwrap
 import pandas as pd
 
 from dias_lab import runs
-from dias_lab.baselines import baseline_scores, score_table
+from dias_lab.analysis.baselines import baseline_scores, score_table
+from dias_lab.analysis.evaluate import evaluate
 from dias_lab.config import Config
 from dias_lab.data import store as stores
-from dias_lab.evaluate import evaluate
 from dias_lab.methods import build, checkpoint
 
 run_dirs = [runs.resolve(path) for path in sys.argv[1:]]

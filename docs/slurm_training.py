@@ -15,7 +15,7 @@ CONFIG = Config.preset("coco", devices=GPUS, num_nodes=NODES, workers=6)
 
 class Train:
     def __call__(self, config: dict, run_dir: str):
-        from dias_lab.train import fit
+        from dias_lab.training.loop import fit
 
         return fit(Config(**config), run_dir, progress=False)
 

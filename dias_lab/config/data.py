@@ -10,6 +10,6 @@ class Data(Part):
     """The images. All methods read these."""
 
     data: str = "data/coco"  # folder with train.lmdb, validation.lmdb, test.lmdb
-    image_size: Positive = 256  # pixels, the side of the protocol's square
-    crop_scale: Share = 0.75  # smallest crop, as a share of the largest square's area; 1 switches cropping off
-    cache_views: NotNegative = 0  # crops an image, each with its flip, with features computed once; 0: new ones each time
+    image_size: Positive = 256  # pixels: the side of the centre square that models see and scores are computed on
+    crop_scale: Share = 0.75  # the smallest random crop in training, as a share of the largest square's area; 1: no crops
+    cache_views: NotNegative = 0  # fixed crops (views) an image, and their flips, whose features are kept; 0: new crops each time

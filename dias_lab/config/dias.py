@@ -12,7 +12,10 @@ from dias_lab.config.fields import CosineDistance, NotNegative, NotNegativeFloat
 
 @dataclass(frozen=True)
 class DIAS(Part):
-    """Redundant slots, re-initialization, self-distillation. Only DIAS reads these."""
+    """Slots that share an object are redundant: they are merged, and aggregation starts again from those kept, which is
+    re-initialization. Self-distillation: the last attention map, the teacher, trains the first. Only DIAS reads these; U1 to
+    U10 mark what its paper leaves open.
+    """
 
     readers: ClassVar = ("dias",)
 
@@ -28,11 +31,11 @@ class DIAS(Part):
     reinitialize_from: Literal["mean", "survivor", "sample"] = "mean"  # U6: the cluster's mean restarts the survivor
     mask_reinitialized: bool = True  # U7: redundant slots leave the competition
     merge_gradient: bool = True  # U8: gradients flow through the cluster's mean
-    teacher: Literal["last", "before_merging"] = "last"  # U9: whose map teaches; last is that of the kept slots
+    teacher: Literal["last", "before_merging"] = "last"  # U9: the map that teaches: the last of all, or the last before merging
     merge_in_evaluation: bool = True  # U10: the same path as in training
-    distillation: Literal["none", "release", "cross_entropy"] = "cross_entropy"  # release applies softmax twice
-    matching: Literal["identity", "hungarian"] = "hungarian"  # between first and last map's slots
-    distillation_weight: NotNegativeFloat = 1.0  # at the end of the schedule
+    distillation: Literal["none", "release", "cross_entropy"] = "cross_entropy"  # the loss; release applies softmax twice
+    matching: Literal["identity", "hungarian"] = "hungarian"  # how the slots of first and last map are paired
+    distillation_weight: NotNegativeFloat = 1.0  # weight of this loss at the end of its schedule
     distillation_schedule: Literal["cosine", "constant", "square"] = "cosine"  # 0 to 1; always 1; 1 in the middle half
     distillation_start: Share = 0.0  # share of the training before which the weight is 0
     target: Literal["features", "quantised"] = "features"  # what the slots reconstruct; quantised: codes, as VQDINO

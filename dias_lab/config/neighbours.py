@@ -8,13 +8,16 @@ from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive
 
 @dataclass(frozen=True)
 class Codes(Part):
-    """A codebook of what features can be. VQDINO and SLATE read these, and DIAS with `target` "quantised"."""
+    """A codebook: a table of vectors, the codes, the nearest of which stands for a feature.
+
+    VQDINO and SLATE read these, and DIAS with `target` "quantised".
+    """
 
     readers: ClassVar = ("dias", "vqdino", "slate")
 
     codebook_size: Annotated[int, Rule(lambda value: value > 1, "must be at least 2, for codes to differ")] = 4096
     code_dim: NotNegative = 0  # channels of a code; 0: as many as the features have, whose codes are features (not slate)
-    commitment_weight: NotNegativeFloat = 0.25  # of the loss that draws what is encoded to its code
+    commitment_weight: NotNegativeFloat = 0.25  # weight of the loss that draws what is encoded to its code
     quantizer_rate: NotNegativeFloat = 10.0  # learning rate of the quantizer, as a share of learning_rate
 
     def check(self):
@@ -50,18 +53,20 @@ class DINOSAUR(Part):
 
 @dataclass(frozen=True)
 class SmoothSA(Part):
-    """Preheating: the slots are predicted before the first iteration. Only SmoothSA reads these."""
+    """Preheating: a small network predicts the slots from the features before the first iteration. Only SmoothSA reads these."""
 
     readers: ClassVar = ("smoothsa",)
 
-    preheat_weight: NotNegativeFloat = 100.0  # of the loss between predicted and final slots
+    preheat_weight: NotNegativeFloat = 100.0  # weight of the loss between predicted and final slots
     preheat_detached: Share = 0.1  # share of the training in which this loss does not reach the projector
-    preheat_heads: Positive = 4
+    preheat_heads: Positive = 4  # attention heads of the small network
 
 
 @dataclass(frozen=True)
 class SPOT(Part):
-    """Two stages, the second of which learns from a run of the first, and nine decoding orders. Only SPOT reads these."""
+    """SPOT trains twice: a run of stage 2, the student, learns from the segments of a run of stage 1, its teacher, and
+    decodes in nine orders. Only SPOT reads these.
+    """
 
     readers: ClassVar = ("spot",)
     changes: ClassVar = dict(gradient_clip=0.3, gradient_norm="largest")
@@ -70,12 +75,12 @@ class SPOT(Part):
     on_scenes: ClassVar = dict(fine_tuned_blocks=0, evaluation_permutations="all")
 
     stage: Literal[1, 2] = 1  # 2 learns from a run of stage 1
-    teacher_run: str = ""  # that run's directory; in the shell, --from
-    teacher_weight: NotNegativeFloat = 0.005  # of the loss toward the teacher's segments
-    student_start: Literal["scratch", "teacher"] = "scratch"  # the paper's; or the teacher's weights, but for the initializer
+    teacher_run: str = ""  # the directory of the run of stage 1 that stage 2 learns from
+    teacher_weight: NotNegativeFloat = 0.005  # weight of the loss toward the teacher's segments
+    student_start: Literal["scratch", "teacher"] = "scratch"  # random weights, or the teacher's but for the initializer's
     fine_tuned_blocks: NotNegative = 4  # the last ones of the backbone, in stage 2; 0: all of it stays frozen
-    evaluation_permutations: Literal["standard", "all"] = "standard"  # the raster order, or the mean over all nine
-    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS, or as its authors' code has them
+    evaluation_permutations: Literal["standard", "all"] = "standard"  # row by row, or the mean over all nine orders
+    spot_parts: Literal["unified", "original"] = "unified"  # layers as in DIAS, or as SPOT's authors' code has them
 
     def check(self):
         if self.method != "spot" and (self.stage == 2 or self.teacher_run):

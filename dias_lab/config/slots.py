@@ -8,9 +8,11 @@ from dias_lab.config.fields import NotNegative, Part, Positive, PositiveFloat, S
 
 @dataclass(frozen=True)
 class Slots(Part):
-    """Slots, the vectors that stand for objects, and the aggregation that fills them. All methods read these."""
+    """Slots, the vectors that stand for objects, and the aggregation that fills them: in each iteration the slots compete
+    for the places of the image, and the attention map says which slot looks where. All methods read these.
+    """
 
-    num_slots: Positive = 7
+    num_slots: Positive = 7  # slots an image
     slot_dim: Positive = 256  # channels of a slot
     slot_mlp_dim: Positive = 1024  # hidden channels of the MLP that ends an iteration
     num_iterations: Positive = 3  # in all, those after re-initialization included
@@ -18,18 +20,21 @@ class Slots(Part):
     truncation: Literal["none", "bi_level"] = "bi_level"  # gradients through the last iteration only; dias, spot's stage 1: never
     project_dim: NotNegative = 0  # channels between features and aggregator; 0: as many as the features have
     project_hidden_dim: NotNegative = 0  # channels between the projector's two layers; 0: as many as come out of it
-    aggregator_start: Literal["random", "k_means"] = "random"  # initial values; "k_means": aggregation starts as soft k-means
+    aggregator_start: Literal["random", "k_means"] = "random"  # "k_means": aggregation starts as soft k-means
     sharpness: PositiveFloat = 6.0  # k_means only: a slot's first logits are sharpness * sqrt(slot_dim) * cosine
 
 
 @dataclass(frozen=True)
 class Decoder(Part):
-    """The decoder, which reconstructs the features from the slots. All methods read the sizes."""
+    """The decoder, which reconstructs the features from the slots, so that the slots must hold what is in the image.
 
-    decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # spot, vqdino, slate have their own
+    A location is one place of the feature map. All methods read the sizes.
+    """
+
+    decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # "mlp": all locations at once; not spot, vqdino, slate
     decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location; not mlp
-    decoder_layers: Positive = 4
-    decoder_heads: Positive = 4  # not mlp
-    decoder_mlp_dim: NotNegative = 0  # 0: four times the features' channels (mlp decoder: 2048)
+    decoder_layers: Positive = 4  # layers of the decoder
+    decoder_heads: Positive = 4  # attention heads of a layer; not mlp
+    decoder_mlp_dim: NotNegative = 0  # hidden channels of a layer; 0: four times the features' channels (mlp decoder: 2048)
     visible_probability: Share = 0.5  # how often the number of visible locations is drawn uniformly; random_order only
     visible_fraction: Share = 0.1  # visible share of the locations otherwise; random_order only

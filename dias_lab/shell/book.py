@@ -4,13 +4,13 @@ from typing import Annotated
 
 import tyro
 
-from dias_lab import book
+from dias_lab.book import ordered
 from dias_lab.config import Config
 from dias_lab.shell import options
 
-OWN = set(book.Options.__annotations__)  # the book's; all others are fields of Config
+OWN = set(ordered.Options.__annotations__)  # the book's; all others are fields of Config
 OTHERS = set(Config.field_names()) - OWN
-Fields = options.joined({"book": options.group(book.Options, OWN), **options.of_parts(OTHERS, as_preset=True)})
+Fields = options.joined({"book": options.group(ordered.Options, OWN), **options.of_parts(OTHERS, as_preset=True)})
 
 
 def run(fields: Annotated[Fields, tyro.conf.arg(name="")]) -> int:
@@ -19,4 +19,4 @@ def run(fields: Annotated[Fields, tyro.conf.arg(name="")]) -> int:
     What they make is below runs/, in a folder that is named after the options. The same options again repeat only what
     has changed since.
     """
-    return book.run(book.Options(**options.values(fields)))
+    return ordered.run(ordered.Options(**options.values(fields)))

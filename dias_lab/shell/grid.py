@@ -12,8 +12,9 @@ from typing import Annotated
 
 import tyro
 
-from dias_lab import gallery, grid, grid_project, grid_run, grid_slurm, parameters, runs
-from dias_lab.limits import folder_size, size
+from dias_lab import runs
+from dias_lab.book import gallery, grid, grid_project, grid_run, grid_slurm, parameters
+from dias_lab.book.limits import folder_size, size
 from dias_lab.shell import Flag, Refused, lazy, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]

@@ -8,11 +8,11 @@ import importlib
 MODULES = {
     "checkpoint": "dias_lab.methods.checkpoint",
     "dataset": "dias_lab.data.dataset",
-    "devices": "dias_lab.devices",
-    "evaluate": "dias_lab.evaluate",
-    "grid_table": "dias_lab.grid_table",
+    "devices": "dias_lab.training.devices",
+    "evaluate": "dias_lab.analysis.evaluate",
+    "grid_table": "dias_lab.book.grid_table",
     "reference": "dias_lab.reference",
-    "train": "dias_lab.train",
+    "train": "dias_lab.training.loop",
 }
 
 

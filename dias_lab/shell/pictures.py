@@ -5,9 +5,9 @@ from pathlib import Path
 import tyro
 
 from dias_lab import viz
-from dias_lab.segments import export, stop_of
 from dias_lab.shell import refusing
 from dias_lab.trace import AttentionTrace
+from dias_lab.viz.export import export, stop_of
 
 
 def explore(traces: tyro.conf.Positional[list[Path]], out: Path):

@@ -1,0 +1,84 @@
+"""What a score must be compared with: k-means on the same features, position alone, and the map's own ceiling.
+
+All three go the way of an attention map: one label a location, as a one-hot map, upsampled bilinearly, arg-max.
+
+Axes: B images, C channels, h w locations, R pixels, K clusters.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from dias_lab.analysis.evaluate import MAPS, METRICS, score
+from dias_lab.analysis.intervals import TITLES
+from dias_lab.methods import segments_from
+from dias_lab.metrics import OVERLAP
+
+NAMES = ("k-means", "position", "ceiling")
+
+
+def cluster_segments(features: Float[Tensor, "B C h w"], num_clusters: int, size: int) -> Int[Tensor, "B R R"]:
+    """Segments by k-means (5 starts, seed 0) on the feature vectors of each image alone."""
+    B, _, h, w = features.shape
+    points = features.flatten(2).transpose(1, 2).double().cpu().numpy()  # [B L C]
+    labels = [KMeans(num_clusters, n_init=5, random_state=0).fit_predict(image) for image in points]
+    one_hot = F.one_hot(torch.from_numpy(np.array(labels)).view(B, h, w).long(), num_clusters)
+    return segments_from(one_hot.permute(0, 3, 1, 2), size)
+
+
+def position_segments(grid: tuple[int, int], num_clusters: int, size: int, count: int) -> Int[Tensor, "B R R"]:
+    """The same tiles for every image: k-means on the locations' positions."""
+    positions = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij"))
+    return cluster_segments(positions[None], num_clusters, size).expand(count, -1, -1)
+
+
+def ceiling_segments(true: Int[Tensor, "B R R"], grid: tuple[int, int]) -> Int[Tensor, "B R R"]:
+    """What a perfect map of `grid` locations says: the true segments, averaged over each location."""
+    labels = true.long().masked_fill(true >= OVERLAP, -1) + 1  # overlap and void become 0
+    one_hot = F.one_hot(labels)[..., 1:].permute(0, 3, 1, 2).float()  # and belong to no segment
+    if not one_hot.shape[1]:
+        return torch.zeros_like(labels)
+    return segments_from(F.adaptive_avg_pool2d(one_hot, grid), true.shape[-1])
+
+
+def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
+    """A row an image: item and "<baseline>.<metric>" for k-means, position and ceiling, with as many clusters as slots."""
+    grid, k = model.backbone.grid, model.config.num_slots
+
+    def predict(batch):
+        count, size = len(batch["image"]), batch["image"].shape[-1]
+        return {
+            "k-means": cluster_segments(model.backbone(model.normalise(batch["image"])), k, size),
+            "position": position_segments(grid, k, size, count),
+            "ceiling": ceiling_segments(batch["segments"], grid),
+        }
+
+    return score(predict, store, model.config, protocol, limit)
+
+
+def baseline_table(models, store, protocol: str = "dias", limit: int = 0) -> pd.DataFrame:
+    """Mean scores 0..1, a row for "k-means, K" and "position, K" of every number K of slots that the models have; "ceiling".
+
+    Where several models have as many slots, the features of the first are taken.
+    """
+    rows, firsts = {}, {}
+    for model in models:
+        firsts.setdefault(model.config.num_slots, model)
+    for num_slots, model in firsts.items():
+        means = baseline_scores(model, store, protocol, limit).mean()
+        for name in NAMES:
+            row = f"{name}, {num_slots}" if name != "ceiling" else name
+            rows.setdefault(row, {metric: means[f"{name}.{metric}"] for metric in METRICS})
+    return pd.DataFrame(rows).T.rename_axis("name")
+
+
+def score_table(evaluated: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Means x100 over the images: a row for each map and each baseline, a column for each score."""
+    means = pd.concat([evaluated, baselines.drop(columns="item")], axis=1).mean() * 100
+    rows = {name: f"{name} map" for name in MAPS} | {name: name for name in NAMES}
+    table = {row: {TITLES[metric]: means[f"{name}.{metric}"] for metric in METRICS} for name, row in rows.items()}
+    return pd.DataFrame(table).T

@@ -1,0 +1,95 @@
+"""Object discovery as a Task: a method learns slots from images, and is judged by the segments of its maps."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dias_lab import runs
+from dias_lab.analysis.evaluate import METRICS, evaluate
+from dias_lab.config import Config, method_class
+from dias_lab.data import store as stores
+from dias_lab.data.dataset import batches
+from dias_lab.data.features import feature_batches
+from dias_lab.methods.base import Output, build, to_device
+
+
+class Discovery:
+    def __init__(self, config: Config):
+        self.config = config
+        self.model = build(config)
+        self.frozen = None  # a GPU's own copy of the frozen backbone, for speed
+
+    @staticmethod
+    def check(config: Config):
+        open_stores(config)
+        if config.backbone_weights == "checkpoint":
+            raise ValueError(
+                'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'
+            )
+        method_class(config.method).check(config)
+
+    def begin(self, fabric: Fabric) -> dict:
+        self.on(fabric)
+        self.train_store, self.validation_store = open_stores(self.config)
+        meta = self.train_store.meta
+        return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
+
+    def on(self, fabric: Fabric):
+        """The model is on its device: a GPU gets a copy of the frozen backbone that is fast there."""
+        self.fabric = fabric
+        if fabric.device.type == "cuda" and not self.model.backbone.trained:
+            dtype = torch.bfloat16 if fabric.strategy.precision.precision == "bf16-mixed" else torch.float32
+            self.frozen = copy.deepcopy(self.model.backbone).lowered(dtype)
+
+    def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
+        options = dict(step=step, places=places, requests=self.model.requests())
+        if self.config.cache_views:
+            return feature_batches(self.train_store, self.config, self.model.backbone, progress=progress, **options)
+        return batches(self.train_store, self.config, segments=False, **options)
+
+    def prepare(self, batch: dict, places: range) -> tuple[dict, dict]:
+        draws = batch.get("draws") or self.model.draw(places, self.config.seed, batch["info"]["step"])
+        if "features" in batch:
+            features = batch["features"].to(self.model.device, non_blocking=True).float()
+            return {"images": None, "features": features}, to_device(draws, self.model.device)
+        inputs = {"images": self.model.normalise(batch["image"])}
+        if self.frozen is not None:
+            scaled = self.fabric.strategy.precision.precision == "16-mixed"  # else the copy has its dtype already
+            with self.fabric.autocast() if scaled else contextlib.nullcontext(), torch.inference_mode():
+                features = self.frozen(inputs["images"])
+            # a copy made outside: what comes from inference mode cannot be saved for a backward pass
+            inputs["features"] = features.to(torch.float32, copy=True)
+        return inputs, to_device(draws, self.model.device)
+
+    def losses(self, output: Output, progress: float) -> tuple[dict[str, Tensor], dict[str, float]]:
+        return self.model.losses(output, progress)
+
+    def measured(self, output: Output) -> dict[str, Tensor]:
+        return {"kept": output.keep.float().sum(1).mean()}  # slots an image
+
+    def parameter_groups(self) -> list[dict]:
+        return self.model.parameter_groups()
+
+    def compiled(self) -> list[torch.nn.Module]:
+        return self.model.compiled()
+
+    def evaluate(self, fabric: Fabric) -> dict:
+        config = self.config
+        return evaluate(self.model, self.validation_store, config.protocol, limit=config.evaluate_images, fabric=fabric).scores
+
+    def selection(self, scores: dict) -> float:
+        """The mean of the four scores of the map that the method's source scores."""
+        values = [scores[self.model.evaluated_map][metric] for metric in METRICS]
+        defined = [value for value in values if value is not None and value == value]
+        return sum(defined) / len(defined) if defined else math.nan
+
+
+def open_stores(config: Config) -> tuple[stores.Store, stores.Store]:
+    """The training and the validation split. Raises FileNotFoundError or StoreError, naming the file."""
+    folder = runs.resolve(config.data)
+    return stores.open(folder / "train.lmdb"), stores.open(folder / "validation.lmdb")

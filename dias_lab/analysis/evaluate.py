@@ -1,0 +1,145 @@
+"""Evaluation: what predicts segments, a model or something simpler, scored under a named protocol.
+
+A model's map is upsampled bilinearly to the protocol's square, each pixel goes to its strongest slot, and scores are
+computed an image, then averaged over the images where they are defined. Image i draws its slots from (seed, i).
+
+Axes: B images, R pixels of the protocol's square.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from dias_lab import runs
+from dias_lab.analysis.intervals import TITLES, mean_text
+from dias_lab.data import store as stores
+from dias_lab.data.dataset import squares
+from dias_lab.methods import Method, checkpoint, segments_from
+from dias_lab.metrics import OVERLAP, VOID, segmentation_scores
+
+MAPS = ("first", "last", "decoder")
+METRICS = ("ari", "fg_ari", "mbo", "miou")
+
+
+class Evaluation(NamedTuple):
+    scores: dict  # protocol, store, images, and a dict of mean scores (fractions) for each map
+    images: pd.DataFrame  # a row an image: item, kept slots, reconstruction error, and "<map>.<metric>"
+
+
+@torch.no_grad()
+def score(predict: Callable, store, config, protocol: str = "dias", limit: int = 0, fabric=None) -> pd.DataFrame:
+    """A row an image of the store: item, and what a predictor says of it.
+
+    predict(batch of `squares`) gives tensors by name: segments int [B R R], which become columns "<name>.<metric>", mBO over
+    classes among them where the store knows classes; and numbers [B], which are columns. `limit`: only the first images; 0
+    takes all. With `fabric`, its processes share the batches, and each gets the whole. Raises ValueError for an empty store
+    or an unknown protocol.
+    """
+    first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    tables = [_scored(batch, predict(batch), protocol) for batch in squares(store, config, limit, first, every)]
+    if every > 1:
+        parts = [None] * every
+        torch.distributed.all_gather_object(parts, tables)
+        tables = sorted((table for part in parts for table in part), key=lambda table: table["item"].iloc[0])
+    if not tables:
+        raise ValueError(f"the store {store.path} is empty: there is nothing to evaluate")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _scored(batch: dict, predicted: dict, protocol: str) -> pd.DataFrame:
+    columns, maps = {"item": batch["info"]["item"].tolist()}, {"true": batch["segments"]}
+    if (table := batch["info"].get("classes")) is not None:
+        maps["classes"] = table.gather(1, maps["true"].flatten(1).long()).view_as(maps["true"])
+    for name, tensor in predicted.items():
+        if tensor.ndim == 1:
+            columns[name] = tensor.cpu()
+            continue
+        found = segmentation_scores(tensor, protocol=protocol, **{key: map_.to(tensor.device) for key, map_ in maps.items()})
+        if table is not None:
+            found["mbo_class"][(table[:, 1:OVERLAP] == VOID).any(dim=1)] = torch.nan  # classes not known
+        columns |= {f"{name}.{metric}": found[metric] for metric in found}
+    return pd.DataFrame(columns)
+
+
+def maps_of(model: Method, seed: int) -> Callable:
+    """A predictor: a model's first, last and decoder map, its kept slots, and its reconstruction error."""
+
+    def predict(batch):
+        output = model(model.normalise(batch["image"]), draws=model.draw(batch["info"]["item"].tolist(), seed))
+        error = (output.reconstruction - output.features).square().mean(dim=(1, 2, 3))
+        maps = zip(MAPS, (output.attention[0], output.attention[-1], output.decoder_attention))
+        segments = {name: segments_from(attention, batch["image"].shape[-1]) for name, attention in maps}
+        return {"kept": output.keep.sum(1), "reconstruction": error, **segments}
+
+    return predict
+
+
+def evaluate(
+    subject, store, protocol: str = "dias", seed: int | None = None, limit: int = 0, out=None, fabric=None
+) -> Evaluation:
+    """Score a model, or the best checkpoint of a run directory, on a store (or its path); the rest as `score` has it.
+
+    The scores are also written to the file `out`, if given; with a run directory, by default to its
+    `scores/<store>-<protocol>.json`, and beside it those of each image as .images.csv.
+    """
+    started = time.perf_counter()
+    model = subject if isinstance(subject, Method) else checkpoint.load_model(subject)
+    store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
+    seed = model.config.seed if seed is None else seed
+    was_training = model.training
+    try:
+        model.eval()
+        images = score(maps_of(model, seed), store, model.config, protocol, limit, fabric)
+    finally:
+        model.train(was_training)
+    scores = summarise(images, protocol, store.path.stem)
+    if out is None and subject is not model:
+        out = scores_file(subject, store, protocol, limit)
+    if out is not None:
+        facts = {"seed": seed, "step": model.step, "device": str(model.device), "data": str(store.path)}
+        if subject is model:  # no run directory says what it is
+            facts |= {"reference": model.source, "config": model.config.to_dict()}
+        else:  # for paired comparisons with other runs
+            runs.write_text(runs.resolve(out).with_suffix(".images.csv"), images.to_csv(index=False))
+        about = {**runs.about(), **facts, "seconds": time.perf_counter() - started}
+        runs.write_json(runs.resolve(out), {**scores, "about": about})
+    return Evaluation(scores, images)
+
+
+def scores_file(run_dir, store: stores.Store, protocol: str, limit: int = 0) -> Path:
+    """Where the scores of a run go; those of a part of the split stand apart from those of the whole."""
+    return runs.resolve(run_dir) / "scores" / scores_name(store, protocol, limit)
+
+
+def scores_name(store: stores.Store, protocol: str, limit: int = 0) -> str:
+    part = f"-first{limit}" if 0 < limit < len(store) else ""
+    return f"{store.path.stem}-{protocol}{part}.json"
+
+
+def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
+    """Mean scores over the images where they are defined, a dict a map; and how many images that are."""
+    means = images.mean()
+    scores = {"protocol": protocol, "store": store, "images": len(images)}
+    scores |= {name: float(means[name]) for name in ("kept", "reconstruction")}
+    scores["valid"] = {metric: int(images[f"decoder.{metric}"].notna().sum()) for metric in METRICS}
+    for name in MAPS:  # and mBO over classes where the store knows them
+        scores[name] = {metric: float(means[f"{name}.{metric}"]) for metric in TITLES if f"{name}.{metric}" in images}
+    return scores
+
+
+def scores_text(*found: dict) -> str:
+    """The scores of a run, or mean and sample standard deviation of several, under their protocol, as a table of text."""
+    first, spread = found[0], f", mean ± standard deviation of n = {len(found)} runs" if len(found) > 1 else ""
+    titles = {metric: title for metric, title in TITLES.items() if all(metric in one["decoder"] for one in found)}
+    width = 14 if spread else 11
+    lines = [f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}"]
+    lines += [" " * 8 + "".join(f"{title:>{width}}" for title in titles.values())]
+    for name in MAPS:
+        values = pd.DataFrame([one[name] for one in found])[list(titles)].astype(float)
+        cells = (mean_text(values[metric].mean(), values[metric].std()) for metric in titles)
+        lines += [f"{name:>8}" + "".join(f"{cell:>{width}}" for cell in cells)]
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""The site: the executed notebooks of every book, the docs, and a front page (`gallery.html.j2`), with no network.
+
+`page.py` makes a page. Links lead to pages of the site, and what the site does not have becomes text. Plotly figures share
+one copy of plotly.js, in `assets/`.
+"""
+
+import json
+import re
+import shutil
+from base64 import b64decode
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jinja2
+
+from dias_lab import runs
+from dias_lab.book.page import Link, linker, outputs, page
+
+
+@dataclass
+class Entry:
+    """One executed notebook of a book."""
+
+    name: str
+    state: str  # "done", "failed" or "skipped"
+    seconds: float = 0.0
+    notebook: Path | None = None  # the executed one
+    error: dict | None = None  # the content of error.json
+    part: str = "notebook"  # or "ablation"
+
+
+def publish(site, name: str, options: dict, entries: list[Entry]) -> Path:
+    """Write the pages of one book to site/name, all at once, the docs, and the front page; gives its path."""
+    site, docs = Path(site), [path for path in sorted(runs.resolve("docs").glob("*")) if path.is_file()]
+    new = site / f".{name}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    places = {f"docs/{path.name}": f"docs/{_page_name(path)}" for path in docs}
+    notebooks = {entry.name: notebook for entry in entries if (notebook := _read(entry.notebook))}
+    here = {f"notebooks/{key}.ipynb": f"{name}/{key}.html" for key in notebooks}
+    link = linker("notebooks", name, places | here)
+    cards = [_card(entry, notebooks.get(entry.name), new, link) for entry in entries]
+    runs.write_json(new / "book.json", {"name": name, "options": options, "about": runs.about(), "cards": cards})
+    _swap(new, site / name)
+    if any(card["plotly"] for card in cards):
+        import plotly.offline
+
+        runs.write_text(site / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+
+    books = sorted(map(runs.read_json, site.glob("*/book.json")), key=lambda book: book["about"]["created"])
+    for book in books:  # the newest last: the docs lead to its pages
+        pages = [card for card in book["cards"] if card["page"]]
+        places |= {f"notebooks/{card['name']}.ipynb": f"{book['name']}/{card['page']}" for card in pages}
+    titles = _write_docs(docs, site / "docs", linker("docs", "docs", places))
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    environment.filters["json"] = json.dumps
+    front = environment.get_template("gallery.html.j2").render(books=books[::-1], docs=titles)
+    runs.write_text(site / "index.html", front)
+    return site / "index.html"
+
+
+def _page_name(path: Path) -> str:
+    return f"{path.stem}.html" if path.suffix == ".md" else path.name
+
+
+def _swap(new: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(path: Path | None):
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (TypeError, OSError, ValueError):  # skipped, or killed while it was being written
+        return None
+
+
+def _card(entry: Entry, notebook, folder: Path, link: Link) -> dict:
+    """Write the entry's page and thumbnail; gives what the front page shows."""
+    card = asdict(entry) | {"notebook": None, "title": entry.name, "sentence": "", "thumbnail": None, "page": None}
+    card |= {"message": (entry.error or {}).get("message"), "error": None, "plotly": False}
+    if notebook is None:
+        return card
+    card["title"], card["sentence"] = _opening(notebook, entry.name)
+    if image := _first_image(notebook):
+        card["thumbnail"] = f"{entry.name}.png"
+        (folder / card["thumbnail"]).write_bytes(image)
+    text = page(notebook, card["title"], entry.error, link)
+    card["page"], card["plotly"] = f"{entry.name}.html", "plotly.min.js" in text
+    runs.write_text(folder / card["page"], text)
+    return card
+
+
+def _write_docs(docs: list[Path], folder: Path, link: Link) -> dict[str, str]:
+    """Pages and what lies beside them; gives their titles. Nothing is deleted, since pages of older books lead there."""
+    from nbformat.v4 import new_markdown_cell, new_notebook
+
+    folder.mkdir(exist_ok=True)
+    titles = {}
+    for path in docs:
+        if path.suffix != ".md":
+            shutil.copy(path, folder)
+            continue
+        notebook = new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))])
+        titles[_page_name(path)], _ = _opening(notebook, path.stem)
+        runs.write_text(folder / _page_name(path), page(notebook, titles[_page_name(path)], link=link))
+    return titles
+
+
+def _opening(notebook, name: str) -> tuple[str, str]:
+    """Title and first sentence: of the first markdown cell with a heading."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^#+\s+(.+)$", cell.source, re.MULTILINE)):
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|<[^>]+>", r"\1", cell.source[heading.end() :]).strip()
+            paragraph = " ".join(text.split("\n\n")[0].split())
+            return heading[1].strip(), re.split(r"(?<=[.?!])\s", paragraph)[0]
+    return name, ""
+
+
+def _first_image(notebook) -> bytes | None:
+    for data in outputs(notebook):
+        embedded = re.search(r'src="data:image/png;base64,([^"]+)', "".join(data.get("text/html", "")))
+        if text := data.get("image/png") or (embedded and embedded[1]):
+            return b64decode(text)
+    return None

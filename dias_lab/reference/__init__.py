@@ -1,0 +1,204 @@
+"""Published checkpoints -> our modules: strictly, by name, and without the network (the backbone is in the file).
+
+    model = reference.load("archive-dias/dias_r-coco/42-0027.pth", preset="coco")
+    model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
+    reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
+
+Which names belong to what is in reference_names.py.
+"""
+
+import contextlib
+import fnmatch
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dias_lab import runs
+from dias_lab.config import Config, nearest
+from dias_lab.methods import Method, build, checkpoint
+from dias_lab.modules.decoder import resize_position
+from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, SIGNS_SAY, TABLES, WITHOUT
+
+# Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
+NUMBERS = [np.dtype, *(np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)]
+NUMBERS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+SHOWN = 4  # names in an error, of each kind of problem
+
+
+def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **fields) -> Method:
+    """The model whose published weights are in a file (.pth or .safetensors) or a state dict, in evaluation mode.
+
+    Its config is `Config.preset(preset, form="released", method=method, **fields)`, with what the published model has
+    otherwise (reference_names.FIELDS). SPOT's own code and its re-implementation are told apart by their names. Half
+    precision becomes float32; position tables of another size are resized bilinearly, with a warning. The file is read
+    as tensors only: nothing in it is executed.
+
+    Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
+    all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
+    """
+    if method not in NAMES:
+        known = set(NAMES) - {"spot original"}  # which the names in the file tell from "spot"
+        raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
+    if "backbone_weights" in fields:
+        raise ValueError("the backbone's weights are in the published file: backbone_weights cannot be given")
+    own = {"method": method, "backbone_weights": "checkpoint"}
+    Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
+    given = isinstance(path_or_state_dict, Mapping)
+    path = None if given else runs.resolve(path_or_state_dict)
+    state = unwrapped(path_or_state_dict if given else read(path))
+    layout = layout_of(state, method)
+    config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage_of(state, layout), **fields, **own})
+    model = build(config)
+    model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
+    model.source = "state dict" if given else str(path)
+    return checkpoint.place(model).eval()
+
+
+def save(model: Method, run_dir) -> Path:
+    """Write a loaded model as a run directory, backbone included: load_model, evaluate and the notebooks take it.
+
+    Raises ValueError where the directory holds a run already, and for a model that `load` did not make.
+    """
+    run_dir = runs.resolve(run_dir)
+    if model.config.backbone_weights != "checkpoint":
+        raise ValueError('only published models are saved here: this one\'s backbone_weights are not "checkpoint"')
+    if (run_dir / "config.json").exists():
+        raise ValueError(f"{run_dir} holds a run already: choose another run directory")
+    checkpoint.save(run_dir, model.step, model, state={}, progress={"reference": model.source})
+    runs.write_json(run_dir / "metrics.json", {"steps": model.step, "reference": model.source, "about": runs.about()})
+    runs.write_json(run_dir / "config.json", model.config.to_dict())  # last: without it, this is no run
+    return run_dir
+
+
+def read(path: Path):
+    """What a file holds, on the CPU: .safetensors, or what torch.save wrote, tensors only."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; unpack the release's archive and give one of its .pth files")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # whatever a damaged or hostile file makes torch, pickle or safetensors raise
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to switch the safety off
+            reason = "it is damaged, or holds other things than tensors; nothing in it was executed"
+        raise ValueError(
+            f"{path} is no checkpoint that can be read ({type(error).__name__}: {reason}). Download it again, or take "
+            "another file of the release: a .pth or .safetensors with a state dict."
+        ) from None
+
+
+def unwrapped(state):
+    """The state dict in a checkpoint that holds more: SPOT's files have it under "model"."""
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        return state["model"]
+    return state
+
+
+def layout_of(state, method: str) -> str:
+    """Which table of NAMES a state dict is read by: the method's own, or that of SPOT's own code."""
+    return "spot original" if method == "spot" and method_of(state) == "spot original" else method
+
+
+def stage_of(state, layout: str) -> dict:
+    """SPOT's own files of stage 2 have a second backbone."""
+    return {"stage": 2} if layout == "spot original" and any(name.startswith("second_encoder.") for name in state) else {}
+
+
+def method_of(state) -> str | None:
+    """The key of SIGNS that a state dict's names speak for; None for what nobody knows."""
+    if not isinstance(state, Mapping):
+        return None
+    shapes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
+    for key, (sign, ndim) in SIGNS.items():
+        if any(ndim in (None, shapes[name]) for name in fnmatch.filter(shapes, sign)):
+            return key
+    return None
+
+
+def published_names(name: str, table: dict) -> tuple[str, ...]:
+    """The published name of our `name`, without prefix; several where our tensor is theirs one below the other.
+
+    Raises ValueError where there is none.
+    """
+    for ours, theirs in table.items():
+        if match := re.match(re.escape(ours).replace(r"\*", r"(\d+)") + r"(?=\.|$)", name):
+            number = match[1] if match.groups() else ""
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            return tuple(part.replace("*", number) + name[match.end() :] for part in parts)
+    raise ValueError(
+        f"the published model has nothing like {name}: a field of the config asks for another architecture"
+    )
+
+
+def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, Tensor]:
+    """The published `state` as float32 under the names of `own`; a ValueError lists all that does not fit."""
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{source} is no state dict (names and tensors), but a {type(state).__name__}")
+    prefix = "m." if any(name.startswith("m.") for name in state) else ""
+    state = dict(state)
+    for name in list(state):
+        newer = next((name.replace(old, new) for old, new in OLDER.items() if name.startswith(prefix + old)), name)
+        if newer not in state:
+            state[newer] = state.pop(name)
+    for pattern in WITHOUT.get(layout, ()):  # no weights: what they say is in the config, or in the code
+        for name in fnmatch.filter(state, prefix + pattern):
+            del state[name]
+    ignored = [prefix + name for name in IGNORED if state.pop(prefix + name, None) is not None]
+    if ignored:
+        warnings.warn(f"{', '.join(ignored)} ignored: merging is set by the config's fields", stacklevel=3)
+    names = {ours: [prefix + theirs for theirs in published_names(ours, NAMES[layout])] for ours in own}
+    wanted = [theirs for parts in names.values() for theirs in parts]
+    found, wrong = {}, []
+    for ours, parts in names.items():
+        values, shape = [], own[ours].shape
+        if len(parts) > 1:
+            shape = torch.Size([shape[0] // len(parts), *shape[1:]])
+        for theirs in parts:
+            if theirs in state:
+                try:
+                    values.append(fitted(state[theirs], shape, resize=ours in TABLES))
+                except ValueError as error:
+                    wrong.append(f"{theirs} {error}")
+        if len(values) == len(parts):
+            found[ours] = values[0] if len(parts) == 1 else torch.cat(values)
+    known = set(wanted)
+    unknown = [name for name in state if name not in known]
+    problems = {"missing": [name for name in wanted if name not in state], "unknown": unknown, "wrong": wrong}
+    if any(problems.values()):
+        listed = [f"{len(items)} {kind}: {_some(items)}" for kind, items in problems.items() if items]
+        other = method_of(state)
+        if other is not None and other != layout:
+            listed.append(SIGNS_SAY[other])
+        raise ValueError(f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}")
+    return found
+
+
+def fitted(value: Tensor, shape: torch.Size, resize: bool = False) -> Tensor:
+    """`value` as finite float32 of that shape. Raises ValueError for anything else, with the end of a sentence."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"is a {type(value).__name__}, no tensor")
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        raise ValueError(f"holds no dense floats, but {value.dtype} ({value.layout}, {value.device})")
+    value = value.detach().to("cpu", torch.float32)
+    if resize and value.ndim == len(shape) == 3 and value.shape[::2] == shape[::2] and 0 not in value.shape:
+        with contextlib.suppress(ValueError):  # not a square: misshapen
+            value = resize_position(value, shape[1])
+    if value.shape != shape:
+        raise ValueError(f"is {tuple(value.shape)}, not {tuple(shape)}")
+    if not value.isfinite().all():
+        raise ValueError("holds NaN or infinities")
+    return value
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")

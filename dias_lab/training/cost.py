@@ -1,0 +1,122 @@
+"""What a training step costs: seconds in turns with others, and what can be counted of it, the same on every machine."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from dias_lab.analysis.discovery import Discovery
+from dias_lab.data.dataset import Batches
+from dias_lab.data.features import FeatureBatches, make
+from dias_lab.training import devices
+from dias_lab.training.step import Learner
+
+
+def take_turns(functions: dict[str, Callable], repetitions: int = 7, warm_up: bool = True) -> dict[str, list[float]]:
+    """Seconds of each repetition. They take turns, so that what else the machine does meets them alike."""
+    for function in functions.values() if warm_up else ():
+        timed(function)
+    seconds = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            seconds[name].append(timed(function))
+    return seconds
+
+
+def timed(function: Callable) -> float:
+    """Seconds that a call takes, a GPU's part included."""
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def operations(function: Callable) -> int:
+    """Floating-point operations of the matrix products, convolutions and attention in a call, its backward pass included."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+class Untaught(Discovery):
+    """Object discovery that needs no data of its config, and whose teacher, if any, knows nothing: its steps cost the same."""
+
+    def begin(self, fabric) -> dict:
+        self.on(fabric)
+        return self.model.begin(untaught=True)
+
+
+class Stepper:
+    """A method's training step, again and again, without log and checkpoints."""
+
+    def __init__(self, config, store=None):
+        self.config, self.source, self.number = config, None, 0
+        self.learner = Learner(Untaught(config), devices.launch(config))
+        self.model = self.learner.model.train()
+        if store is not None and config.cache_views:
+            self.source = FeatureBatches(store, config, make(store, config, self.model.backbone))
+        elif store is not None:
+            self.source = Batches(store, config, segments=False)
+
+    def step(self) -> float:
+        loss = self.learner.update(self.batch(), self.number)["loss"]
+        self.number += 1
+        return float(loss)  # waits for a GPU
+
+    def batch(self) -> dict:
+        if self.source is not None:
+            return self.source[self.number]
+        shape = (self.config.batch_size, 3, self.config.image_size, self.config.image_size)
+        noise = torch.Generator().manual_seed(self.number)
+        return {"image": torch.randint(256, shape, dtype=torch.uint8, generator=noise), "info": {"step": self.number}}
+
+    def counted(self) -> dict:
+        """One step, and what can be counted of it, an image: it is the same on every machine."""
+        parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        saved, seen, handles = {}, {"backbone": 0, "trained": 0}, []
+
+        def keep(tensor):
+            if tensor.untyped_storage().data_ptr() not in parameters:
+                saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def look(module, inputs, output):
+            seen["backbone"] += len(inputs[0])
+            seen["trained"] += len(inputs[0]) * module.trained
+
+        models = [self.model, *self.model.teacher]
+        backbones = {id(module): module for model in models for module in model.backbones().values()}
+        backbones |= {} if self.learner.task.frozen is None else {0: self.learner.task.frozen}  # a GPU's own copy
+        handles = [module.register_forward_hook(look) for module in backbones.values()]
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            counted = operations(self.step)
+        for handle in handles:
+            handle.remove()
+        B = self.config.batch_size
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return {
+            "operations": counted / B, "saved": sum(saved.values()) / B, "trained": trained,
+            "passes": seen["backbone"] / B, "passes with gradients": seen["trained"] / B,
+        }  # fmt: skip
+
+
+def step_costs(configs: dict, store=None, repeats: int = 5) -> pd.DataFrame:
+    """What a training step of each config costs; a row each.
+
+    seconds (median) and images_a_second, the configs taking turns; with repeats = 0 nothing is timed. And, an image:
+    operations (floating point, of matrix products and convolutions, forward and backward), saved (bytes that wait for the
+    backward pass), passes of the backbone, passes with gradients. `trained` is the number of weights that learn. `store`:
+    where batches come from, their reading included; without one, images are noise.
+    """
+    steppers = {name: Stepper(config, store) for name, config in configs.items()}
+    rows = {name: stepper.counted() for name, stepper in steppers.items()}
+    seconds = take_turns({name: stepper.step for name, stepper in steppers.items()}, repeats, warm_up=False)
+    for name, row in rows.items():
+        row["seconds"] = float(np.median(seconds[name])) if repeats else np.nan
+        row["images_a_second"] = configs[name].batch_size / row["seconds"]
+    return pd.DataFrame(rows).T

@@ -1,0 +1,279 @@
+"""Training: fit(config, run_dir), on Lightning Fabric; exact resume.
+
+The step itself is in step.py, what several devices share in devices.py. The best checkpoint is chosen on the validation
+split, which is never the test split. A step is a pure function of the weights and (seed, step), so a killed run that
+resumes ends with the same weights, bit for bit.
+"""
+
+import contextlib
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from dias_lab import runs
+from dias_lab.config import Config
+from dias_lab.methods import checkpoint
+from dias_lab.training import devices
+from dias_lab.training.ahead import ahead
+from dias_lab.training.step import Learner, first_non_finite, learning_rate, precision_of
+from dias_lab.training.tasks import task_class
+
+# a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
+FREE_TO_CHANGE = {"data", "workers", "log_every"}
+FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient became NaN or infinite."""
+
+
+def fit(config: Config, run_dir, progress: bool = True) -> dict:
+    """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
+
+    Writes config.json, metrics.jsonl, checkpoints/ and metrics.json there (`runs.py` says what they are). Raises
+    ValueError where the run directory belongs to another config, runs.RunBusy where another process trains in it,
+    NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite, and MemoryError, with
+    what would fit, where a GPU is too small. On several devices every process calls this, and the first one writes.
+    """
+    run_dir = runs.resolve(run_dir)
+    check(config, run_dir)  # before anything is written
+    if devices.rank(config) > 0:
+        if (run_dir / "metrics.json").exists():
+            return runs.read_json(run_dir / "metrics.json")
+        return Training(config, run_dir).run(progress=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with runs.claim(run_dir):
+        if (run_dir / "metrics.json").exists():
+            return runs.read_json(run_dir / "metrics.json")
+        (run_dir / "error.json").unlink(missing_ok=True)
+        runs.write_json(run_dir / "config.json", config.to_dict())
+        try:
+            return Training(config, run_dir).run(progress)
+        except Exception as error:
+            report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
+            runs.write_json(run_dir / "error.json", report)
+            raise
+
+
+def check(config: Config, run_dir: Path):
+    """Whether the training can start: ValueError or FileNotFoundError says why not."""
+    task_class(config).check(config)
+    devices.check(config)
+    if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
+        raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
+    if not (run_dir / "config.json").exists():
+        return
+    old, new = Config.load(run_dir).to_dict(), config.to_dict()
+    matters = set(new) - FREE_TO_CHANGE - config.unread()
+    names = [name for name in new if new[name] != old[name] and name in matters]
+    if names:
+        changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in names]
+        raise ValueError(
+            f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
+        )
+
+
+class Training:
+    """One process's part of a run: the loop around the learner's steps, and what it leaves in the run directory."""
+
+    def __init__(self, config: Config, run_dir: Path):
+        self.config, self.run_dir = config, run_dir
+        precision = self.precision_before() if config.precision == "auto" else config.precision
+        self.fabric = devices.launch(config.replace(precision=precision))
+        self.task = task_class(config)(config)
+        self.learner = Learner(self.task, self.fabric)
+        self.model, self.optimizer, self.data = self.learner.model, self.learner.optimizer, self.learner.data
+        self.step = 0  # updates done
+        self.best = {"step": 0, "score": None, "scores": {}}
+        self.seconds = 0.0
+
+    def run(self, progress: bool) -> dict:
+        self.resume()
+        self.model.train()
+        try:
+            with devices.deterministic(self.fabric):
+                self.loop(progress)
+        except torch.cuda.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # the tensors of the step that failed
+            raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
+        return self.finish()
+
+    def loop(self, progress: bool):
+        config = self.config
+        source = ahead(self.task.batches(self.learner.places, self.step, progress), self.prepare, self.fabric.device)
+        bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
+        sums, count, self.mark = {}, 0, time.perf_counter()
+        for batch in bar:
+            values = self.update(batch)
+            self.step += 1
+            count += 1
+            sums = {name: sums.get(name, 0) + value for name, value in values.items()}
+            due = self.step % config.evaluate_every == 0 or self.step == config.steps
+            if due or self.step % config.log_every == 0:
+                self.stop_if_not_finite()
+                self.log(self.means(sums, count), count / self.tick(), bar)
+                if due:
+                    self.evaluate_and_save()
+                    self.tick()
+                sums, count = {}, 0
+
+    def tick(self) -> float:
+        """Seconds since the last tick, added to those of the run."""
+        elapsed, self.mark = time.perf_counter() - self.mark, time.perf_counter()
+        self.seconds += elapsed
+        return elapsed
+
+    def prepare(self, batch) -> tuple:
+        return devices.deterministically(lambda: self.learner.prepare(batch))
+
+    def update(self, batch) -> dict:
+        """One optimiser step; the losses as tensors on the device."""
+        values = devices.deterministically(lambda: self.learner.update(batch, self.step))
+        if not self.learner.fused:  # else the host looks when it logs: until then the device keeps the weights as they were
+            self.stop_if_not_finite()
+        return values
+
+    def means(self, sums: dict, count: int) -> dict[str, float]:
+        """Of the last `count` steps, over all devices."""
+        if self.fabric.world_size > 1:
+            together = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean")
+            sums = dict(zip(sums, together))
+        return {name: float(value) / count for name, value in sums.items()}
+
+    def stop_if_not_finite(self):
+        """Raises NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
+        step = self.learner.bad_step()
+        if step is None:
+            return
+        config, folder = self.config, self.run_dir / "nonfinite" / str(step)
+        loss, norm = self.learner.seen.tolist()
+        text = f"step {step}: the loss is {loss}, the gradient norm {norm}"
+        if not self.fabric.is_global_zero:
+            self.fabric.barrier()  # the launcher ends all processes when one has failed: the first one writes before
+            raise NonFiniteError(text)
+        batch = next(self.task.batches(range(config.batch_size), step))
+        progress = self.model.progress = step / config.steps
+        parts = self.learner.parts(*self.prepare(batch))
+        culprits = (first_non_finite(self.task, *part, progress) for part in parts)
+        with torch.compiler.set_stance("force_eager"):
+            culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
+        save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
+        save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
+        self.fabric.barrier()
+        raise NonFiniteError(
+            f"{text}; the first tensor that went bad is {culprit}. The batch and the weights are in {folder}; a lower "
+            "learning_rate or precision='32-true' may help."
+        )
+
+    def log(self, means: dict, steps_per_second: float, bar):
+        if not self.fabric.is_global_zero:
+            return
+        rate = steps_per_second * self.config.batch_size
+        line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
+        line |= {f"weight_{name}": value for name, value in self.learner.weights.items()}
+        runs.append_line(self.run_dir / "metrics.jsonl", {**line, "images_per_second": rate})
+        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
+
+    def evaluate_and_save(self):
+        """Scores on the validation split, then the checkpoint that they belong to."""
+        compiled = self.config.compile  # not for batches of other shapes
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            scores = devices.deterministically(lambda: self.task.evaluate(self.fabric))
+        score = self.task.selection(scores)
+        if self.best["score"] is None or score > self.best["score"]:
+            self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
+        if self.fabric.is_global_zero:
+            log = self.run_dir / "metrics.jsonl"
+            runs.append_line(log, {"step": self.step, "validation": scores})
+            checkpoint.sync(log)  # the log is never behind its checkpoint
+            self.save()
+        self.fabric.barrier()
+
+    def save(self):
+        state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
+        if self.learner.scaler is not None:
+            state["scaler"] = self.learner.scaler.state_dict()
+        progress = {"best": self.best, "seconds": self.seconds, "data": self.data, "precision": precision_of(self.fabric)}
+        checkpoint.save(self.run_dir, self.step, self.model, state, progress)
+        self.settle()
+
+    def settle(self):
+        """What follows from the last checkpoint: which one is best, and which are not needed."""
+        runs.write_json(self.run_dir / "checkpoints" / "best.json", self.best)
+        checkpoint.prune(self.run_dir, keep={self.step, self.best["step"]})
+
+    def precision_before(self) -> str:
+        """The precision of the last checkpoint, which "auto" keeps on any machine, or "auto"."""
+        there = checkpoint.steps(self.run_dir)
+        return checkpoint.progress(self.run_dir, there[-1]).get("precision", "auto") if there else "auto"
+
+    def resume(self):
+        """Go back to the last complete checkpoint: weights, optimiser, and the log up to its step."""
+        there = self.fabric.broadcast(checkpoint.steps(self.run_dir))
+        if there:
+            state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
+            if progress["data"] != self.data:
+                raise ValueError(
+                    f"{self.run_dir} was trained on {progress['data']}, and what config.data and teacher name is {self.data}: "
+                    "the steps would not be the same. Choose another run directory, or the old data and teacher."
+                )
+            self.learner.load_optimizer(state["optimizer"])
+            torch.set_rng_state(state["random"])
+            if "scaler" in state and self.learner.scaler is not None:
+                self.learner.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds, self.best = progress["step"], progress["seconds"], progress["best"]
+        self.fabric.barrier()  # nothing is removed that another process still reads
+        if not self.fabric.is_global_zero:
+            return
+        if there:
+            self.settle()
+        log = self.run_dir / "metrics.jsonl"
+        lines = runs.read_lines(log) if log.exists() else []
+        kept = [line for line in lines if line["step"] <= self.step]
+        if len(kept) < len(lines):
+            runs.write_lines(log, kept)
+
+    def peak(self, images: int) -> int:
+        """Bytes of GPU memory that a step of so many images needs at most, by doing it; no weight changes."""
+        self.optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        with contextlib.closing(self.task.batches(range(images), self.step)) as source:
+            part = self.learner.prepare(next(source))
+        with torch.compiler.set_stance("force_eager"), self.learner.alone(unless=False):
+            self.learner.gradients(*part)
+        self.optimizer.zero_grad()
+        return torch.cuda.max_memory_allocated()
+
+    def memory(self) -> int:
+        return torch.cuda.get_device_properties(self.fabric.device).total_memory
+
+    def finish(self) -> dict:
+        """Every process gives the result; the first one writes it."""
+        result = self.result() if self.fabric.is_global_zero else None
+        if self.fabric.is_global_zero:
+            runs.write_json(self.run_dir / "metrics.json", result)
+        if self.fabric.world_size > 1:
+            result = self.fabric.broadcast(result)
+            torch.distributed.destroy_process_group()
+        return result
+
+    def result(self) -> dict:
+        device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else str(self.fabric.device)
+        last = [line for line in runs.read_lines(self.run_dir / "metrics.jsonl") if "loss" in line][-1]
+        where = {"device": device, "devices": self.fabric.world_size, "precision": precision_of(self.fabric)}
+        return {
+            "steps": self.step,
+            "best_step": self.best["step"],
+            "seconds": self.seconds,
+            "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
+            "loss": {name: last[name] for name in last if name == "loss" or f"weight_{name}" in last},
+            "scores": self.best["scores"],
+            "about": {**runs.about(), **where, "seed": self.config.seed, "threads": torch.get_num_threads()},
+        }

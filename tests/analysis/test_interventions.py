@@ -1,0 +1,90 @@
+"""Interventions change what they say, and nothing else."""
+
+import pytest
+import torch
+
+from dias_lab import build
+from dias_lab.analysis.interventions import decode, edit, with_fields
+
+
+@pytest.fixture
+def run(small_config):
+    model = build(small_config).eval()
+    x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model, model(x, initial_slots=torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)))
+
+
+def test_other_fields_keep_the_weights(run):
+    model, _ = run
+    other = with_fields(model, num_slots=9, merge_threshold=1.5, num_iterations=6)
+    assert other.config.num_slots == 9 and model.config.num_slots == 5
+    for name, value in model.trained_state().items():
+        assert other.trained_state()[name].equal(value)
+    x = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        assert other(x).attention.shape[:3] == (6, 1, 9)
+    with pytest.raises(ValueError, match="not of this DIAS"):
+        with_fields(model, slot_dim=8)
+    with pytest.raises(ValueError, match="no field"):
+        with_fields(model, slots=8)
+
+
+def test_decoding_unchanged_slots_is_the_forward_pass(run):
+    model, out = run
+    again = decode(model, out.features, *edit(out.slots, out.keep, "keep", 0))
+    torch.testing.assert_close(again.attention, out.decoder_attention)
+    torch.testing.assert_close(again.error, (out.reconstruction - out.features).square().mean(dim=(1, 2, 3)))
+
+
+def test_a_dropped_slot_has_no_map_and_the_others_share_it(run):
+    model, out = run
+    keep = torch.ones_like(out.keep)
+    slots, kept = edit(out.slots, keep, "drop", 2)
+    maps = decode(model, out.features, slots, kept).attention
+    assert (maps[:, 2] == 0).all() and keep.all()
+    torch.testing.assert_close(maps.sum(dim=1), torch.ones_like(maps[:, 0]))
+    with pytest.raises(ValueError, match="no slot would be left"):
+        edit(out.slots, torch.arange(5)[None] == 2, "drop", 2)
+
+
+def test_merging_takes_the_mean_and_swapping_within_a_picture_changes_only_names(run):
+    model, out = run
+    keep = torch.ones_like(out.keep)
+    merged, kept = edit(out.slots, keep, "merge", 1, 3)
+    torch.testing.assert_close(merged[:, 1], out.slots[:, [1, 3]].mean(dim=1))
+    assert kept[0].tolist() == [True, True, True, False, True]
+    before, after = (decode(model, out.features, *edit(out.slots, keep, action, 0, 4)) for action in ("keep", "swap"))
+    torch.testing.assert_close(after.attention[:, [4, 1, 2, 3, 0]], before.attention)
+    torch.testing.assert_close(after.error, before.error)
+
+
+def test_swapping_with_another_picture_changes_one_slot(run):
+    _, out = run
+    slots, keep = edit(out.slots[:1], torch.ones_like(out.keep[:1]), "swap", 0, 4, donor=out.slots[1:])
+    assert slots[0, 0].equal(out.slots[1, 4]) and slots[0, 1:].equal(out.slots[0, 1:]) and keep.all()
+    with pytest.raises(ValueError, match="action is one of"):
+        edit(out.slots, out.keep, "dorp", 0)
+
+
+def test_a_moved_control_draws_again_and_an_impossible_value_says_why():
+    import ipywidgets as widgets
+    from matplotlib.figure import Figure
+
+    from dias_lab.viz.controls import controlled
+
+    def draw(height, kind):
+        if kind == "bad":
+            raise RuntimeError("not <b>that</b>")
+        figure = Figure(figsize=(1, height))
+        return figure, f"height < {height}"
+
+    height, kind = widgets.IntSlider(1, 1, 3), widgets.Dropdown(options=["good", "bad"])
+    box = controlled(draw, height=height, kind=kind)
+    text, picture = box.children[-2:]
+    first = bytes(picture.value)
+    assert first.startswith(b"\x89PNG") and text.value == "height &lt; 1" and not height.continuous_update
+    height.value = 2
+    assert bytes(picture.value) != first and text.value == "height &lt; 2"
+    kind.value = "bad"
+    assert "RuntimeError" in text.value and "&lt;b&gt;" in text.value and bytes(picture.value) != first

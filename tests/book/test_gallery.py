@@ -1,0 +1,176 @@
+"""The site: pages that need no network, links that all lead somewhere, and nothing from a run that is taken for HTML."""
+
+import html
+import re
+import shutil
+from base64 import b64encode
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from dias_lab.book import gallery
+from dias_lab.book.page import linker, math, page
+
+PROJECT = Path(__file__).resolve().parents[2]
+PLOT = {"application/vnd.plotly.v1+json": {"data": [{"y": [1, 2, 3], "type": "scatter"}], "layout": {}}}
+PNG = b"\x89PNG\r\n\x1a\n the first figure"
+TITLE = (
+    "# Slots\n\nWhat does $s_n$ see? See [next](01_data.ipynb), [docs](../docs/one.md#how-it-works).\n\n"
+    "$$\\begin{aligned} a &= \\frac{1}{2} \\\\ b &= 3\\end{aligned}$$"
+)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def write(path, *cells):
+    nbformat.write(new_notebook(cells=[new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]), path)
+    return path
+
+
+def shows(data, source="show()"):
+    return new_code_cell(source, execution_count=1, outputs=[new_output("display_data", data=data)])
+
+
+class Addresses(HTMLParser):
+    """The addresses and anchors of a page; what stands in its scripts and frames is not of it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.addresses, self.anchors = [], set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("href", "src") and value is not None]
+        self.anchors |= {value for name, value in attributes if name in ("id", "name")}
+
+
+def dead_links(site: Path) -> list[str]:
+    pages = {path: Addresses(path) for path in site.rglob("*.html")}
+    dead = []
+    for path, found in pages.items():
+        for address in found.addresses:
+            parts = urlsplit(address)
+            if parts.scheme:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchored = not parts.fragment or target not in pages or unquote(parts.fragment) in pages[target].anchors
+            if not target.is_file() or not anchored:
+                dead.append(f"{path.relative_to(site)}: {address}")
+    return dead
+
+
+def test_a_dead_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html"></a><a href="#x"></a><p id="y"><a href="#y"></a><img src="c.png">')
+    assert dead_links(tmp_path) == ["a.html: b.html", "a.html: #x", "a.html: c.png"]
+
+
+@pytest.mark.parametrize("names", ["0", "05"])
+def test_every_link_of_the_projects_own_site_leads_somewhere(root, names):
+    shutil.copytree(PROJECT / "docs", root / "docs")
+    notebooks = sorted((PROJECT / "notebooks").glob(f"{names}*.ipynb"))
+    gallery.publish(root / "site", "scenes-1", {}, [gallery.Entry(path.stem, "done", 1, path) for path in notebooks])
+    assert len(list((root / "site/scenes-1").glob("*.html"))) == len(notebooks)
+    assert len(list((root / "site/docs").glob("*.html"))) == len(list((PROJECT / "docs").glob("*.md")))
+    assert dead_links(root / "site") == []
+    assert 'href="../docs/ablations.html"' in (root / "site/scenes-1/05_ablations.html").read_text()
+    assert 'href="../scenes-1/05_ablations.html"' in (root / "site/docs/ablations.html").read_text()
+
+
+def test_docs_lead_to_the_newest_book_that_has_the_notebook(root, monkeypatch):
+    (root / "docs").mkdir()
+    text = "# One `two`\n\n[zero](../notebooks/00.ipynb) [one](../notebooks/01.ipynb) [code](../dias_lab/runs.py) [t](t.csv)\n"
+    (root / "docs/one.md").write_text(text + "\n![map](map.png) ![lost](lost.png)\n\n## What's new?\n\n| a | b |\n|---|---|\n| 1 | 2 |")
+    for name in ("t.csv", "map.png"):
+        (root / "docs" / name).write_text("")
+    entries = [gallery.Entry(name, "done", 1, write(root / f"{name}.ipynb", f"# {name}")) for name in ("00", "01")]
+    for name, created, some in (("old", "2026-01-01", entries), ("new", "2026-01-02", entries[:1])):
+        monkeypatch.setattr(gallery.runs, "about", lambda created=created: {"created": created, "commit": None})
+        gallery.publish(root / "site", name, {}, some)
+    shown = (root / "site/docs/one.html").read_text()
+    for words in ("../new/00.html", "../old/01.html", 'href="t.csv"', 'src="map.png"', 'id="whats-new"', "<td>1</td>"):
+        assert words in shown
+    assert "runs.py" not in shown and "lost.png" not in shown and "code" in shown and "<em>lost</em>" in shown
+    index = (root / "site/index.html").read_text()
+    assert '<a href="docs/one.html">One `two`</a>' in index and index.index(">new<") < index.index(">old<")
+    assert dead_links(root / "site") == []
+
+
+def test_pages_need_no_network(root):
+    (root / "docs").mkdir()
+    (root / "docs/one.md").write_text("# How it works")
+    entries = [
+        gallery.Entry("00_tour", "done", 2, write(root / "00.ipynb", TITLE, shows({"image/png": b64encode(PNG).decode()}), shows(PLOT))),
+        gallery.Entry("01_data", "done", 2, write(root / "01.ipynb", "# Data")),
+        gallery.Entry("02_method", "skipped"),
+    ]
+    assert gallery.publish(root / "site", "scenes-1", {"num_slots": 5}, entries) == root / "site/index.html"
+    text, index = (root / "site/scenes-1/00_tour.html").read_text(), (root / "site/index.html").read_text()
+    for shown in (text, index):
+        assert re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""", shown) == []
+        assert not re.search(r"@import|url\(['\"]?https?:|import\(['\"]https?:", shown)
+    assert 'src="../assets/plotly.min.js"' in text and "Plotly.newPlot" in text
+    assert (root / "site/assets/plotly.min.js").stat().st_size > 1_000_000
+    assert text.count("<math") == 2
+    assert 'href="01_data.html"' in text and 'href="../docs/one.html#how-it-works"' in text
+    assert len(text) < 500_000
+    assert re.search(r"@media \(prefers-color-scheme: dark\) \{[^<]*--jp-layout-color0:", text)
+    assert "What does $s_n$ see?" in index and "--num-slots 5" in index
+    assert re.search(r'<img alt="[^"]+" src="scenes-1/00_tour.png"', index)
+    assert (root / "site/scenes-1/00_tour.png").read_bytes() == PNG
+    assert dead_links(root / "site") == []
+
+
+def test_what_comes_from_a_run_is_escaped(root):
+    evil = "<script>alert('$x$')</script>\n\n# & \"more\""
+    error = {"cell": 1, "message": evil}
+    cells = (f"# {evil}", new_code_cell("x", metadata={"tags": ["injected-parameters"]}), new_code_cell("1/0"))
+    entry = gallery.Entry("00_<tour>", "failed", 1, write(root / "00.ipynb", *cells), error)
+    unit = gallery.Entry("a=1&b", "failed", 1, write(root / "01.ipynb", "# Unit"), {"cell": None, "message": evil}, "ablation")
+    gallery.publish(root / "site", "scenes-1", {"backbone": "<script>"}, [entry, unit])
+    index = (root / "site/index.html").read_text()
+    shown = (root / "site/scenes-1/00_<tour>.html").read_text()
+    assert "<script>" not in index and "alert(&#39;$x$&#39;)" in index
+    box = re.search(r'<div class="failure" id="error">(.*?)</div>\s*<div class="jp-Cell jp-CodeCell', shown.replace("\n\n", "  "), re.DOTALL)
+    assert box and html.unescape(box[1]).endswith('</script>  # & "more"') and "<script" not in box[1]
+    assert shown.index('id="error"') > shown.index("jp-MarkdownCell jp-Notebook-cell")
+    assert dead_links(root / "site") == []
+
+
+def test_an_older_book_is_replaced_at_once_and_a_page_may_stand_alone(root):
+    first = gallery.Entry("00", "done", 1, write(root / "00.ipynb", "# A\n\n[b](01.ipynb#Part-two) and [here](#Part-two)\n\n## Part two"))
+    gallery.publish(root / "site", "scenes-1", {}, [first, gallery.Entry("01", "done", 1, write(root / "01.ipynb", "## Part two"))])
+    assert 'href="01.html#part-two"' in (root / "site/scenes-1/00.html").read_text()
+    (root / "cut.ipynb").write_text('{"cells": [')
+    gallery.publish(root / "site", "scenes-1", {}, [first, gallery.Entry("01", "failed", 1, root / "cut.ipynb", {"message": "killed"})])
+    assert sorted(path.name for path in (root / "site/scenes-1").iterdir()) == ["00.html", "book.json"]
+    assert "killed" in (root / "site/index.html").read_text()
+    assert dead_links(root / "site") == []
+    alone = page(nbformat.read(root / "00.ipynb", 4), "00")
+    assert "01.html" not in alone and 'href="#part-two"' in alone and "Gallery" not in alone
+
+
+def test_links_of_other_sites_and_pasted_pictures_stay():
+    link = linker("notebooks", "docs", {"docs/a b.md": "docs/a b.html"})
+    assert link("https://arxiv.org/abs/2507.23755#A") == "https://arxiv.org/abs/2507.23755#A"
+    assert link("../docs/a%20b.md#Some-Words?") == "a%20b.html#some-words"
+    assert link("../README.md") is None
+    cell = new_markdown_cell("![x](attachment:x.png)", attachments={"x.png": {"image/png": "QUJD"}})
+    assert "data:image/png;base64,QUJD" in page(new_notebook(cells=[cell]), "x")
+
+
+@pytest.mark.parametrize("tex", [r"\operatorname*{arg\,max}_n a", r"\begin{align} a &= b \\ c &= d \end{align}", r"\lVert x \rVert < 1"])
+def test_equations_become_mathml(tex):
+    assert math(tex, "block").startswith("<math ")
+
+
+@pytest.mark.parametrize("tex", [r"\unknown{x}", "a & b", r"\left( a"])
+def test_equations_without_translation_stay_tex(tex):
+    assert math(tex, "inline").startswith('<code class="tex">')

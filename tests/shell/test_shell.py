@@ -1,0 +1,204 @@
+"""python -m dias_lab: exit status 0 done, 1 failed, 2 refused before anything started."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import typing
+from typing import Literal
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+from dias_lab.__main__ import main
+from dias_lab.book import ordered
+from dias_lab.config import Config
+from dias_lab.shell import COMMANDS, lazy, options
+from dias_lab.shell.book import Fields as book_options
+from dias_lab.shell.models import train_defaults
+from dias_lab.trace import AttentionTrace
+
+SMALL = (
+    "--preset scenes --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --decoder-layers 1 --decoder-heads 2 "
+    "--steps 4 --batch-size 2 --evaluate-every 4 --evaluate-images 2 --device cpu"
+).split()
+
+
+def run(*words):
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as stop:  # tyro's own refusals
+        return stop.code
+
+
+def test_convert_verify_train_evaluate_trace(tmp_path, capsys):
+    data, run_dir, out = tmp_path / "scenes", tmp_path / "run", tmp_path / "maps.npz"
+    assert run("convert", "scenes", "--out", data, "--train", 4, "--validation", 2, "--test", 2) == 0
+    assert run("verify", data) == 0 and "every record is sound" in capsys.readouterr().out
+    assert run("train", *SMALL, "--data", data, "--run-dir", run_dir) == 0
+    assert json.loads((run_dir / "config.json").read_text())["slot_dim"] == 12
+    assert run("evaluate", "--run-dir", run_dir, "--data", data) == 0
+    assert (run_dir / "scores" / "test-dias.json").exists()
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    assert run("trace", "--run-dir", run_dir, "--images", tmp_path / "photo.jpg", "--out", out) == 0
+    assert AttentionTrace.load(out).names == ["photo.jpg"]
+    printed = capsys.readouterr().out
+    assert f"wrote {out}" in printed and "protocol dias" in printed and "FG-ARI" in printed
+
+
+@pytest.mark.parametrize(
+    "words, status, message",
+    [
+        ([], 2, ""),
+        (["--help"], 0, ""),
+        (["trian"], 2, "did you mean 'train'"),
+        (["train", "--preset", "scnes", "--run-dir", "x"], 2, "did you mean 'scenes'"),
+        (["train", "--num-slotz", "4", "--run-dir", "x"], 2, "--num-slots"),
+        (["train", "--num-slots", "0", "--run-dir", "x"], 2, "num_slots must be above 0"),
+        (["train", "--data", "nowhere", "--run-dir", "x"], 2, "nowhere"),
+        (["verify", "nowhere"], 2, "nowhere"),
+        (["convert", "coco", "--root", "nowhere", "--out", "x"], 2, "nowhere"),
+        (["convert", "voc", "--root", ".", "--out", "x", "--year", "2011"], 2, "2007"),
+        (["convert", "voc", "--root", ".", "--out", "x"], 1, "holds no VOC masks"),
+        (["convert", "folder", "--root", ".", "--masks", "nowhere", "--out", "x"], 2, "nowhere"),
+        (["convert", "folder", "--root", ".", "--out", "x"], 1, "holds no images"),
+        (["evaluate", "--run-dir", "x", "--data", "nowhere"], 2, "nowhere"),
+        (["trace", "--images", "a.jpg", "--out", "x.npz"], 2, "--shipped"),
+        (["trace", "--shipped", "--images", "a.jpg", "--out", "x.npz"], 1, "a.jpg"),
+    ],
+)
+def test_what_cannot_work_says_why(words, status, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    assert run(*words) == status
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_those_of_the_working_directory(small_scenes, tmp_path, monkeypatch):
+    (tmp_path / "mine").symlink_to(small_scenes)
+    monkeypatch.chdir(tmp_path)
+    assert run("train", *SMALL, "--data", "mine", "--run-dir", "run") == 0
+    assert run("evaluate", "--run-dir", "run", "--data", "mine") == 0
+    assert (tmp_path / "run" / "scores" / "test-dias.json").exists()
+
+
+@pytest.mark.parametrize("words", [["0.5", "0.4", "0.3"], ["0.5 0.4 0.3"], ["0.5,0.4,0.3"]])
+def test_statistics_may_be_several_words(words, small_scenes, tmp_path):
+    place = ["--data", small_scenes, "--run-dir", tmp_path / "run"]
+    assert run("train", *SMALL, "--steps", 1, "--evaluate-every", 1, "--image-mean", *words, *place) == 0
+    config = Config.load(tmp_path / "run")
+    assert config.image_mean == "0.5 0.4 0.3" and config.image_std == "" and config.steps == 1
+
+
+def defaults(*words):
+    """What train would train with: every value of its options."""
+    fields = train_defaults([str(word) for word in words])["fields"]
+    return Config(**options.values(fields))
+
+
+def test_preset_form_and_method_choose_the_defaults_of_train():
+    assert defaults() == Config.preset("scenes")
+    assert defaults("--form=released", "--steps", 3) == Config.preset("scenes", "released")  # the second pass takes --steps
+    assert defaults("--preset", "coco", "--method", "spot") == Config.preset("coco", method="spot")
+
+
+def test_from_is_the_teacher_and_a_path_is_one_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    kind = options.joined(options.of_parts(places=True))
+    for words in (["--from", "teacher"], ["--from=teacher"], ["--teacher-run", "teacher"]):
+        assert options.values(tyro.cli(kind, args=words))["teacher_run"] == str(tmp_path / "teacher")
+    assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["teacher_run"] == "elsewhere"  # fit looks below the root
+
+
+def test_the_options_of_run_are_those_of_the_book():
+    parsed = options.values(tyro.cli(book_options, args="--only 01 05 --steps 7 --compile True --image-mean 0.5 0.4 0.3".split()))
+    assert ordered.Options(**parsed) == ordered.Options(only=["01", "05"], steps=7, compile=True, image_mean="0.5 0.4 0.3")
+    assert ordered.Options(**options.values(book_options())) == ordered.Options()
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large it is. Everybody reads these."""
+
+    width: int = 3  # pixels from left to right
+    height: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How it looks. Painters read these."""
+
+    colour: Literal["red", "blue"] = "red"  # of the front
+
+    def __post_init__(self):
+        if self.colour == "blue":
+            raise ValueError("nobody checks the parts, but only the whole")
+
+
+def test_help_is_in_groups_by_what_reads_the_fields(capsys):
+    kind = options.joined({"size": options.group(Size), "look": options.group(Look, as_preset=True)})
+    with pytest.raises(SystemExit):
+        tyro.cli(kind, args=["--help"])
+    _, size, look = re.split("size options|look options", capsys.readouterr().out)
+    assert "Everybody reads these." in size and "--width INT" in size and "pixels from left to right" in size
+    assert "Painters read these." in look and "--colour {red,blue}" in look and "of the front" in look
+    assert "as the preset has it" in look and "as the preset has it" not in size
+    assert options.values(tyro.cli(kind, args=["--width", "5", "--colour", "blue"])) == {"width": 5, "height": 4, "colour": "blue"}
+
+
+def subcommands(name):
+    file, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(importlib.import_module(f"dias_lab.shell.{file}"), attribute)
+    return {f"{name} {word}": command for word, command in found.items()} if isinstance(found, dict) else {name: found}
+
+
+ALL = {words: command for name in COMMANDS for words, command in subcommands(name).items()}
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_every_command_describes_itself_and_its_options(words, capsys):
+    command, name = ALL[words], words.split()[0]
+    with pytest.raises(SystemExit) as stop:
+        main([*words.split(), "--help"])
+    assert stop.value.code == 0 and f"usage: python -m dias_lab {words} " in capsys.readouterr().out
+    for option, kind in typing.get_type_hints(command, include_extras=True).items():
+        marked = any(getattr(mark, "help", None) for mark in getattr(kind, "__metadata__", ()))
+        described = marked or re.search(rf"^ +{option}: \w", command.__doc__, re.MULTILINE)
+        assert described or option in ("fields", "return"), option  # fields: a dataclass, whose fields describe themselves
+    if words == name:
+        assert COMMANDS[name][1].removesuffix(".") in command.__doc__  # the line of `python -m dias_lab --help`
+
+
+WITHOUT_TORCH = """import sys
+from dias_lab.__main__ import main
+for words in sys.argv[1:]:
+    try:
+        print(words, main(words.split()))
+    except SystemExit as stop:
+        print(words, stop.code)
+    assert "torch" not in sys.modules, words
+"""
+
+
+def test_help_and_refusals_need_no_torch(tmp_path):
+    helped = ["--help", *(f"{words} --help" for words in ALL), "convert --help", "grid --help"]
+    refused = ["verify x", "train --preset x --run-dir y", "train --num-slots 0 --run-dir y", "train --num-slotz 1 --run-dir y"]
+    refused += ["evaluate --data x", "trace --images x --out y", "explore x --out y", "grid status x"]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *helped, *refused]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words, status in [(words, 0) for words in helped] + [(words, 2) for words in refused]:
+        assert f"{words} {status}\n" in done.stdout
+
+
+def test_what_is_imported_late_is_there():
+    assert all(importlib.util.find_spec(place) for place in lazy.MODULES.values())
+    with pytest.raises(AttributeError, match="it has checkpoint"):
+        lazy.trian  # noqa: B018

@@ -1,0 +1,675 @@
+"""The explorer in a real browser: every control, readouts against numpy, no network; and live in JupyterLab.
+
+Needs chromium on the PATH (.ci/run installs it). Screenshots go to runs/screenshots/.
+"""
+
+import base64
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from playwright.sync_api import expect, sync_playwright
+from test_explorer import HOSTILE, some_trace
+
+from dias_lab.data.scenes import scene
+from dias_lab.trace import AttentionTrace, upsample
+from dias_lab.viz import explore, overlay, palette
+
+pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / "runs" / "screenshots"
+B, T, N, h, w = 3, 3, 7, 16, 16
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Opens an explorer's page, or a file, from disk in a browser without a network; gives playwright's Page.
+
+    Fails at the end if a strict page asked for anything or raised an error.
+    """
+    contexts, asked, errors = [], [], []
+
+    def visit(what, width=1200, height=900, strict=True, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        path = what if isinstance(what, Path) else what.to_html(tmp_path / f"{len(contexts)}.html")
+        if strict:
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(path.as_uri())
+        if what is not path:
+            ready(page)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not errors
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))]
+
+
+def ready(page):
+    """Wait until what changed is drawn."""
+    page.wait_for_function("() => { const e = document.querySelector('#explorer').explorer; return e.picture && !e.waiting.size; }")
+
+
+def ask(page, code: str, argument=None):
+    """The value of JavaScript code, in which `e` is the explorer, once everything is drawn."""
+    ready(page)
+    return page.evaluate(f"(argument) => {{ const e = document.querySelector('#explorer').explorer; return {code}; }}", argument)
+
+
+def array(page, code: str) -> np.ndarray:
+    """The bytes that JavaScript code gives, uint8 [length]."""
+    joined = "let text = ''; for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));"
+    return np.frombuffer(base64.b64decode(ask(page, f"((bytes) => {{ {joined} return btoa(text); }})({code})")), np.uint8)
+
+
+def pixels(page, canvas: str = "e.runs[0].base") -> np.ndarray:
+    """What a canvas shows, uint8 [height width 4]."""
+    width, height = ask(page, f"[{canvas}.width, {canvas}.height]")
+    return array(page, f"{canvas}.getContext('2d').getImageData(0, 0, {width}, {height}).data").reshape(height, width, 4)
+
+
+def labels(page, run: int = 0) -> np.ndarray:
+    """The stage's arg-max segments, uint8 [height width]."""
+    raster = f"e.runs[{run}].raster"
+    found = array(page, f"({raster}.winners(e.maps({run}, e.state.stop)), {raster}.labels)")
+    return found.reshape(ask(page, f"[{raster}.height, {raster}.width]"))
+
+
+def table(page, run: int = 0, exact: bool = True) -> np.ndarray:
+    """The readout, [stops slots]."""
+    ready(page)
+    cells = page.locator(".run").nth(run).locator("tbody tr")
+    take = "(rows) => rows.map((row) => [...row.querySelectorAll('td')].map((td) => Number(td.dataset.value)))"
+    values = cells.evaluate_all(take if exact else take.replace("td.dataset.value", "td.textContent"))
+    return np.array(values).T
+
+
+def hover(page, row, column, cells=(h, w), area=".stage", click=False):
+    box = page.locator(area).first.bounding_box()
+    place = box["x"] + (column + 0.4) / cells[1] * box["width"], box["y"] + (row + 0.6) / cells[0] * box["height"]
+    page.mouse.click(*place) if click else page.mouse.move(*place)
+    ready(page)
+
+
+def picture(page, name: str):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    ready(page)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> AttentionTrace:
+    """Scenes whose maps come to follow the true segments; slots 4 and 6 are merged away in the end."""
+    random = np.random.default_rng(0)
+    pictures, true = map(np.stack, zip(*(scene(20_000_000 + number) for number in range(B)), strict=True))
+    slots = random.permutation(N)[:6][np.minimum(true, 5)]
+    wanted = np.eye(N, dtype=np.float32)[slots].reshape(B, h, 128 // h, w, 128 // w, N).mean((2, 4)).transpose(0, 3, 1, 2)
+    logits = np.stack([sharpness * wanted + 0.6 * random.standard_normal(wanted.shape) for sharpness in (1, 2.5, 5, 9)])
+    maps = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)  # [T+1 B N h w]
+    keep = np.ones((B, N), bool)
+    unused = [slot for slot in range(N) if not (slots == slot).any()]
+    keep[:, unused] = False
+    maps[-2:, :, unused] = 0
+    maps[-2:] /= maps[-2:].sum(axis=2, keepdims=True)
+    names = [f"scene {number}" for number in range(B)]
+    return AttentionTrace(pictures, maps[:-1], maps[-1], keep, true, names, {"run": "drawn by hand", "seed": 0})
+
+
+def test_readouts_equal_numpy(visit, scenes):
+    page = visit(explore(scenes, image=1))
+    maps = np.concatenate([scenes.attention, scenes.decoder_attention[None]])[:, 1].astype(np.float32)  # [T+1 N h w]
+    page.mouse.move(5, 5)
+    np.testing.assert_allclose(table(page), maps.mean(axis=(2, 3)), atol=1e-6)
+    expect(page.locator(".readout h3")).to_have_text("Share of the whole picture")
+    for row, column in ((0, 0), (5, 11), (15, 3)):
+        hover(page, row, column)
+        np.testing.assert_allclose(table(page), maps[:, :, row, column], atol=1e-7)
+        np.testing.assert_allclose(table(page, exact=False), maps[:, :, row, column], atol=0.00501)
+        expect(page.locator(".readout h3")).to_have_text(f"Row {row}, column {column} of 16 × 16")
+        x, y = (column * 8 + 3, row * 8 + 4)  # at .4 and .6 of a cell of 8 pixels
+        true = scenes.segments[1, y, x]
+        expect(page.locator(".readout p")).to_have_text(f"pixel {x}, {y} · true: {f'segment {true}' if true else 'background'}")
+        tiles = [float(text) for text in page.locator(".tile .value").all_text_contents()]
+        np.testing.assert_allclose(tiles, maps[T - 1, :, row, column], atol=0.00501)
+
+
+@pytest.mark.parametrize("size, cells, exact", [((128, 128), (16, 16), 3), ((150, 210), (9, 14), 1)])
+def test_segments_equal_numpy(visit, size, cells, exact):
+    trace = some_trace(images=1, iterations=2, slots=6, cells=cells, size=size)
+    page = visit(explore(trace, view="segments", stop=0))
+    for stop in range(3):
+        expected = trace.segments_of(trace.stops[stop])[0]
+        shown = labels(page)[exact // 2 :: exact, exact // 2 :: exact]  # small pictures are drawn three times as large
+        assert shown.shape == expected.shape and (shown == expected).mean() > 0.9999
+        page.keyboard.press("ArrowRight")
+
+
+def test_what_is_painted_equals_numpy(visit):
+    size = (200, 260)
+    trace = some_trace(images=1, iterations=2, slots=5, cells=(7, 9), size=size)
+    page = visit(explore(trace, slot=2, stop=1))
+    maps = upsample(trace.attention[:, 0], *size)  # [T N H W]
+    grey = array(page, "e.runs[0].raster.grey").reshape(size).astype(float)
+    entropy = upsample(trace.entropy_of(1), *size)[0]
+    colours = palette.slot_colours(5).astype(float)
+
+    def check(expected):
+        difference = np.abs(pixels(page)[..., :3].astype(float) - expected)
+        assert difference.mean() < 0.6 and np.quantile(difference, 0.999) < 2.5
+
+    def share(values, colour):
+        return grey[..., None] + (colour - grey[..., None]) * values[..., None]
+
+    ask(page, "e.set({ opacity: { overlay: 1, heat: 1, segments: 1, difference: 1 } })")
+    check(share(maps[1, 2], colours[2]))
+    page.keyboard.press("h")
+    check(overlay.heat_map(maps[1, 2]).astype(float))
+    page.keyboard.press("d")
+    gain = maps[1, 2] - maps[0, 2]
+    check(np.where(gain[..., None] > 0, share(gain, np.array([213, 94, 0])), share(-gain, np.array([0, 114, 178]))))
+    page.keyboard.press("Escape")  # all slots
+    moved = np.abs(trace.attention[1, 0].astype(np.float32) - trace.attention[0, 0]).sum(axis=0) / 2
+    check(overlay.heat_map(upsample(moved[None, None], *size)[0, 0]).astype(float))
+    page.keyboard.press("h")
+    check(overlay.heat_map(maps[1].max(axis=0)).astype(float))
+    page.keyboard.press("o")
+    check(np.einsum("nyx,nc->yxc", maps[1], colours))
+    page.keyboard.press("m")
+    own = array(page, "e.runs[0].raster.colours").reshape(*size, 4)[..., :3].astype(float)
+    check(255 + (own - 255) * maps[1].max(axis=0)[..., None])
+    page.keyboard.press("s")
+    winners = maps[1].argmax(axis=0)
+    inside = ~overlay.outlines(winners)
+    shown, expected = pixels(page)[..., :3].astype(float), share(1 - entropy, colours[winners])
+    assert np.abs(shown - expected)[inside].mean() < 0.6
+
+
+def test_every_control(visit, scenes):
+    page = visit(explore(scenes, stop=0))
+    state = lambda name: ask(page, f"e.state.{name}")  # noqa: E731
+    button = lambda name: page.get_by_role("button", name=name, exact=True)  # noqa: E731
+
+    def changes(action, what=pixels):
+        before = what(page)
+        action()
+        assert not np.array_equal(before, what(page))
+
+    # iterations: slider, its ticks, the table's heads, arrow keys from anywhere, play
+    slider = page.get_by_role("slider", name="iteration")
+    changes(lambda: slider.press("ArrowRight"))
+    assert state("stop") == 1 and slider.get_attribute("aria-valuetext") == "iteration 2"
+    page.locator(".ticks button", has_text="decoder").click()
+    assert state("stop") == T and slider.get_attribute("aria-valuetext") == "decoder"
+    page.locator("thead button", has_text="2").click()
+    assert state("stop") == 1
+    page.locator("h1").click()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert state("stop") == T
+    expect(page.locator("[role=status]")).to_have_text("decoder")
+    button("Play (space)").click()
+    page.wait_for_function("() => document.querySelector('#explorer').explorer.state.stop === 1", timeout=6000)
+    page.locator("h1").click()
+    page.keyboard.press(" ")
+    expect(button("Play (space)")).to_be_visible()
+
+    # views, by button and by key, and their options
+    for key, name in zip("hmsdo", ("Heat map", "Masked", "Segments", "Difference", "Overlay"), strict=True):
+        changes(lambda key=key: page.keyboard.press(key))
+        expect(button(name)).to_have_attribute("aria-pressed", "true")
+        caption = page.locator("figcaption").inner_text()
+        assert caption and "#" not in caption and "@" not in caption
+    changes(button("Segments").click)
+    changes(page.get_by_label("fade by entropy").uncheck)
+    changes(lambda: page.get_by_label("opacity").press("ArrowLeft"))
+    page.get_by_label("numbers").uncheck()
+    assert state("numbers") is False
+    changes(button("Difference").click)
+    changes(lambda: page.get_by_label("since").select_option("decoder"))
+    assert "since decoder" in page.locator("figcaption").inner_text()
+    assert not pixels(page, "e.runs[0].marks").any()
+    page.get_by_label("true outlines").check()
+    assert pixels(page, "e.runs[0].marks").any()
+    page.keyboard.press("t")
+    assert not pixels(page, "e.runs[0].marks").any()
+    button("Overlay").click()
+
+    # one slot alone: its tile, its row, its digit
+    changes(page.locator(".tile").nth(3).click)
+    assert state("chosen") == [3] and page.locator(".tile").nth(3).get_attribute("aria-pressed") == "true"
+    page.locator(".tile").nth(3).click()
+    assert state("chosen") == [None]
+    page.locator("tbody th button").nth(2).click()
+    assert state("chosen") == [2]
+    page.keyboard.press("5")
+    assert state("chosen") == [5]
+    page.keyboard.press("9")  # there is none
+    assert state("chosen") == [5]
+
+    # lock: hovering changes nothing, Escape frees; keys move the cursor
+    hover(page, 4, 9, click=True)
+    assert state("location") == [4, 9] and "locked" in page.locator(".readout p").inner_text()
+    values = table(page)
+    hover(page, 12, 2)
+    np.testing.assert_array_equal(table(page), values)
+    page.locator(".stage").focus()
+    page.keyboard.press("Shift+ArrowDown")
+    assert state("location") == [5, 9]
+    expect(page.locator("[role=status]")).to_have_text(re.compile(r"locked row 5, column 9: slot \d 0\.\d\d, "))
+    page.keyboard.press("Enter")
+    assert state("location") is None
+    hover(page, 4, 9, click=True)
+    hover(page, 4, 9, click=True)
+    assert state("location") is None
+    page.keyboard.press("Escape")
+    assert state("chosen") == [None]
+    hover(page, 3, 2, area=".tile .small")  # tiles share the cursor
+    expect(page.locator(".readout h3")).to_have_text("Row 3, column 2 of 16 × 16")
+    assert page.locator(".stage .cursor").evaluate("(cursor) => [cursor.style.left, cursor.style.top]") == ["12.5%", "18.75%"]
+
+    # zoom by button, key and wheel, shared by tiles; drag
+    before = pixels(page, "e.runs[0].tiles[0].picture")
+    page.locator(".stage").hover()
+    changes(button("Zoom in (+)").click)
+    assert state("seen.size") == 0.5 and (pixels(page, "e.runs[0].tiles[0].picture") != before).any()
+    changes(lambda: page.keyboard.press("+"))
+    box = page.locator(".stage").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    left = state("seen.x")
+    page.mouse.down()
+    page.mouse.move(box["x"] + 100, box["y"] + 200, steps=3)
+    page.mouse.up()
+    assert state("seen.x") == pytest.approx(min(left + 100 / box["width"] * 0.25, 0.75)) and state("location") is None
+    expected = upsample_window(scenes.attention[1, 0], *(state(f"seen.{name}") for name in ("x", "y", "size")), 384)
+    assert (labels(page) == expected.argmax(axis=0)).mean() > 0.999
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    assert state("seen.size") == pytest.approx(0.2)
+    button("Whole picture (r)").click()
+    assert state("seen.size") == 1
+
+    # pictures
+    button("picture 3: scene 2").click()
+    expect(page.locator("h1")).to_have_text("scene 2")
+    page.keyboard.press("]")
+    expect(page.locator("h1")).to_have_text("scene 0")
+    page.keyboard.press("[")
+    expect(page.locator("h1")).to_have_text("scene 2")
+    np.testing.assert_allclose(table(page)[0], scenes.attention[0, 2].astype(float).mean(axis=(1, 2)), atol=1e-6)
+
+    # help, theme
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    picture(page, "help")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    button("Light or dark (l)").click()
+    assert ask(page, "getComputedStyle(e.root).color") == "rgb(232, 234, 237)"
+    page.keyboard.press("l")
+    assert ask(page, "e.dark") is False
+
+
+def upsample_window(maps, x, y, size, pixels):
+    """Maps [N h w] in a window of the picture, [N pixels pixels]: the definition, by its own arithmetic."""
+
+    def weights(count, start):
+        place = ((start + (np.arange(pixels) + 0.5) / pixels * size) * count - 0.5).clip(0, count - 1)
+        return np.maximum(1 - np.abs(place[:, None] - np.arange(count)), 0)
+
+    return weights(maps.shape[1], y) @ maps.astype(float) @ weights(maps.shape[2], x).T
+
+
+def test_copy_as_png(visit, scenes, tmp_path):
+    page = visit(explore(scenes))
+    hover(page, 4, 9, click=True)
+    page.evaluate("() => { navigator.clipboard.write = () => Promise.reject(new Error('closed')); }")  # as in many iframes
+    with page.expect_download() as download:
+        page.keyboard.press("c")
+    download.value.save_as(tmp_path / "copied.png")
+    with Image.open(tmp_path / "copied.png") as image:
+        assert image.size == (128 * 8, 128 * 8 + 56)
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 200
+    keep = "async (items) => { window.copied = (await items[0].getType('image/png')).size; }"
+    page.evaluate(f"() => {{ navigator.clipboard.write = {keep}; }}")
+    page.get_by_role("button", name="Copy as PNG (c)").click()
+    page.wait_for_function("() => window.copied > 10000")
+    expect(page.locator("[role=status]")).to_have_text("copied as PNG")
+
+
+def test_two_runs_are_linked(visit, scenes):
+    other = some_trace(images=B, iterations=5, slots=4, cells=(9, 9), size=(128, 128), pictures=scenes.images, names=scenes.names, about={"run": "other"})
+    page = visit(explore([scenes, other], stop="decoder"))
+    hover(page, 8, 8, click=True)
+    np.testing.assert_allclose(table(page, 0)[-1], scenes.decoder_attention[0, :, 8, 8].astype(float), atol=1e-7)
+    np.testing.assert_allclose(table(page, 1)[-1], other.decoder_attention[0, :, 4, 4].astype(float), atol=1e-7)
+    assert ask(page, "e.model.get('location')") == [8, 8]
+    page.locator(".run").nth(1).locator(".tile").nth(2).click()
+    assert ask(page, "e.state.chosen") == [None, 2] and ask(page, "e.model.get('slot')") is None
+    page.get_by_role("slider", name="iteration").press("ArrowLeft")
+    assert page.locator("h2 span").all_text_contents() == ["iteration 3", "iteration 5"]  # the first has no more
+    assert (labels(page, 1)[1::3, 1::3] == other.segments_of(4)[0]).mean() > 0.9999
+    assert page.locator(".stage .cursor").count() == 2
+    picture(page, "two runs")
+
+
+def test_names_are_text(visit, scenes):
+    trace = AttentionTrace(scenes.images[:2], scenes.attention[:, :2], None, scenes.keep[:2], names=[HOSTILE, "b"], about={"run": HOSTILE})
+    page = visit(explore(trace))
+    expect(page.locator("h1")).to_have_text(HOSTILE, use_inner_text=False)
+    assert page.locator("img").count() == 2  # the film strip's
+    assert page.evaluate("document.scripts.length") == 3
+
+
+def test_the_page_forbids_the_network_and_other_scripts(browser, scenes, tmp_path):
+    """Not by `visit`, which has no network and fails on errors."""
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        page = browser.new_page()
+        page.goto(explore(scenes).to_html(tmp_path / "x.html").as_uri())
+        page.evaluate(
+            """(address) => { const add = (tag, properties) => document.body.append(Object.assign(document.createElement(tag), properties));
+            add("script", { textContent: "window.executed = 1" }); add("script", { src: address }); add("img", { src: address });
+            add("iframe", { src: address }); add("p", { innerHTML: "<b onclick='window.executed = 1'>x</b>" });
+            document.querySelector("b").click(); }""",
+            address,
+        )
+        blocked = page.evaluate("(address) => fetch(address, { mode: 'no-cors' }).then(() => 'open', (error) => String(error))", address)
+        assert "TypeError" in blocked and page.evaluate("window.executed") is None and asked == []
+        page.goto(address, wait_until="commit")
+        assert "/" in asked  # it would have been heard
+        page.close()
+        server.shutdown()
+
+
+def test_large_images_are_read_in_their_own_pixels(visit):
+    trace = some_trace(images=1, iterations=1, slots=3, cells=(12, 16), size=(3000, 4000))
+    page = visit(explore(trace))
+    expect(page.locator(".about")).to_contain_text("4000 × 3000 pixels · drawn at 19 % of its size")
+    hover(page, 11, 15, cells=(12, 16))
+    x, y = map(int, re.search(r"pixel (\d+), (\d+)", page.locator(".readout p").inner_text()).groups())
+    assert abs(x - 15.4 / 16 * 4000) < 8 and abs(y - 11.6 / 12 * 3000) < 8  # a pixel of the screen is 7 of the image
+    np.testing.assert_allclose(table(page)[0], trace.attention[0, 0, :, 11, 15].astype(float), atol=1e-7)
+
+
+def test_many_slots_and_iterations_fit(visit):
+    trace = some_trace(images=1, iterations=20, slots=200, cells=(8, 8), size=(64, 64))
+    page = visit(explore(trace, stop=0), width=700)
+    assert page.locator(".tile").count() == 200 and table(page).shape == (21, 200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    hover(page, 2, 2, cells=(8, 8))
+    picture(page, "200 slots")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_and_controls_have_names(visit, scenes, scheme):
+    page = visit(explore(scenes, view="segments", stop="decoder"), color_scheme=scheme)
+    page.keyboard.press("t")
+    hover(page, 4, 9, click=True)
+    picture(page, f"scene {scheme}")
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
+    ratios = page.evaluate(CONTRAST)
+    assert ratios and min(ratio for _, ratio in ratios) > 4.5, sorted(ratios, key=lambda pair: pair[1])[:3]
+    unnamed = "(all) => all.filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML)"
+    assert page.locator("button, input, select, [tabindex='0'], [role]").evaluate_all(unnamed) == []
+    seen = []
+    for _ in range(60):  # Tab reaches every kind of control
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("(() => { const one = document.querySelector('#explorer').shadowRoot.activeElement; return one && (one.ariaLabel || one.className || one.textContent); })()"))
+    assert {"iteration", "Copy as PNG (c)", "Play (space)"} <= set(seen) and any("shift and arrow keys" in str(one) for one in seen)
+    assert any("show it alone" in str(one) for one in seen)
+
+
+CONTRAST = """() => {
+  const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+  const root = document.querySelector("#explorer").shadowRoot, result = [];
+  for (const one of root.querySelectorAll("h1, h3, p, button, label, th, figcaption, .tag, .value")) {
+    if (!one.textContent.trim() || !one.checkVisibility() || one.closest(".zoom, dialog")) continue;
+    let ground = one;
+    while (ground && /, 0\\)$|transparent/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+    const [a, b] = [light(getComputedStyle(one).color), light(getComputedStyle(ground).backgroundColor)];
+    result.push([one.textContent, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+  }
+  return result;
+}"""
+
+
+def test_a_narrow_window(visit, scenes):
+    page = visit(explore(scenes), width=400, height=800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    stage, tiles = page.locator(".stage").bounding_box(), page.locator(".tiles").bounding_box()
+    assert stage["width"] > 340 and tiles["y"] > stage["y"] + stage["height"]
+    hover(page, 4, 9, click=True)
+    picture(page, "narrow")
+
+
+def test_photos(visit, real_data):
+    """Photos, and maps by likeness of colour and place to seven cells; sharper with every iteration."""
+    random, photos = np.random.default_rng(0), []
+    for path in sorted((real_data / "coco" / "val2017").glob("*.jpg"))[:12]:
+        with Image.open(path) as photo:
+            photos.append(np.asarray(ImageOps.fit(photo.convert("RGB"), (256, 256))))
+    photos = np.stack(photos)
+    colours = photos.reshape(12, h, 16, w, 16, 3).mean((2, 4)) / 60
+    cells = np.concatenate([colours, np.broadcast_to(np.stack(np.mgrid[:h, :w], -1) / 5, (12, h, w, 2))], -1).reshape(12, h * w, 5)
+    centres = cells[:, random.choice(h * w, N, replace=False)]  # [12 N 5]
+    likeness = -((cells[:, None] - centres[:, :, None]) ** 2).sum(-1).reshape(12, N, h, w)
+    maps = np.exp([sharpness * likeness for sharpness in (0.2, 0.6, 1.5, 3)])
+    maps = maps / maps.sum(axis=2, keepdims=True)
+    page = visit(explore(AttentionTrace(photos, maps[:-1], maps[-1], np.ones((12, N), bool))))
+    page.keyboard.press("]")
+    hover(page, 6, 8, click=True)
+    np.testing.assert_allclose(table(page), maps[:, 1, :, 6, 8], atol=1e-3)
+    picture(page, "photos")
+
+
+def test_time_of_a_step(visit):
+    """Printed, not asserted."""
+    trace = some_trace(images=1, iterations=3, slots=24, cells=(16, 16), size=(256, 256))
+    page = visit(explore(trace))
+    for view in ("overlay", "heat", "masked", "segments", "difference"):
+        step, frame = page.evaluate(STEP_TIME, view)
+        print(f"24 slots at 256 x 256, {view}: {step:.1f} ms a step, {frame:.1f} ms between frames (medians of 30)")
+        assert step > 0
+    picture(page, "24 slots")
+
+
+STEP_TIME = """async (view) => {
+  const e = document.querySelector("#explorer").explorer, steps = [], frames = [];
+  const median = (values) => values.sort((a, b) => a - b)[values.length >> 1], frame = () => new Promise(requestAnimationFrame);
+  e.set({ view });
+  for (const stop of e.stops.keys()) { e.set({ stop }); await frame(); }
+  for (let i = 0; i < 30; i++) {
+    let start = performance.now();
+    e.set({ stop: i % e.stops.length });
+    e.drawNow();
+    e.runs[0].base.getContext("2d").getImageData(0, 0, 1, 1); // what was recorded is carried out
+    e.root.getBoundingClientRect();
+    steps.push(performance.now() - start);
+    await frame();
+  }
+  for (let i = 0, last = await frame(); i < 30; i++) {
+    e.set({ stop: i % e.stops.length });
+    const now = await frame();
+    frames.push(now - last);
+    last = now;
+  }
+  return [median(steps), median(frames)];
+}"""
+
+
+# ---------------------------------------------------------------- notebooks
+
+CELLS = (
+    "from dias_lab.trace import AttentionTrace\nfrom dias_lab.viz import explore\ntrace = AttentionTrace.load('trace.npz')",
+    "explore(trace)",
+    "live, heard = explore(trace, live=True), []\nlive.observe(lambda change: heard.append(change['new']), names=['location'])\nlive",
+    "print('HEARD', heard, live.slot, live.stop)\nlive.location, live.stop, live.view = [2, 3], 0, 'heat'",
+)
+
+
+@pytest.fixture
+def notebook(tmp_path, scenes) -> Path:
+    scenes.save(tmp_path / "trace.npz")
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "explore.ipynb")
+    return tmp_path / "explore.ipynb"
+
+
+def frame_of(page):
+    """The explorer in the first iframe: its frame, once it is drawn."""
+    element = page.locator("iframe").first
+    element.scroll_into_view_if_needed()
+    frame = element.element_handle().content_frame()
+    frame.wait_for_function("() => document.querySelector('#explorer')?.explorer?.picture")
+    return frame
+
+
+def check_frame(page, scenes):
+    """The explorer in an iframe moves and reads."""
+    frame = frame_of(page)
+    slider = frame.get_by_role("slider", name="iteration")
+    slider.focus()
+    slider.press("Home")
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuetext", "iteration 2")
+    frame.locator(".stage").click(position={"x": 5, "y": 5})
+    expect(frame.locator(".readout h3")).to_have_text("Row 0, column 0 of 16 × 16")
+    value = frame.locator("tbody tr").nth(1).locator("td").nth(1).get_attribute("data-value")
+    assert float(value) == pytest.approx(float(scenes.attention[1, 0, 1, 0, 0]), abs=1e-7)
+    height = page.locator("iframe").first.evaluate("(frame) => [frame.clientHeight, frame.contentDocument.body.offsetHeight]")
+    assert height[0] == height[1]  # no scroll bar inside
+
+
+def test_executed_notebooks_keep_it_alive_as_html(visit, notebook, scenes):
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+
+    from dias_lab.book import gallery
+
+    executed = nbformat.read(notebook, as_version=4)
+    del executed.cells[2:]
+    NotebookClient(executed, resources={"metadata": {"path": str(notebook.parent)}}, store_widget_state=False).execute()
+    assert len(json.dumps(executed)) < 1_000_000
+    path = notebook.with_suffix(".html")
+    path.write_text(HTMLExporter().from_notebook_node(executed)[0])
+    page = visit(path, strict=False)  # nbconvert's own page asks the network for scripts, and does not need them
+    check_frame(page, scenes)
+    page.evaluate("() => { document.body.dataset.jpThemeLight = 'false'; }")  # JupyterLab's dark theme
+    expect(frame_of(page).locator(".explorer")).to_have_class(re.compile(r"\bdark\b"))
+    path.write_text(gallery.page(executed, "explore"))
+    check_frame(visit(path), scenes)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A JupyterLab in the test's folder: its address with the token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    homes = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--expose-app-in-browser"]
+    command += ["--IdentityProvider.token=abc", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=", "--ServerApp.port_retries=0"]
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **homes}, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/api?token=abc", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_live_in_jupyterlab(browser, lab, notebook, scenes):
+    context = browser.new_context(viewport={"width": 1500, "height": 3600})
+    context.route(lambda url: not url.startswith(lab), lambda route: route.abort())  # the network is off
+    page = context.new_page()
+    page.goto(f"{lab}/lab/tree/{notebook.name}?token=abc")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    run_one = "async () => { await window.jupyterapp.commands.execute('notebook:run-cell-and-select-next'); }"
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+    page.locator(".jp-CodeCell").first.locator(".jp-InputPrompt").click()
+    for _ in range(3):
+        page.evaluate(run_one)
+    host = page.locator("[data-lm-suppress-shortcuts]").first
+    host.wait_for()
+    asked = lambda code: host.evaluate(f"(host) => {{ const e = host.explorer; return {code}; }}")  # noqa: E731
+    page.wait_for_function("() => document.querySelector('[data-lm-suppress-shortcuts]').explorer?.picture")
+
+    # the user locks a place, chooses a slot, and moves; the notebook's own keys stay out of it
+    stage = host.locator(".stage")
+    box = stage.bounding_box()
+    page.mouse.click(box["x"] + (9 + 0.4) / w * box["width"], box["y"] + (4 + 0.6) / h * box["height"])
+    host.locator(".tile").nth(3).click()
+    stage.focus()
+    for key in ("ArrowRight", "d", "d", "o"):
+        page.keyboard.press(key)
+    assert asked("[e.state.location, e.state.chosen, e.state.stop, e.state.view]") == [[4, 9], [3], T, "overlay"]
+    assert page.locator(".jp-CodeCell").count() == len(CELLS)
+    value = host.locator("tbody tr").nth(3).locator("td").nth(T).get_attribute("data-value")
+    assert float(value) == pytest.approx(float(scenes.decoder_attention[0, 3, 4, 9]), abs=1e-7)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "jupyterlab.png")
+
+    # Python saw it, and moves it
+    page.locator(".jp-CodeCell").nth(3).locator(".jp-InputPrompt").click()
+    page.evaluate(run_one)
+    expect(page.locator(".jp-CodeCell").nth(3).locator(".jp-OutputArea-output")).to_contain_text(f"HEARD [[4, 9]] 3 {T}")
+    page.wait_for_function("() => document.querySelector('[data-lm-suppress-shortcuts]').explorer.state.view === 'heat'")
+    assert asked("[e.state.location, e.state.stop]") == [[2, 3], 0]
+
+    # the kernel starts anew: the page in the iframe does not need it
+    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
+    check_frame(page, scenes)
+    context.close()

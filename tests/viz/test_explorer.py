@@ -1,0 +1,304 @@
+"""The explorer's data, page and widget, without a browser; test_browser.py drives it in one."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import traitlets
+from PIL import Image
+
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz import explore, explorer
+
+B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
+
+
+def some_trace(images=B, iterations=T, slots=N, cells=(h, w), size=(H, W), seed=0, pictures=None, **fields):
+    """A trace of random maps; the last slot of the first image is merged away in the last maps."""
+    random = np.random.default_rng(seed)
+    maps = random.dirichlet(np.full(slots, 0.5), (iterations + 1, images, *cells)).transpose(0, 1, 4, 2, 3)
+    keep = np.ones((images, slots), bool)
+    if slots > 2:
+        keep[0, -1] = False
+        maps[-2:, 0, -1] = 0
+        maps[-2:, 0] /= maps[-2:, 0].sum(axis=1, keepdims=True)
+    arrays = {
+        "images": np.random.default_rng(1).integers(0, 256, (images, *size, 3), dtype=np.uint8) if pictures is None else pictures,
+        "attention": maps[:iterations], "decoder_attention": maps[iterations], "keep": keep,
+        "segments": random.choice(np.array([0, 1, 2, 254, 255], np.uint8), (images, *size)),
+    }  # fmt: skip
+    return AttentionTrace(**{**arrays, **fields})
+
+
+@pytest.fixture
+def trace():
+    return some_trace(names=["apple", "bowl", "cup"], about={"run": "a run", "method": "dias", "seed": 3})
+
+
+def from_page(page: str, name: str = "data") -> dict:
+    (text,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
+
+
+def numbers(text: str, kind) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_the_page_holds_the_trace_bit_for_bit(trace):
+    data = from_page(explore(trace).html())
+    (run,) = data["runs"]
+    assert (run["slots"], run["keep"], run["name"]) == (N, trace.keep.tolist(), "a run · dias · seed 3")
+    for image in range(B):
+        maps = numbers(run["attention"]["images"][image], "<f2").reshape(T, N, h, w)
+        np.testing.assert_array_equal(maps, trace.attention[:, image])
+        maps = numbers(run["decoder"]["images"][image], "<f2").reshape(N, h, w)
+        np.testing.assert_array_equal(maps, trace.decoder_attention[image])
+        shown = data["images"][image]
+        code = shown["segments"]
+        labels = np.repeat(numbers(code["labels"], np.uint8), numbers(code["lengths"], "<u2")).reshape(H, W)
+        np.testing.assert_array_equal(labels, trace.segments[image])
+        assert (shown["name"], shown["width"], shown["height"]) == (trace.names[image], W, H)
+
+
+def test_long_runs_of_one_label_are_kept():
+    labels = np.zeros((300, 500), np.uint8)
+    labels[-1, -1] = 7
+    code = explorer._run_lengths(labels)
+    lengths = numbers(code["lengths"], "<u2")
+    assert lengths.astype(int).sum() == labels.size and len(lengths) == 4
+    np.testing.assert_array_equal(np.repeat(numbers(code["labels"], np.uint8), lengths), labels.ravel())
+
+
+def test_what_is_optional_is_null(trace):
+    bare = AttentionTrace(trace.images, trace.attention, None, trace.keep)
+    data = from_page(explore(bare).html())
+    assert data["runs"][0]["decoder"] is None and data["images"][0]["segments"] is None
+    assert data["runs"][0]["name"] == "" and data["images"][2]["name"] == "2"
+
+
+def test_any_array_with_an_image_is_one_line(trace):
+    data = from_page(explore(trace.images[0], np.asarray(trace.attention[:, 0], np.float64)).html())
+    np.testing.assert_array_equal(numbers(data["runs"][0]["attention"]["images"][0], "<f2"), trace.attention[:, 0].ravel())
+
+
+def test_two_runs_share_the_pictures(trace):
+    other = some_trace(iterations=4, slots=3, cells=(3, 3), seed=5, images=B, names=trace.names, segments=None)
+    data = from_page(explore([trace, other]).html())
+    assert len(data["images"]) == B and data["images"][0]["segments"]
+    assert [run["slots"] for run in data["runs"]] == [N, 3]
+    assert [run["attention"]["stops"] for run in data["runs"]] == [T, 4]
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        (lambda t: (t.images[0],), r"an image \[H W 3\] and its attention maps \[T N h w\]"),
+        (lambda t: ("x.npz",), "explore takes a trace"),
+        (lambda t: (t, t.attention), "has its own attention"),
+        (lambda t: ([t, t, t],), "one trace, or two side by side"),
+        (lambda t: ([t, t.images],), "one trace, or two"),
+        (lambda t: ([],), "explore takes a trace"),
+        (lambda t: (t.images, t.attention[:, 0]), r"image must be uint8 \[H W 3\], got uint8 \[3, 20, 24, 3\]"),
+        (lambda t: (t.images[0] / 255, t.attention[:, 0]), "image must be uint8"),
+        (lambda t: (t.images[0], t.attention[0, 0]), r"\[T N h w\].*got \[4, 5, 6\]; one map alone is attention\[None\]"),
+        (lambda t: (t.images[0], t.attention), r"\[T N h w\] \(iterations, slots, rows, columns\)"),
+        (lambda t: (t.images[0], t.attention[:, 0, :0]), r"none of them 0, got \[2, 0, 5, 6\]"),
+        (lambda t: (t.images[0], t.attention[:, 0] / 2), "must sum to 1 over slots"),
+        (lambda t: (t.images[0], t.attention[:, 0] * np.nan), "finite"),
+        (lambda t: (t.images[0], np.ones((1, 1, 2, 2), int)), "must be floats"),
+        (lambda t: ([t, t[:2]],), "same images.*3 and 2 images"),
+        (lambda t: ([t, some_trace(seed=1, names=t.names, size=(20, 20))],), "same shape"),
+        (lambda t: ([t, some_trace(names=t.names, pictures=t.images[::-1])],), "different images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shown_says_what_is_expected(trace, what, message):
+    with pytest.raises(ValueError, match=message):
+        explore(*what(trace))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"image": 3}, "image must be an integer from 0 to 2, got 3"),
+        ({"stop": 3}, "stop must be an integer from 0 to 2"),
+        ({"stop": "last"}, "stop must be an integer"),
+        ({"slot": -1}, "slot must be an integer from 0 to 3"),
+        ({"view": "heatmap"}, "overlay, heat, masked, segments, difference"),
+    ],
+)
+def test_wrong_places_to_open_at_are_named(trace, options, message):
+    for live in (False, True):
+        with pytest.raises(ValueError, match=message):
+            explore(trace, live=live, **options)
+
+
+def test_it_opens_where_it_is_told_to(trace):
+    assert from_page(explore(trace).html(), "start")["stop"] == T - 1
+    page = explore(trace, image=1, stop="decoder", slot=2, view="heat").html()
+    assert from_page(page, "start") == {"image": 1, "stop": T, "location": None, "slot": 2, "view": "heat"}
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028&amp;\"'"
+
+
+def test_html_in_names_is_no_markup(trace):
+    hostile = AttentionTrace(trace.images[:1], trace.attention[:, :1], None, trace.keep[:1], names=[HOSTILE], about={"run": HOSTILE})
+    page = explore(hostile).html()
+    assert from_page(page)["images"][0]["name"] == HOSTILE
+    assert page.count("<script") == page.count("</script>") == 3 and "<img" not in page
+    assert "\u2028" not in page.partition('id="data"')[2]
+    frame = explore(hostile)._repr_html_()
+    assert frame.count("<") == frame.count(">") == 2  # the iframe alone: its srcdoc is one attribute
+
+
+def test_the_page_asks_nothing_of_the_network(trace):
+    page = explore(trace).html()
+    assert not re.search(r"<link|\b(src|href)=", page)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace
+
+
+def test_the_module_is_one_readable_file():
+    text = explorer.MODULE.read_text()
+    assert len(text.splitlines()) <= 900
+    assert not re.search(r"^\s*import\b|\bimport\(|\bfetch\(|innerHTML|\beval\(|XMLHttpRequest|</script|<!--", text, re.MULTILINE)
+    assert "export default { render }" in text
+
+
+def test_the_page_is_written_whole_or_not_at_all(trace, tmp_path, monkeypatch):
+    path = tmp_path / "new" / "page.html"
+    assert explore(trace).to_html(path) == path
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        explore(trace[:1]).to_html(path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_large_images_are_drawn_smaller():
+    trace = some_trace(images=1, size=(400, 2000))
+    (shown,) = explorer.payload([trace])["images"]
+    assert (shown["width"], shown["height"], shown["shown"]) == (2000, 400, [768, 154])
+    assert (shown["segments"]["width"], shown["segments"]["height"]) == (768, 154)
+
+
+def test_twelve_photos_take_less_than_two_megabytes(real_data, tmp_path):
+    photos = sorted((real_data / "coco" / "val2017").glob("*.jpg"))[:12]
+    images = np.stack([np.asarray(Image.open(path).convert("RGB").resize((256, 256))) for path in photos])
+    segments = np.kron(np.random.default_rng(0).integers(0, 9, (12, 64, 64), dtype=np.uint8), np.ones((1, 4, 4), np.uint8))
+    trace = some_trace(images=12, iterations=3, slots=7, cells=(16, 16), pictures=images, segments=segments)
+    size = explore(trace).to_html(tmp_path / "page.html").stat().st_size
+    print(f"a page of 12 photos at 256 x 256, 4 maps of 7 slots at 16 x 16: {size / 1e6:.2f} MB")
+    assert size < 2_000_000
+
+
+def test_the_widget_tells_and_is_told(trace):
+    live, heard = explore(trace, live=True, stop=0), []
+    live.observe(lambda change: heard.append(change["new"]), names=["location"])
+    live.location, live.slot, live.stop, live.view, live.image = [4, 5], 3, T, "heat", 2
+    assert heard == [[4, 5]]
+    start = from_page(live.page.html(), "start")
+    assert start == {"image": 2, "stop": T, "location": [4, 5], "slot": 3, "view": "heat"}
+    for name, wrong in (("location", [5, 0]), ("location", [1]), ("slot", N), ("stop", T + 1), ("image", -1), ("view", "x")):
+        with pytest.raises(traitlets.TraitError, match=name):
+            setattr(live, name, wrong)
+    assert (live.location, live.slot) == ([4, 5], 3)
+    live.location = None
+
+
+def test_the_widget_shows_another_trace_and_stays_where_it_can(trace):
+    live = explore(trace, live=True, image=2, slot=3, view="segments")
+    live.location = [4, 5]
+    live.show(some_trace(images=1, iterations=1, slots=5, cells=(3, 9)))
+    assert (live.image, live.slot, live.stop, live.location, live.view) == (0, 3, 1, None, "segments")
+    assert live.data["runs"][0]["slots"] == 5
+    with pytest.raises(ValueError, match="explore takes"):
+        live.show(3)
+
+
+def test_an_exported_widget_is_a_page(trace):
+    live = explore(trace, live=True)
+    live.location = [1, 2]
+    bundle, _ = live._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle and "[1,2]" in bundle["text/html"]
+
+
+WITHOUT_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch must not be imported here")
+sys.meta_path.insert(0, NoTorch())
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz import explore
+trace = AttentionTrace.load(sys.argv[1])
+explore(trace).to_html(sys.argv[2])
+explore([trace, trace], live=True).to_html(sys.argv[2])
+from dias_lab.__main__ import main
+sys.exit(main(["explore", sys.argv[1], "--out", sys.argv[2]]) or main(["segments", sys.argv[1], "--out", sys.argv[3]]))
+"""
+
+
+def test_it_needs_no_torch(trace, tmp_path):
+    trace.save(tmp_path / "x.npz")
+    command = [sys.executable, "-c", WITHOUT_TORCH, tmp_path / "x.npz", tmp_path / "page.html", tmp_path / "segments"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").stat().st_size > 50_000 and (tmp_path / "segments" / "segments.json").exists()
+
+
+def run(*words):
+    from dias_lab.__main__ import main
+
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as stop:  # tyro's own refusals
+        return stop.code
+
+
+def test_the_command_writes_a_page(trace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trace.save("a.npz")
+    some_trace(seed=4, names=trace.names).save("b.npz")
+    assert run("explore", "a.npz", "--out", "pages/one.html") == 0
+    assert "wrote pages/one.html: 3 images, 0." in capsys.readouterr().out
+    assert run("explore", "a.npz", "b.npz", "--out", "two.html") == 0
+    assert len(from_page((tmp_path / "two.html").read_text())["runs"]) == 2
+
+
+class Executed:
+    def __reduce__(self):
+        return open, ("executed", "w")
+
+
+def test_the_commands_refuse_what_they_cannot_read(trace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trace.save("good.npz")
+    with np.load("good.npz") as file:
+        arrays = dict(file)
+    newer = json.dumps({"schema": 2}).encode()
+    np.savez("newer.npz", **{**arrays, "about": np.frombuffer(newer, np.uint8)})
+    np.savez("hostile.npz", **{**arrays, "keep": np.array([Executed()], object)})
+    (tmp_path / "folder.html").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for command in ("explore", "segments"):
+        for words, status, message in (
+            (["none.npz"], 2, "none.npz"),
+            (["newer.npz"], 2, "schema is 2"),
+            (["hostile.npz"], 2, "hostile.npz is not a trace"),
+            ([], 2, ""),
+        ):
+            assert run(command, *words, "--out", "x") == status, (command, words)
+            assert message in capsys.readouterr().err
+    assert run("explore", "good.npz", "good.npz", "good.npz", "--out", "x") == 2
+    assert run("explore", "good.npz", "--out", "folder.html") == 1
+    assert "folder.html" in capsys.readouterr().err
+    assert run("segments", "good.npz", "--out", "x", "--map", "4") == 2
+    assert "it has 1, 2, decoder" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before  # nothing written, nothing executed
