@@ -2,10 +2,10 @@
 
 The second follows the imports of the notebook's code cells through the package, at any depth, inside functions too: names
 that `dias_lab` resolves on first use, attributes of imported packages (`data.store.open`), and strings that name a module
-("dias_lab.methods.dias:DIAS"; in the tables of a package, "dias" as well), though none that are put together at run time. Where
-methods are reached, so are those from outside: what the entry points of the groups "dias_lab.methods" and "dias_lab.fields"
-name, and what that imports of its own top-level package. How results are shown and started (LEFT_OUT) is passed through,
-and not counted itself. What counts is the syntax tree: no comment, docstring or formatting changes a hash.
+("dias_lab.methods.dias:DIAS"; in the tables of a package, "dias" as well), though none that are put together at run time.
+Where methods are reached, so are those from outside: what the entry points of the groups "dias_lab.methods" and
+"dias_lab.fields" name, and what that imports of its own top-level package. How results are shown and started (LEFT_OUT) is
+passed through, and not counted itself. What counts is the syntax tree: no comment, docstring or formatting changes a hash.
 """
 
 import ast
@@ -51,8 +51,8 @@ def reached(cells: list[str], package: Path = PACKAGE) -> dict[str, str]:
         found |= (codes := {module: _read(files[module], module, lazily=module == top) for module in new})
         names = {name for code in codes.values() for name in code.names}
         if f"{top}.methods" in new:
-            groups = [importlib.metadata.entry_points(group=f"{top}.{kind}") for kind in ("methods", "fields")]
-            for entry in itertools.chain(*groups):
+            points = [importlib.metadata.entry_points(group=f"{top}.{kind}") for kind in ("methods", "fields")]
+            for entry in itertools.chain(*points):
                 outside[entry.module] = f"{entry.value} {entry.dist and entry.dist.version}"
                 files |= _files_outside(entry.module.partition(".")[0])
             names |= outside.keys()
