@@ -413,6 +413,23 @@ def test_the_fields_are_those_that_were_written_last(tmp_path):
         assert file._fields(key)["depth"] == ("bytes", fields[key])
 
 
+def test_reading_leaves_the_folder_alone_and_no_process(tmp_path):
+    path = release_of(tmp_path, coco, "v4")
+    before = path.read_bytes(), path.parent.stat().st_mtime_ns
+    file = published.PublishedFile(path)
+    script = file._script
+    assert file.read(b"000004") and script.poll() is None
+    assert os.listdir(path.parent) == [path.name]  # no lock file
+    script.kill()
+    with pytest.raises(ConversionError, match=f"{path}: item 000004: reading it ended with status -9: it is cut short or damaged"):
+        file.read(b"000004")
+    file = published.PublishedFile(path)
+    script = file._script
+    del file
+    gc.collect()
+    assert script.poll() is not None and (path.read_bytes(), path.parent.stat().st_mtime_ns) == before
+
+
 def page(number: int, flags: int, *nodes: bytes) -> bytes:
     """An LMDB page of 4096 bytes."""
     pointers, content = [], b""

@@ -123,7 +123,7 @@ STAND_INS = {
     "numpy.dtype": Kind,
     "numpy._core.multiarray._reconstruct": lambda *_: Array(),  # its state comes later
     "numpy._core.numeric._frombuffer": Array,  # protocol 5
-    "_codecs.encode": lambda text, codec: text.encode("latin-1"),  # protocol 2
+    "_codecs.encode": lambda text, codec: text.encode({"latin1": "latin-1"}[codec]),  # protocol 2
     "builtins.bytes": lambda: b"",
 }
 

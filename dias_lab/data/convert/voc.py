@@ -81,9 +81,8 @@ def convert(
         del parts["validation"]
     paths = common.write(out, "voc", parts, command, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
-        print(
-            f"note: {len(leak)} test images are in train, too, as in the reference; --drop-test-images leaves them out"
-        )
+        note = f"note: {len(leak)} of the test images are in train, too, as in the reference"
+        print(f"{note}; --drop-test-images leaves them out")
     return paths
 
 
