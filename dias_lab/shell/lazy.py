@@ -12,6 +12,7 @@ MODULES = {
     "evaluate": "dias_lab.analysis.evaluate",
     "grid_table": "dias_lab.book.grid_table",
     "reference": "dias_lab.reference",
+    "store": "dias_lab.data.store",
     "train": "dias_lab.training.loop",
 }
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 
 from dias_lab.config import Config
-from dias_lab.data import store
 from dias_lab.shell import Flag, Refused, lazy, options, refusing
 
 Fields = options.joined(options.of_parts(places=True))
@@ -74,7 +73,7 @@ def evaluate(
     path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
     if not path.exists():
         raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
-    one, scores = store.open(path.resolve()), []
+    one, scores = lazy.store.open(path.resolve()), []
     for (run, file), model in zip(subjects, models, strict=True):
         if run:
             subject, target = run.resolve(), out or lazy.evaluate.scores_file(run.resolve(), one, protocol, limit)
