@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dias_lab import runs
 from dias_lab.config import Config
+from dias_lab.files import sync
 from dias_lab.methods.base import Method, build
 
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
@@ -36,15 +37,6 @@ def save(run_dir: Path, step: int, model: Method, state: dict, progress: dict) -
     os.replace(partial, target)
     sync(folder)
     return target
-
-
-def sync(path: Path):
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def steps(run_dir: Path) -> list[int]:

@@ -1,9 +1,8 @@
 """Backbones, frozen but for the blocks that SPOT fine-tunes: image -> feature map.
 
 Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it; others
-reconstruct the normed one); or the
-built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and Recht 2007) of local colour,
-texture and a little position.
+reconstruct the normed one); or the built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and
+Recht 2007) of local colour, texture and a little position.
 
 Axes: B images, C feature channels, h w the map's locations.
 """
@@ -58,9 +57,7 @@ class Backbone(nn.Module):
         blocks = getattr(getattr(self, "model", None), "blocks", None)
         if not isinstance(blocks, nn.Sequential) or not 0 < num_blocks <= len(blocks):
             there = f"{len(blocks)} blocks" if isinstance(blocks, nn.Sequential) else "no blocks: it is no vision transformer"
-            raise ValueError(
-                f"fine_tuned_blocks is {num_blocks}, and the backbone has {there}; 0 keeps all of it frozen"
-            )
+            raise ValueError(f"fine_tuned_blocks is {num_blocks}, and the backbone has {there}; 0 keeps all of it frozen")
         blocks[-num_blocks:].requires_grad_(True)
         self.trained = True
 
@@ -164,21 +161,8 @@ class FourierBackbone(Backbone):
 
 def build_backbone(config) -> Backbone:
     if config.backbone == "fourier":
-        return FourierBackbone(
-            config.backbone_size,
-            config.fourier_dim,
-            config.fourier_stride,
-            config.fourier_bandwidth,
-            config.fourier_texture,
-            config.fourier_position,
-        )
-    return TimmBackbone(
-        config.backbone,
-        config.backbone_weights,
-        json.loads(config.backbone_arguments),
-        config.backbone_stage,
-        config.backbone_size,
-        config.statistics("image_mean"),
-        config.statistics("image_std"),
-        config.backbone_norm,
-    )
+        names = ("backbone_size", "fourier_dim", "fourier_stride", "fourier_bandwidth", "fourier_texture", "fourier_position")
+        return FourierBackbone(*(getattr(config, name) for name in names))
+    arguments, statistics = json.loads(config.backbone_arguments), map(config.statistics, ("image_mean", "image_std"))
+    where = config.backbone_stage, config.backbone_size
+    return TimmBackbone(config.backbone, config.backbone_weights, arguments, *where, *statistics, config.backbone_norm)
