@@ -67,7 +67,7 @@ def test_every_dependency_is_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     files = [ROOT / "Makefile", *PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / ".ci").iterdir()]
     words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in files)))
-    imported = {"scikit-learn": "sklearn", "pillow": "PIL", "pytest-xdist": "xdist_group"}
+    imported = {"mistune": "markdown_mistune", "scikit-learn": "sklearn", "pillow": "PIL", "pytest-xdist": "xdist_group"}
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted}
     assert not {name for name in names if imported.get(name, name.replace("-", "_")) not in words}
