@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_methods import VIT
 
 from dias_lab.analysis.interventions import untrained, with_fields
 from dias_lab.analysis.sweep import merge_sweep
