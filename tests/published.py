@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from dias_lab.modules.aggregator import SlotAttention
+
 ORDERS = [  # the nine orders of SPOT, on a map of 4x4
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
     [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
@@ -33,3 +35,30 @@ def wave(*shape, phase=0):
 
 def close(tensor, *values):
     torch.testing.assert_close(tensor.flatten(), torch.tensor(values), atol=1e-4, rtol=1e-4)
+
+
+# What the reference calls the parts of Slot Attention: the order of the names decides their measured state
+SLOT_ATTENTION_NAMES = {
+    "norm_slots": "norm1q", "to_query": "proj_q", "norm_features": "norm1kv", "to_key": "proj_k", "to_value": "proj_v",
+    "gru": "rnn", "norm_mlp": "norm2", "mlp": "ffn",
+}  # fmt: skip
+
+
+def load_measured(module, names):
+    """The module in the state in which the reference's numbers were measured. `names`: what it calls which part."""
+
+    def reference_name(name):
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        return name
+
+    state = module.state_dict()
+    theirs = measured({reference_name(name): value for name, value in state.items()}, "")
+    module.load_state_dict({name: theirs[reference_name(name)] for name in state})
+    return module.eval()
+
+
+def measured_slot_attention():
+    """Slot Attention in that state, features [2 16 12], slots [2 3 8]."""
+    model = load_measured(SlotAttention(12, 8, 16, 3), SLOT_ATTENTION_NAMES)
+    return model, wave(2, 16, 12), wave(2, 3, 8, phase=1)

@@ -1,9 +1,16 @@
+import collections
+import dataclasses
 import json
 import typing
 
 import pytest
 
-from dias_lab.config import FORMS, PRESETS, Config
+from dias_lab.config import FORMS, METHODS, PARTS, PRESETS, Backbone, Codes, Config, method_class
+from dias_lab.config.dias import DIAS
+from dias_lab.config.neighbours import SPOT, SmoothSA
+from dias_lab.config.slots import Slots
+from dias_lab.config.training import Training
+from dias_lab.methods import Method
 from dias_lab.metrics import PROTOCOLS
 
 
@@ -27,6 +34,8 @@ def test_a_field_by_hand_wins_over_preset_and_form():
         (lambda: Config.preset("coco", form="compleat"), "did you mean 'complete'"),
         (lambda: Config.preset("coco", num_slotz=4), "did you mean 'num_slots'"),
         (lambda: Config.preset("coco").replace(sed=4), "did you mean 'seed'"),
+        (lambda: Config(method="dinosour"), "did you mean 'dinosaur'"),
+        (lambda: Config.preset("coco", method="dinosour"), "did you mean 'dinosaur'"),
         (lambda: Config(decoder="random-order"), "did you mean 'random_order'"),
         (lambda: Config(num_slots="7"), "num_slots must be int"),
         (lambda: Config(num_slots=True), "num_slots must be int"),
@@ -73,3 +82,99 @@ def test_config_of_another_version_is_refused(tmp_path):
         Config.load(tmp_path)
     with pytest.raises(ValueError, match="is it a run directory"):
         Config.load(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        Config.load(tmp_path)
+
+
+@pytest.mark.parametrize("field", Config.field_names())
+def test_every_field_refuses_what_is_no_value_of_it(field):
+    with pytest.raises(ValueError, match=f"Config.{field} "):
+        Config(**{field: ["no"]})
+
+
+def test_a_config_cannot_be_changed_in_place():
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1
+    assert config.replace(seed=1).seed == 1 and config.seed == 42
+
+
+# The parts
+
+
+def own(part) -> list[str]:
+    return [field.name for field in dataclasses.fields(part)]
+
+
+def test_no_field_is_in_two_parts_and_none_outside():
+    counts = collections.Counter(name for part in PARTS for name in own(part))
+    assert [name for name, count in counts.items() if count > 1] == []
+    assert list(counts) == Config.field_names() == list(Config().to_dict())  # in the order of the parts
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_says_who_reads_it_and_holds_values_of_the_config(part):
+    assert part.__doc__ and set(part.readers) <= METHODS.keys()
+    config = Config.preset("scenes", method="spot")
+    assert config.of(part) == {name: getattr(config, name) for name in own(part)}
+
+
+def test_the_fields_of_one_part():
+    config = Config.preset("coco", backbone_size=98)
+    found = config.of(Backbone)
+    assert found["backbone_size"] == 98 and "seed" not in found and found.keys() == set(own(Backbone))
+    assert config.of(SmoothSA) == {"preheat_weight": 100.0, "preheat_detached": 0.1, "preheat_heads": 4}
+
+
+@pytest.mark.parametrize(
+    "method, parts",
+    [
+        ("dias", [SmoothSA, SPOT]),
+        ("smoothsa", [DIAS, SPOT, Codes]),
+        ("spot", [DIAS, SmoothSA, Codes]),
+        ("dinosaur", [DIAS, SmoothSA, SPOT, Codes]),
+        ("vqdino", [DIAS, SmoothSA, SPOT]),
+        ("slate", [DIAS, SmoothSA, SPOT]),
+    ],
+)
+def test_what_only_other_methods_read(method, parts):
+    config = Config.preset("coco", method=method)
+    assert config.unread() == {name for part in parts for name in own(part)}
+    assert not config.unread() & {"method", "seed", "data", *own(Backbone), *own(Slots), *own(Training)}
+
+
+# Methods
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_a_class_that_is_imported_on_first_use(method):
+    assert issubclass(method_class(method), Method)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="no method 'dinosour'; did you mean 'dinosaur'"):
+        method_class("dinosour")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_changes_what_its_part_says_and_nothing_else(method, preset):
+    part, plain = METHODS[method].part, Config.preset(preset).to_dict()
+    expected = plain | {"method": method} | part.changes | (part.on_scenes if preset == "scenes" else {})
+    assert Config.preset(preset, method=method).to_dict() == expected
+    if preset != "scenes":  # whose own changes a replacement does not bring
+        assert Config.preset(preset).replace(method=method).to_dict() == expected
+    assert set(part.changes) | set(part.on_scenes) <= set(Config.field_names())
+
+
+def test_a_method_brings_its_own_settings_and_those_by_hand_win():
+    spot = Config.preset("coco", method="spot")
+    assert (spot.gradient_clip, spot.gradient_norm) == (0.3, "largest")
+    assert {"merging", "target", "preheat_heads"} <= spot.unread() and not spot.unread() & {"stage", "num_slots", "steps"}
+    assert Config.preset("coco").replace(method="spot") == spot
+    assert spot.replace(method="spot", gradient_clip=2.0).gradient_clip == 2.0
+    assert Config.preset("coco", method="spot", gradient_clip=1.0).gradient_clip == 1.0
+    assert Config.from_parameters({"preset": "coco", "method": "dinosaur"}).decoder == "mlp"
+    assert Config.from_parameters({"preset": "scenes", "method": "dinosaur"}).decoder == "raster"
+    assert Config.preset("coco", method="dias") == Config.preset("coco")

@@ -1,0 +1,109 @@
+"""The losses, against plain formulas, the floors that the sources give, and the numbers of the reference's code."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from published import close, measured_slot_attention
+
+from dias_lab.losses import code_loss, distillation_loss, matched_segments_loss, reconstruction_loss, schedule
+from dias_lab.modules.matching import match_segments
+
+B, N, L = 2, 4, 9
+
+
+def test_the_target_of_a_reconstruction_gets_no_gradient():
+    reconstruction, features = torch.randn(2, B, N, L, requires_grad=True).unbind()
+    loss = reconstruction_loss(reconstruction, features)
+    torch.testing.assert_close(loss, ((reconstruction - features) ** 2).sum() / (B * N * L))
+    ours, target = torch.autograd.grad(loss, [reconstruction, features], allow_unused=True)
+    assert target is None and ours.abs().sum() > 0
+
+
+def test_distillation_gradient_reaches_the_first_map_only():
+    attention = torch.rand(3, B, N, L).softmax(2).requires_grad_()
+    distillation_loss(attention).backward()
+    assert attention.grad[0].abs().sum() > 0 and attention.grad[1:].abs().sum() == 0
+
+
+def test_the_release_form_has_a_floor():
+    maps = torch.nn.functional.one_hot(torch.arange(70).view(1, 70) % 7, 7).transpose(1, 2).float()
+    same = torch.stack([maps, maps])
+    assert distillation_loss(same, "release").item() == pytest.approx(math.log((math.e + 6) / math.e), abs=1e-5)
+    assert distillation_loss(same, "cross_entropy").item() == pytest.approx(0, abs=1e-5)
+
+
+def test_hungarian_matching_undoes_a_permutation():
+    student = torch.rand(B, N, 40).mul(9).softmax(1)
+    order = torch.tensor([[2, 0, 3, 1], [1, 2, 3, 0]])
+    teacher = student.gather(1, order[..., None].expand_as(student))
+    assert (order.gather(1, match_segments(student, teacher)) == torch.arange(N)).all()
+    permuted = torch.stack([student, teacher])
+    plain = distillation_loss(torch.stack([student, student]))
+    torch.testing.assert_close(distillation_loss(permuted, match="hungarian"), plain)
+    assert distillation_loss(permuted, match="identity") > plain
+
+
+def test_fixture_of_distillation():
+    model, features, slots = measured_slot_attention()
+    _, attention = model(features, slots)
+    close(distillation_loss(attention, "release"), 1.0974584818)
+    close(distillation_loss(attention, "cross_entropy"), 1.1074175835)
+
+
+def test_unknown_forms_and_matches_are_refused():
+    maps = torch.rand(2, 1, 3, 4)
+    with pytest.raises(ValueError, match="'kl'"):
+        distillation_loss(maps, form="kl")
+    with pytest.raises(ValueError, match="'greedy'"):
+        distillation_loss(maps, match="greedy")
+
+
+def test_schedules():
+    assert [schedule("cosine", t) for t in (0, 0.25, 0.5, 1)] == pytest.approx([0, 0.1464, 0.5, 1], abs=1e-4)
+    assert [schedule("square", t) for t in (0, 0.3, 0.8)] == [0, 1, 0]
+    assert schedule("constant", 0.2, start=0.5) == 0 and schedule("cosine", 1, start=1.0) == 0
+
+
+def test_another_iteration_may_teach():
+    attention = torch.rand(3, B, N, L, generator=torch.Generator().manual_seed(0)).softmax(dim=2)
+    for match in ("identity", "hungarian"):
+        expected = distillation_loss(attention[:2], match=match)
+        assert torch.equal(distillation_loss(attention, match=match, teacher=-2), expected)
+        assert not torch.equal(distillation_loss(attention, match=match), expected)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="'linear'"):
+        schedule("linear", 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_teachers_loss_is_that_of_the_best_of_all_matchings(seed):
+    torch.manual_seed(seed)
+    logits, teacher = 3 * torch.randn(3, 4, 30), torch.randn(3, 4, 30).softmax(dim=1)
+    teacher += (
+        2 * F.one_hot(logits.argmax(dim=1), 4).transpose(1, 2)[:, torch.randperm(4)] * (torch.rand(3, 1, 30) < 0.6)
+    )
+    expected = []
+    for student, target in zip(logits, teacher.argmax(dim=1)):
+        segments = student.argmax(dim=0)
+
+        def overlap(order, segments=segments, target=target):
+            pairs = [(segments == slot, target == order[slot]) for slot in range(4)]
+            return sum(float((a & b).sum() / max((a | b).sum(), 1)) for a, b in pairs)
+
+        best = max(itertools.permutations(range(4)), key=overlap)
+        slot_of = torch.tensor([best.index(label) for label in range(4)])
+        expected.append(F.cross_entropy(student.T, slot_of[target]))
+    torch.testing.assert_close(matched_segments_loss(logits, teacher), torch.stack(expected).mean())
+    order = torch.randperm(4)
+    torch.testing.assert_close(matched_segments_loss(logits, teacher[:, order]), torch.stack(expected).mean())
+
+
+def test_the_loss_of_codes_is_the_mean_over_all_locations():
+    logits, index = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 3, 4))
+    plain = [F.log_softmax(logits[b, :, y, x], 0)[index[b, y, x]] for b in range(2) for y in range(3) for x in range(4)]
+    torch.testing.assert_close(code_loss(logits, index), -torch.stack(plain).mean())
