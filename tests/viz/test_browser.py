@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
-from test_explorer import HOSTILE, some_trace
+from traces import HOSTILE, some_trace
 
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
