@@ -1,9 +1,9 @@
 """The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
 
-explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js, page.js that
-starts it, the pictures, the maps as they are in the trace (float16). Its content security policy forbids every request
-and every script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and its HTML
-keep it alive; with `live=True` anywidget connects it with Python.
+explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and page.js,
+which starts it, the pictures, the maps as they are in the trace (float16). Its content security policy forbids every
+request and every script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and
+its HTML keep it alive; with `live=True` anywidget connects it with Python.
 
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """

@@ -205,8 +205,8 @@ def _heat_map(percent: np.ndarray, slot: int, size: tuple[int, int], visible: bo
     """One map uint8 [h w], in percent, stretched over an image of `size` pixels."""
     step_y, step_x = size[0] / percent.shape[0], size[1] / percent.shape[1]
     return go.Heatmap(
-        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best", coloraxis="coloraxis",
-        hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
+        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best",
+        coloraxis="coloraxis", hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
     )  # fmt: skip
 
 

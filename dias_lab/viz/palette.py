@@ -24,8 +24,8 @@ _AXIS = {"gridcolor": "#e6e6e6", "linecolor": "#8a8a8a", "zeroline": False, "tic
 TEMPLATE = {"layout": {  # of plotly: white, the slot colours in order, viridis
     "font": {"family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": "#222222"},
     "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
-    "colorway": SLOT_COLOURS, "colorscale": {"sequential": "Viridis"}, "paper_bgcolor": "white", "plot_bgcolor": "white",
-    "xaxis": _AXIS, "yaxis": _AXIS, "hovermode": "closest",
+    "colorway": SLOT_COLOURS, "colorscale": {"sequential": "Viridis"},
+    "paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": _AXIS, "yaxis": _AXIS, "hovermode": "closest",
 }}  # fmt: skip
 
 
