@@ -3,18 +3,10 @@
 import importlib
 
 _HOME = {
-    "explore": "explorer",
-    "iterations_figure": "figures",
-    "figure_html": "figures",
-    "print_iterations": "figures",
-    "gallery": "figures",
-    "contact_sheet": "figures",
-    "learning_curves": "figures",
-    "interval_plot": "comparison",
-    "data_sheet": "sheet",
+    "explore": "explorer", "iterations_figure": "figures", "print_iterations": "figures", "gallery": "figures",
+    "contact_sheet": "figures", "learning_curves": "figures", "interval_plot": "comparison", "data_sheet": "sheet",
     "use": "palette",
-}
-
+}  # fmt: skip
 __all__ = list(_HOME)
 
 

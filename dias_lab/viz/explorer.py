@@ -1,9 +1,9 @@
 """The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
 
-explorer.js draws; this module gives it its data. The page is one HTML file with everything inside: the module, the
-pictures, the maps as they are in the trace (float16). Its content security policy forbids every request and every
-script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and its HTML keep it
-alive; with `live=True` anywidget connects it with Python.
+explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and page.js,
+which starts it, the pictures, the maps as they are in the trace (float16). Its content security policy forbids every
+request and every script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and
+its HTML keep it alive; with `live=True` anywidget connects it with Python.
 
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """
@@ -11,7 +11,6 @@ Axes: B images, T iterations, N slots, h w locations of the feature map, H W pix
 import base64
 import hashlib
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,57 +18,25 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import traitlets
-from PIL import Image
 
-from dias_lab.trace import AttentionTrace, replacing
+from dias_lab import files
+from dias_lab.trace import AttentionTrace
 from dias_lab.viz import overlay, palette
 
-MODULE = Path(__file__).with_suffix(".js")
-STYLE_SHEET = MODULE.with_suffix(".css")
+FOLDER = Path(__file__).parent
+MODULE, STYLE_SHEET = FOLDER / "explorer.js", FOLDER / "explorer.css"
+PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "page.js"
 FIELDS = ("image", "stop", "location", "slot", "view")  # what the explorer and Python tell each other
 VIEWS = ("overlay", "heat", "masked", "segments", "difference")
 LARGEST_SIDE = 768  # of a picture on the page, in pixels; readouts stay in the image's own
 FRAME_HEIGHT = 900  # pixels of the iframe, until the page in it says its own
-
-STUB = """
-const read = (id) => JSON.parse(document.getElementById(id).textContent);
-const state = { ...read("start"), data: read("data") };
-const listeners = {};
-render({ el: document.getElementById("explorer"), model: {
-  get: (name) => state[name],
-  set(name, value) { state[name] = value; (listeners[`change:${name}`] ?? []).forEach((listener) => listener()); },
-  on: (event, listener) => (listeners[event] ??= []).push(listener),
-  off: (event, listener) => (listeners[event] = listeners[event].filter((other) => other !== listener)),
-  save_changes() {},
-} });
-const frame = window.frameElement;
-if (frame) new ResizeObserver(() => (frame.style.height = `${document.body.offsetHeight}px`)).observe(document.body);
-"""
 POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"  # and this script and style alone
 STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0 }"
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<div id="explorer" data-page="true"></div>
-<noscript>The attention explorer needs JavaScript.</noscript>
-<script type="application/json" id="start">{start}</script>
-<script type="application/json" id="data">{data}</script>
-<script type="module">{script}</script>
-</body>
-</html>
-"""
 
 
 def explore(
-    what, attention=None, *, live: bool = False, image: int = 0, stop: int | str | None = None, slot: int | None = None,
-    view: str = "overlay",
+    what, attention=None, *, live: bool = False,
+    image: int = 0, stop: int | str | None = None, slot: int | None = None, view: str = "overlay",
 ):  # fmt: skip
     """The attention explorer of a trace, of two traces of the same images, or of an image and any attention maps.
 
@@ -83,10 +50,11 @@ def explore(
     """
     traces = _traces(what, attention)
     iterations = max(trace.num_iterations for trace in traces)
-    has_decoder = any(trace.decoder_attention is not None for trace in traces)
-    if stop == "decoder":
-        stop = iterations if has_decoder else None
-    start = {"image": image, "stop": iterations - 1 if stop is None else stop, "location": None, "slot": slot, "view": view}
+    if stop == "decoder" and any(trace.decoder_attention is not None for trace in traces):
+        stop = iterations
+    elif stop in (None, "decoder"):
+        stop = iterations - 1
+    start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
     data = payload(traces)
     try:
         _check_state(start, data)
@@ -104,17 +72,16 @@ class ExplorerPage:
 
     def html(self) -> str:
         """The whole page. It makes no request."""
-        script = MODULE.read_text(encoding="utf-8") + STUB
+        script = "\n".join(path.read_text(encoding="utf-8") for path in (MODULE, PAGE_SCRIPT))
         policy = f"{POLICY}; script-src {_hash(script)}; style-src {_hash(STYLE)}"
-        return PAGE.format(
+        return PAGE.read_text(encoding="utf-8").format(
             policy=policy, title=f"{html.escape(self.title)} · attention explorer", style=STYLE,
             start=_safe_json(self.start), data=_safe_json(self.data), script=script,
         )  # fmt: skip
 
     def to_html(self, path) -> Path:
         """Write the page to `path`, whole or not at all, and give the path. Folders that are missing are made."""
-        with replacing(path) as file:
-            file.write(self.html().encode())
+        files.write_text(path, self.html())
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -186,15 +153,12 @@ class Explorer(anywidget.AnyWidget):
 def payload(traces: Sequence[AttentionTrace]) -> dict:
     """What explorer.js shows, as JSON can hold it: pictures as WebP, maps as base64 of float16 [T N h w]."""
     first = traces[0]
-    segments = next((trace.segments for trace in traces if trace.segments is not None), None)
+    segments = next((trace.segments for trace in traces if trace.segments is not None), [None] * len(first))
     return {
         "style": STYLE_SHEET.read_text(encoding="utf-8"),
         "colours": list(palette.SLOT_COLOURS),
         "scale": _base64(overlay.heat_map(np.linspace(0, 1, 256))),
-        "images": [
-            _picture(name, image, None if segments is None else segments[index])
-            for index, (name, image) in enumerate(zip(first.names, first.images, strict=True))
-        ],
+        "images": [_picture(*one) for one in zip(first.names, first.images, segments, strict=True)],
         "runs": [_run(trace) for trace in traces],
     }
 
@@ -232,10 +196,9 @@ def _check_pair(first: AttentionTrace, second: AttentionTrace) -> None:
     (height, width), (other_height, other_width) = first.images.shape[1:3], second.images.shape[1:3]
     if height * other_width != width * other_height:
         raise ValueError(f"the images of two runs must have the same shape: {width} x {height}, {other_width} x {other_height}")
-    if (height, width) == (other_height, other_width):
-        for name, one, other in zip(first.names, first.images, second.images, strict=True):
-            if not np.array_equal(one, other):
-                raise ValueError(f"the two traces show different images under the name {name!r}")
+    for name, one, other in zip(first.names, first.images, second.images):
+        if one.shape == other.shape and not np.array_equal(one, other):
+            raise ValueError(f"the two traces show different images under the name {name!r}")
 
 
 def _check_state(state: dict, data: dict) -> None:
@@ -258,26 +221,19 @@ def _picture(name: str, image: np.ndarray, segments: np.ndarray | None) -> dict:
     """One image uint8 [H W 3] and its true segments, no larger than LARGEST_SIDE."""
     height, width = image.shape[:2]
     factor = min(1, LARGEST_SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    picture = Image.fromarray(image)
-    if factor < 1:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-        segments = None if segments is None else np.asarray(Image.fromarray(segments).resize(size, Image.Resampling.NEAREST))
-    data = io.BytesIO()
-    picture.save(data, "WEBP", quality=90, method=6)
+    size = [max(1, round(width * factor)), max(1, round(height * factor))]
     return {
-        "name": name, "width": width, "height": height, "shown": list(size),
-        "picture": f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}",
-        "segments": None if segments is None else _run_lengths(segments),
+        "name": name, "width": width, "height": height, "shown": size,
+        "picture": overlay.data_address(overlay.resize(image, *size), "WEBP", quality=90, method=6),
+        "segments": None if segments is None else _run_lengths(overlay.resize(segments, *size)),
     }  # fmt: skip
 
 
 def _run_lengths(labels: np.ndarray) -> dict:
     """A label map uint8 [H W], row after row, as runs of equal labels: uint8 labels, uint16 lengths."""
     flat = labels.reshape(-1)
-    breaks = np.flatnonzero(np.diff(flat)) + 1
-    starts = np.union1d(np.concatenate([[0], breaks]), np.arange(0, flat.size, 65535))
-    lengths = np.diff(np.append(starts, flat.size)).astype("<u2")
+    starts = np.union1d(np.flatnonzero(np.diff(flat)) + 1, np.arange(0, flat.size, 65535))
+    lengths = np.diff(starts, append=flat.size).astype("<u2")
     return {"width": labels.shape[1], "height": labels.shape[0], "labels": _base64(flat[starts]), "lengths": _base64(lengths)}
 
 
@@ -287,17 +243,14 @@ def _run(trace: AttentionTrace) -> dict:
     if trace.about.get("seed") is not None:
         words.append(f"seed {trace.about['seed']}")
     return {
-        "name": " · ".join(words)[:160],
-        "slots": trace.num_slots,
-        "keep": trace.keep.tolist(),
-        "attention": _maps(trace.attention),
-        "decoder": None if decoder is None else _maps(decoder[None]),
-    }
+        "name": " · ".join(words)[:160], "slots": trace.num_slots, "keep": trace.keep.tolist(),
+        "attention": _maps(trace.attention), "decoder": None if decoder is None else _maps(decoder[None]),
+    }  # fmt: skip
 
 
 def _maps(maps: np.ndarray) -> dict:
     """Maps float16 [T B N h w]; each image's [T N h w] in one string."""
-    images = [_base64(np.ascontiguousarray(maps[:, image], "<f2")) for image in range(maps.shape[1])]
+    images = [_base64(maps[:, image].astype("<f2")) for image in range(maps.shape[1])]
     return {"stops": maps.shape[0], "height": maps.shape[3], "width": maps.shape[4], "images": images}
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask
 
-from dias_lab.trace import AttentionTrace, replacing
+from dias_lab import files
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz import palette
 
 NOTE = "label and category_id n + 1 are slot n; 0 is no slot and does not occur"
 
@@ -25,11 +28,10 @@ def stop_of(trace: AttentionTrace, name: str | None):
     """
     if name is None:
         return trace.stops[-1]
-    which = int(name) - 1 if re.fullmatch(r"[0-9]{1,9}", name) else name
-    if which not in trace.stops:
-        names = ["decoder" if stop == "decoder" else str(stop + 1) for stop in trace.stops]
-        raise ValueError(f"the trace has no map {name!r}; it has {', '.join(names)}")
-    return which
+    stops = {"decoder" if stop == "decoder" else str(stop + 1): stop for stop in trace.stops}
+    if name not in stops:
+        raise ValueError(f"the trace has no map {name!r}; it has {', '.join(stops)}")
+    return stops[name]
 
 
 def coco(trace: AttentionTrace, which) -> dict:
@@ -40,14 +42,12 @@ def coco(trace: AttentionTrace, which) -> dict:
                  (pixels), bbox [x y width height], iscrowd 0
     categories   one per slot
     """
-    from pycocotools import mask
-
     images, annotations = [], []
     for number, (name, labels) in enumerate(zip(trace.names, trace.segments_of(which), strict=True)):
         height, width = labels.shape
-        images.append({
-            "id": number, "file_name": name, "label_file": _file_name(number, name), "height": height, "width": width,
-        })  # fmt: skip
+        safe_name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].strip("._")
+        label_file = f"{number:05d}-{safe_name}.png"
+        images.append({"id": number, "file_name": name, "label_file": label_file, "height": height, "width": width})
         for slot in np.unique(labels).tolist():
             code = mask.encode(np.asfortranarray(labels == slot, np.uint8))
             annotations.append({
@@ -57,10 +57,9 @@ def coco(trace: AttentionTrace, which) -> dict:
             })  # fmt: skip
     return {
         "info": {"description": NOTE, "map": which if which == "decoder" else f"iteration {which + 1}", "about": trace.about},
-        "images": images,
-        "annotations": annotations,
+        "images": images, "annotations": annotations,
         "categories": [{"id": slot + 1, "name": f"slot {slot}"} for slot in range(trace.num_slots)],
-    }
+    }  # fmt: skip
 
 
 def export(trace: AttentionTrace, folder, which) -> Path:
@@ -68,20 +67,12 @@ def export(trace: AttentionTrace, folder, which) -> Path:
 
     The PNGs are 8-bit palette images in the slots' colours, [H W] of the trace's images.
     """
-    from dias_lab.viz import palette
-
     folder, described = Path(folder), coco(trace, which)
-    colours = np.concatenate([np.zeros((1, 3), np.uint8), palette.slot_colours(255)])
+    colours = bytes(3) + palette.slot_colours(255).tobytes()
     for image, labels in zip(described["images"], trace.segments_of(which), strict=True):
         picture = Image.fromarray(labels + np.uint8(1))
-        picture.putpalette(colours.tobytes())  # turns it into a palette image of the same numbers
-        with replacing(folder / image["label_file"]) as file:
+        picture.putpalette(colours)  # turns it into a palette image of the same numbers
+        with files.replacing(folder / image["label_file"]) as file:
             picture.save(file, "PNG")
-    with replacing(folder / "segments.json") as file:
-        file.write(json.dumps(described).encode())
+    files.write_text(folder / "segments.json", json.dumps(described))
     return folder / "segments.json"
-
-
-def _file_name(number: int, name: str) -> str:
-    """A file name that is safe and one image's own, whatever the image is called."""
-    return f"{number:05d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:80].strip('._')}.png"

@@ -1,24 +1,24 @@
 """Figures of an AttentionTrace, and learning curves.
 
-`iterations_figure` and `learning_curves` are plotly figures that need no kernel; `print_iterations` and `gallery` are
-matplotlib figures for paper. Maps are in viridis from 0 to 1, slots in the palette's colours, y points down.
+`iterations_figure` and `learning_curves` are plotly figures: they need no kernel, and the page of their `write_html` no
+network. The others are matplotlib figures, for paper. Maps are in viridis from 0 to 1, slots in the palette's colours,
+y points down.
 
 Axes: B images, T iterations, N slots, h w locations, H W pixels. Text counts iterations from 1, slots from 0.
 """
 
-import base64
-import io
 import math
 from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import pyplot
-from PIL import Image
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from dias_lab.trace import AttentionTrace
+from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import overlay, palette
+
+TEMPLATE = go.layout.Template(palette.TEMPLATE)  # a dict would be mixed with plotly's own template
 
 
 def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) -> go.Figure:
@@ -31,11 +31,11 @@ def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) ->
     """
     trace = trace[[image]]
     height, width = trace.images.shape[1:3]
-    fixed = [("image", _source(trace.images[0], "JPEG"))]
+    fixed = [("image", overlay.data_address(trace.images[0], "JPEG", quality=92))]
     if trace.segments is not None:
-        fixed.append(("true segments", _source(overlay.colour_true_segments(trace.segments[0]))))
-    titles = [title for title, _ in fixed] + ["arg-max segments"]
-    titles += [_slot_title(trace, slot) for slot in range(trace.num_slots)]
+        true = overlay.colour_true_segments(trace.segments[0])
+        fixed.append(("true segments", overlay.data_address(true, "PNG", optimize=True)))
+    titles = [title for title, _ in fixed] + ["arg-max segments"] + _slot_titles(trace, ", ")
     columns = min(len(titles), 6, max(4, math.ceil(math.sqrt(2.2 * len(titles)))))
     rows = math.ceil(len(titles) / columns)
     places = [(1 + panel // columns, 1 + panel % columns) for panel in range(len(titles))]
@@ -52,7 +52,7 @@ def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) ->
         figure.add_trace(go.Image(source=source, hoverinfo="skip"), row, column)
     for stop in trace.stops:
         shown = stop == 0
-        segments = _source(overlay.colour_segments(trace.segments_of(stop)[0]))
+        segments = overlay.data_address(overlay.colour_segments(trace.segments_of(stop)[0]), "PNG", optimize=True)
         row, column = places[len(fixed)]
         figure.add_trace(go.Image(source=segments, hoverinfo="skip", visible=shown), row, column)
         percent = np.round(100 * trace.maps_of(stop)[0].astype(np.float32)).astype(np.uint8)  # a byte per location
@@ -63,30 +63,18 @@ def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) ->
     figure.update_yaxes(visible=False, range=[height - 0.5, -0.5], matches="y")
     figure.update_annotations(font_size=13)
     for slot, annotation in enumerate(figure.layout.annotations[len(fixed) + 1 :]):
-        annotation.font.color = palette.ink(slot) if trace.keep[0, slot] else palette.MERGED
-    bar = {
-        "title": "attention",
-        "tickvals": [0, 50, 100],
-        "ticktext": ["0", "0.5", "1"],
-        "thickness": 12,
-        "outlinewidth": 0,
-    }
+        annotation.font.color = palette.ink(slot, trace.keep[0, slot])
+    ticks = {"tickvals": [0, 50, 100], "ticktext": ["0", "0.5", "1"], "thickness": 12, "outlinewidth": 0}
     figure.update_layout(
-        template=palette.template(),
-        title={"text": _title(trace), "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14}},
-        width=plot_width + left + right,
-        height=plot_height + top + bottom,
+        template=TEMPLATE,
+        title={"text": _title(trace, "<br>"), "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14}},
+        width=plot_width + left + right, height=plot_height + top + bottom,
         margin={"l": left, "r": right, "t": top, "b": bottom},
-        coloraxis={"cmin": 0, "cmax": 100, "colorscale": "Viridis", "colorbar": bar},
+        coloraxis={"cmin": 0, "cmax": 100, "colorscale": "Viridis", "colorbar": {"title": "attention", **ticks}},
         modebar={"remove": ["zoomIn2d", "zoomOut2d", "autoScale2d"]},  # they would cover the title
         sliders=[_slider(trace, len(fixed))],
-    )
+    )  # fmt: skip
     return figure
-
-
-def figure_html(figure: go.Figure) -> str:
-    """The figure as a whole HTML page that needs no network: plotly.js (4.9 MB) is inside. Nothing plays by itself."""
-    return figure.to_html(include_plotlyjs=True, full_html=True, auto_play=False)
 
 
 def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
@@ -97,8 +85,7 @@ def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
     """
     trace = trace[[image]]
     height, width = trace.images.shape[1:3]
-    titles = ["image", "segments"] + [_slot_title(trace, slot, "\n") for slot in range(trace.num_slots)]
-    figure, axes = _panels(len(trace.stops), len(titles), size, height / width, title=_title(trace, "\n"))
+    figure, axes = _panels(len(trace.stops), 2 + trace.num_slots, size, height / width, title=_title(trace, "\n"))
     axes[0, 0].imshow(trace.images[0])
     if trace.segments is not None and len(axes) > 1:
         axes[1, 0].imshow(overlay.colour_true_segments(trace.segments[0]))
@@ -108,15 +95,12 @@ def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
         row[0].set_ylabel(_stop_name(stop), fontsize=9)
         row[1].imshow(_segments_over(trace.images[0], segments))
         for slot, panel in enumerate(row[2:]):
-            maps = overlay.upsample(trace.maps_of(stop)[0, slot], height, width)
-            drawn = panel.imshow(maps, cmap=palette.MAPS, vmin=0, vmax=1)
-    for column, panel in enumerate(axes[0]):
-        slot = column - 2
-        colour = "black" if slot < 0 else palette.ink(slot) if trace.keep[0, slot] else palette.MERGED
-        panel.set_title(titles[column], color=colour, fontsize=9, fontweight="bold" if slot >= 0 else "normal")
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, pad=0.01, ticks=[0, 0.5, 1])
+            map = upsample(trace.maps_of(stop)[0, slot], height, width)
+            panel.imshow(map, cmap=palette.MAPS, vmin=0, vmax=1)
+    axes[0, 0].set_title("image", fontsize=9)
+    axes[0, 1].set_title("segments", fontsize=9)
+    bar = _name_slots(figure, axes, _slot_titles(trace, "\n"), trace.keep[0], shrink=0.6, aspect=25)
     bar.set_label("attention", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -164,15 +148,12 @@ def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
     for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
         line[0].set_ylabel(titles[number] if titles else "", fontsize=9)
         if image is not None:
-            segments = overlay.upsample(row, *image.shape[:2]).argmax(axis=0).astype(np.uint8)
+            segments = upsample(row, *image.shape[:2]).argmax(axis=0).astype(np.uint8)
             line[0].imshow(_segments_over(image, segments))
-        for slot, one in enumerate(row):
-            drawn = line[first + slot].imshow(one, cmap=palette.MAPS, vmin=0, vmax=1)
-    for slot, panel in enumerate(axes[0, first:]):
-        colour = palette.MERGED if keep is not None and not keep[slot] else palette.ink(slot)
-        panel.set_title(f"slot {slot}", color=colour, fontsize=9, fontweight="bold")
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20, pad=0.01, ticks=[0, 0.5, 1])
-    bar.ax.tick_params(labelsize=8)
+        for panel, map in zip(line[first:], row):
+            panel.imshow(map, cmap=palette.MAPS, vmin=0, vmax=1)
+    keep = [True] * slots if keep is None else keep
+    _name_slots(figure, axes, [f"slot {slot}" for slot in range(slots)], keep, shrink=0.8, aspect=20)
     return figure
 
 
@@ -213,15 +194,10 @@ def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | No
                 line={"color": palette.ink(colour), "dash": dashes[order % len(dashes)] if len(runs) > 1 else "solid"},
             ))  # fmt: skip
     figure.update_layout(
-        template=palette.template(),
-        title=title or f"{', '.join(keys)} over training",
-        xaxis_title="step",
-        yaxis_title=", ".join(keys),
-        showlegend=len(figure.data) > 1,
-        height=360,
-        margin={"l": 60, "r": 20, "t": 50, "b": 50},
-        hovermode="x unified",
-    )
+        template=TEMPLATE, title=title or f"{', '.join(keys)} over training", xaxis_title="step",
+        yaxis_title=", ".join(keys), showlegend=len(figure.data) > 1, height=360,
+        margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="x unified",
+    )  # fmt: skip
     return figure
 
 
@@ -229,8 +205,8 @@ def _heat_map(percent: np.ndarray, slot: int, size: tuple[int, int], visible: bo
     """One map uint8 [h w], in percent, stretched over an image of `size` pixels."""
     step_y, step_x = size[0] / percent.shape[0], size[1] / percent.shape[1]
     return go.Heatmap(
-        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best", coloraxis="coloraxis",
-        hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
+        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best",
+        coloraxis="coloraxis", hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
     )  # fmt: skip
 
 
@@ -242,7 +218,7 @@ def _slider(trace: AttentionTrace, num_fixed: int) -> dict:
     return {"active": 0, "steps": steps, "x": 0, "len": 1, "pad": {"t": 24}, "currentvalue": {"visible": False}}
 
 
-def _title(trace: AttentionTrace, line_break: str = "<br>") -> str:
+def _title(trace: AttentionTrace, line_break: str) -> str:
     """What is seen, of a trace with one image."""
     merged = np.flatnonzero(~trace.keep[0])
     text = f"{trace.names[0]}: where {trace.num_slots} slots look, iteration by iteration"
@@ -251,8 +227,8 @@ def _title(trace: AttentionTrace, line_break: str = "<br>") -> str:
     return text
 
 
-def _slot_title(trace: AttentionTrace, slot: int, separator: str = ", ") -> str:
-    return f"slot {slot}" if trace.keep[0, slot] else f"slot {slot}{separator}merged"
+def _slot_titles(trace: AttentionTrace, separator: str) -> list[str]:
+    return [f"slot {slot}" if kept else f"slot {slot}{separator}merged" for slot, kept in enumerate(trace.keep[0])]
 
 
 def _stop_name(stop) -> str:
@@ -270,18 +246,19 @@ def _panels(rows: int, columns: int, size: float, aspect: float, title: str | No
     figure, axes = pyplot.subplots(rows, columns, figsize=shape, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for panel in axes.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
-        for side in panel.spines.values():
-            side.set_visible(False)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
     if title:
         figure.suptitle(title, fontsize=10)
     pyplot.close(figure)
     return figure, axes
 
 
-def _source(image: np.ndarray, form: str = "PNG") -> str:
-    """An image uint8 [H W 3] as a data address."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, form, **({"quality": 92} if form == "JPEG" else {"optimize": True}))
-    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+def _name_slots(figure, axes, titles: list[str], keep, **bar_shape):
+    """Titles of the last columns, where the slots' maps are drawn, and the maps' colour bar, which it gives."""
+    panels = axes[0, -len(titles) :]
+    for slot, panel in enumerate(panels):
+        panel.set_title(titles[slot], color=palette.ink(slot, keep[slot]), fontsize=9, fontweight="bold")
+    bar = figure.colorbar(panels[0].images[0], ax=axes, pad=0.01, ticks=[0, 0.5, 1], **bar_shape)
+    bar.ax.tick_params(labelsize=8)
+    return bar

@@ -3,13 +3,14 @@
 Axes: H W pixels; leading axes pass through.
 """
 
+import base64
+import io
+
 import matplotlib
 import numpy as np
+from PIL import Image
 
-from dias_lab.trace import upsample
 from dias_lab.viz import palette
-
-__all__ = ["blend", "colour_segments", "colour_true_segments", "draw_outlines", "heat_map", "outlines", "upsample"]
 
 
 def colour_segments(segments: np.ndarray) -> np.ndarray:
@@ -44,5 +45,17 @@ def draw_outlines(image: np.ndarray, segments: np.ndarray, colour: str = "#fffff
 
 def heat_map(maps: np.ndarray) -> np.ndarray:
     """Maps [...] as uint8 [... 3] in viridis, 0 to 1 whatever the maps' own range."""
-    colours = matplotlib.colormaps[palette.MAPS](np.asarray(maps, np.float32).clip(0, 1), bytes=True)
-    return colours[..., :3]
+    return matplotlib.colormaps[palette.MAPS](np.asarray(maps, np.float32).clip(0, 1), bytes=True)[..., :3]
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture uint8 [H W 3], smoothed, or labels uint8 [H W], which never mix, in another size."""
+    filtered = Image.Resampling.LANCZOS if image.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize((width, height), filtered))
+
+
+def data_address(image: np.ndarray, form: str, **options) -> str:
+    """An image uint8 [H W 3] as the address of itself, written by PIL in this form with these options."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

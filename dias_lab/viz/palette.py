@@ -7,6 +7,7 @@ are numbered as well.
 """
 
 import numpy as np
+from PIL.ImageColor import getrgb as rgb
 
 from dias_lab import trace
 
@@ -19,6 +20,13 @@ VOID = "#d9d9d9"  # overlap, too
 BACKGROUND = "#303438"  # label 0 of true segments
 MERGED = "#8a8a8a"  # text about slots that were merged away
 MAPS = "viridis"  # attention maps, always from 0 to 1
+_AXIS = {"gridcolor": "#e6e6e6", "linecolor": "#8a8a8a", "zeroline": False, "ticks": "outside"}
+TEMPLATE = {"layout": {  # of plotly: white, the slot colours in order, viridis
+    "font": {"family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": "#222222"},
+    "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
+    "colorway": SLOT_COLOURS, "colorscale": {"sequential": "Viridis"},
+    "paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": _AXIS, "yaxis": _AXIS, "hovermode": "closest",
+}}  # fmt: skip
 
 
 def slot_colour(slot: int) -> str:
@@ -43,8 +51,10 @@ def true_colours() -> np.ndarray:
     return colours
 
 
-def ink(slot: int) -> str:
-    """The slot's colour for text on white: darkened until its contrast is at least 4.5 (WCAG AA)."""
+def ink(slot: int, kept: bool = True) -> str:
+    """The slot's colour for text on white: darkened until its contrast is at least 4.5 (WCAG AA). Grey if not kept."""
+    if not kept:
+        return MERGED
     colour = np.array(rgb(slot_colour(slot)), float)
     while contrast_with_white(colour) < 4.5:
         colour *= 0.95
@@ -58,36 +68,11 @@ def contrast_with_white(colour) -> float:
     return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
-    return tuple(bytes.fromhex(colour.removeprefix("#")))
-
-
 def use() -> None:
     """Make the package's colours the default of plotly and matplotlib. Figures of `viz` have them anyway."""
-    import plotly.io
+    import plotly.io  # here, since the explorer and the exports need neither
     from matplotlib import pyplot
 
     pyplot.rcParams["axes.prop_cycle"] = pyplot.cycler(color=SLOT_COLOURS[:6])
-
-    plotly.io.templates["dias_lab"] = template()
+    plotly.io.templates["dias_lab"] = TEMPLATE
     plotly.io.templates.default = "dias_lab"
-
-
-def template():
-    """The plotly template: white, the slot colours in order, viridis."""
-    from plotly import graph_objects as go
-
-    font = {"family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": "#222222"}
-    axis = {"gridcolor": "#e6e6e6", "linecolor": "#8a8a8a", "zeroline": False, "ticks": "outside"}
-    layout = go.Layout(
-        font=font,
-        title={"x": 0, "xref": "paper", "font": {"size": 15}},
-        colorway=SLOT_COLOURS,
-        colorscale={"sequential": "Viridis"},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        xaxis=axis,
-        yaxis=axis,
-        hovermode="closest",
-    )
-    return go.layout.Template(layout=layout)

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import patheffects, pyplot
-from PIL import Image
 
 from dias_lab.trace import BACKGROUND, OVERLAP, VOID
-from dias_lab.viz import overlay, palette
+from dias_lab.viz import overlay
 
 DPI = 100
 WIDTH = 12.8  # inches of a row
@@ -35,24 +34,21 @@ def data_sheet(groups: dict[str, Iterable], title: str = "", columns: int = 4):
             aspects = [float(np.clip(picture[0].shape[1] / picture[0].shape[0], 0.4, 3)) for picture in row]
             height = min(TALLEST, (WIDTH - GAP * (len(row) - 1)) / max(sum(aspects), 1e-9)) if row else 0
             rows.append((heading if first == 0 else None, row, [height * aspect for aspect in aspects], height))
-    inches = WIDTH + 2 * GAP, GAP + TITLE * bool(title)
-    inches = (
-        inches[0],
-        inches[1] + sum(height + CAPTION + HEADING * (heading is not None) for heading, _, _, height in rows),
-    )
-    figure = pyplot.figure(figsize=inches, facecolor="white", dpi=DPI)
+    title_height = TITLE * bool(title)
+    sheet_width = WIDTH + 2 * GAP
+    sheet_height = GAP + title_height + sum(row[-1] + CAPTION + HEADING * (row[0] is not None) for row in rows)
+    figure = pyplot.figure(figsize=(sheet_width, sheet_height), facecolor="white", dpi=DPI)
     pyplot.close(figure)  # a notebook shows it once
-    figure.text(GAP / inches[0], 1 - TITLE / 2 / inches[1], title, fontsize=15, fontweight="bold", va="center")
-    top = inches[1] - TITLE * bool(title)
+    figure.text(GAP / sheet_width, 1 - TITLE / 2 / sheet_height, title, fontsize=15, fontweight="bold", va="center")
+    top = sheet_height - title_height
     for heading, row, widths, height in rows:
         if heading is not None:
             top -= HEADING
-            figure.text(
-                GAP / inches[0], (top + 0.4 * HEADING) / inches[1], heading, fontsize=11, va="center", color="#222222"
-            )
+            place = GAP / sheet_width, (top + 0.4 * HEADING) / sheet_height
+            figure.text(*place, heading, fontsize=11, va="center", color="#222222")
         left = GAP
         for picture, width in zip(row, widths):
-            place = left / inches[0], (top - height) / inches[1], width / inches[0], height / inches[1]
+            place = left / sheet_width, (top - height) / sheet_height, width / sheet_width, height / sheet_height
             _draw(figure.add_axes(place), round(width * DPI), round(height * DPI), *picture)
             left += width + GAP
         top -= height + CAPTION
@@ -64,11 +60,11 @@ def _draw(axes, width: int, height: int, image: np.ndarray, segments, name: str,
     axes.set_axis_off()
     scale = min(width / image.shape[1], height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    panel, count = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)), "no masks"
+    panel, count = overlay.resize(image, *size), "no masks"
     if segments is not None:
         objects = len(np.setdiff1d(segments, (BACKGROUND, OVERLAP, VOID)))
         count = f"{objects} segment" + "s" * (objects != 1)
-        segments = np.asarray(Image.fromarray(segments).resize(size, Image.Resampling.NEAREST))
+        segments = overlay.resize(segments, *size)
         panel = laid_over(panel, segments)
     axes.imshow(panel, interpolation="none")
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -93,8 +89,7 @@ def laid_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     striped = nowhere & ((down + across) % 6 < 3)
     alpha = np.where(nowhere, 0.35 + 0.5 * striped, np.where(segments > 0, ALPHA, 0))
     mixed = overlay.blend(image, overlay.colour_true_segments(segments), alpha)
-    edges = overlay.outlines(np.where(nowhere, 0, segments))
-    return np.where(edges[..., None], np.array(palette.rgb("#ffffff"), np.uint8), mixed)
+    return overlay.draw_outlines(mixed, np.where(nowhere, 0, segments))
 
 
 def _places(segments: np.ndarray, labels: dict[int, str]) -> list[tuple[int, int, str]]:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
-from test_explorer import HOSTILE, some_trace
+from traces import HOSTILE, some_trace
 
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
@@ -377,7 +377,7 @@ def test_two_runs_are_linked(visit, scenes):
     page.locator(".run").nth(1).locator(".tile").nth(2).click()
     assert ask(page, "e.state.chosen") == [None, 2] and ask(page, "e.model.get('slot')") is None
     page.get_by_role("slider", name="iteration").press("ArrowLeft")
-    assert page.locator("h2 span").all_text_contents() == ["iteration 3", "iteration 5"]  # the first has no more
+    expect(page.locator("h2 span")).to_have_text(["iteration 3", "iteration 5"])  # the first has no more
     assert (labels(page, 1)[1::3, 1::3] == other.segments_of(4)[0]).mean() > 0.9999
     assert page.locator(".stage .cursor").count() == 2
     picture(page, "two runs")

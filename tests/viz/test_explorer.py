@@ -3,35 +3,15 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import traitlets
 from PIL import Image
+from traces import HOSTILE, B, H, N, T, W, h, run, some_trace, w
 
 from dias_lab.trace import AttentionTrace
 from dias_lab.viz import explore, explorer
-
-B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
-
-
-def some_trace(images=B, iterations=T, slots=N, cells=(h, w), size=(H, W), seed=0, pictures=None, **fields):
-    """A trace of random maps; the last slot of the first image is merged away in the last maps."""
-    random = np.random.default_rng(seed)
-    maps = random.dirichlet(np.full(slots, 0.5), (iterations + 1, images, *cells)).transpose(0, 1, 4, 2, 3)
-    keep = np.ones((images, slots), bool)
-    if slots > 2:
-        keep[0, -1] = False
-        maps[-2:, 0, -1] = 0
-        maps[-2:, 0] /= maps[-2:, 0].sum(axis=1, keepdims=True)
-    arrays = {
-        "images": np.random.default_rng(1).integers(0, 256, (images, *size, 3), dtype=np.uint8) if pictures is None else pictures,
-        "attention": maps[:iterations], "decoder_attention": maps[iterations], "keep": keep,
-        "segments": random.choice(np.array([0, 1, 2, 254, 255], np.uint8), (images, *size)),
-    }  # fmt: skip
-    return AttentionTrace(**{**arrays, **fields})
 
 
 @pytest.fixture
@@ -142,9 +122,6 @@ def test_it_opens_where_it_is_told_to(trace):
     assert from_page(page, "start") == {"image": 1, "stop": T, "location": None, "slot": 2, "view": "heat"}
 
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028&amp;\"'"
-
-
 def test_html_in_names_is_no_markup(trace):
     hostile = AttentionTrace(trace.images[:1], trace.attention[:, :1], None, trace.keep[:1], names=[HOSTILE], about={"run": HOSTILE})
     page = explore(hostile).html()
@@ -226,40 +203,6 @@ def test_an_exported_widget_is_a_page(trace):
     live.location = [1, 2]
     bundle, _ = live._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle and "[1,2]" in bundle["text/html"]
-
-
-WITHOUT_TORCH = """
-import sys
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ImportError("torch must not be imported here")
-sys.meta_path.insert(0, NoTorch())
-from dias_lab.trace import AttentionTrace
-from dias_lab.viz import explore
-trace = AttentionTrace.load(sys.argv[1])
-explore(trace).to_html(sys.argv[2])
-explore([trace, trace], live=True).to_html(sys.argv[2])
-from dias_lab.__main__ import main
-sys.exit(main(["explore", sys.argv[1], "--out", sys.argv[2]]) or main(["segments", sys.argv[1], "--out", sys.argv[3]]))
-"""
-
-
-def test_it_needs_no_torch(trace, tmp_path):
-    trace.save(tmp_path / "x.npz")
-    command = [sys.executable, "-c", WITHOUT_TORCH, tmp_path / "x.npz", tmp_path / "page.html", tmp_path / "segments"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "page.html").stat().st_size > 50_000 and (tmp_path / "segments" / "segments.json").exists()
-
-
-def run(*words):
-    from dias_lab.__main__ import main
-
-    try:
-        return main([str(word) for word in words])
-    except SystemExit as stop:  # tyro's own refusals
-        return stop.code
 
 
 def test_the_command_writes_a_page(trace, tmp_path, monkeypatch, capsys):

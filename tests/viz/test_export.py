@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
-from test_explorer import run, some_trace
+from traces import run, some_trace
 
 from dias_lab.viz import export
 

@@ -1,0 +1,120 @@
+import re
+
+import numpy as np
+import pytest
+from plotly import graph_objects as go
+
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz import contact_sheet, gallery, iterations_figure, learning_curves, palette, print_iterations
+from dias_lab.viz.figures import map_rows
+
+B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
+
+
+@pytest.fixture
+def trace():
+    random = np.random.default_rng(0)
+    maps = random.dirichlet(np.ones(N), (T + 1, B, h, w)).transpose(0, 1, 4, 2, 3)
+    keep = np.ones((B, N), bool)
+    keep[0, 2] = False
+    return AttentionTrace(
+        images=random.integers(0, 256, (B, H, W, 3), dtype=np.uint8),
+        attention=maps[:T],
+        decoder_attention=maps[T],
+        keep=keep,
+        segments=random.choice(np.array([0, 1, 2, 254, 255], np.uint8), (B, H, W)),
+        names=["apple", "bowl", "cup"],
+    )
+
+
+def bare(trace):
+    """The trace without what is optional."""
+    return AttentionTrace(trace.images, trace.attention, None, trace.keep)
+
+
+@pytest.mark.parametrize("change", [lambda trace: trace, bare])
+def test_iterations_figure_opens_on_the_first_of_its_stops(trace, change):
+    trace = change(trace)
+    figure = iterations_figure(trace, 1)
+    (slider,) = figure.layout.sliders
+    assert len(slider.steps) == len(trace.stops) and slider.active == 0
+    assert not figure.frames and not figure.layout.updatemenus
+    shown = [bool(part.visible is not False) for part in figure.data]
+    assert shown == slider.steps[0].args[0]["visible"]
+    for step in slider.steps:
+        assert len(step.args[0]["visible"]) == len(figure.data)
+        assert sum(step.args[0]["visible"]) == sum(shown) == N + 2 + (trace.segments is not None)
+
+
+def test_iterations_figure_shows_the_maps(trace):
+    figure = iterations_figure(trace, 1)
+    maps = [part for part in figure.data if isinstance(part, go.Heatmap)]
+    assert len(maps) == (T + 1) * N
+    percent = np.asarray(maps[N + 2].z)  # iteration 2, slot 2
+    assert percent.dtype == np.uint8 and percent.shape == (h, w)
+    np.testing.assert_allclose(percent / 100, trace.attention[1, 1, 2].astype(float), atol=0.006)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 100)
+    edges = maps[0].x0 - maps[0].dx / 2, maps[0].x0 + (w - 0.5) * maps[0].dx
+    assert edges == tuple(figure.layout.xaxis.range) == (-0.5, W - 0.5)
+    assert tuple(figure.layout.yaxis.range) == (H - 0.5, -0.5)  # y down
+
+
+def test_merged_slots_are_marked(trace):
+    titles = {title.text: title.font.color for title in iterations_figure(trace, 0).layout.annotations}
+    assert titles["slot 2, merged"] == palette.MERGED
+    assert titles["slot 1"] == palette.ink(1)
+    assert "merged away: slot 2" in iterations_figure(trace, 0).layout.title.text
+    assert "merged" not in str(iterations_figure(trace, 1).layout.title.text)
+    assert [panel.get_title() for panel in print_iterations(trace, 0).axes[2:6]][2] == "slot 2\nmerged"
+
+
+def test_the_page_needs_no_network(trace):
+    page = iterations_figure(trace).to_html()
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    assert "Plotly.newPlot" in page and "Plotly.animate(" not in page.rpartition("Plotly.newPlot")[2]
+    assert len(iterations_figure(trace).to_json()) < 60_000
+
+
+@pytest.mark.parametrize("change", [lambda trace: trace, bare])
+def test_print_figures_draw(trace, change, tmp_path):
+    trace = change(trace)
+    figure = print_iterations(trace, 2)
+    assert len(figure.axes) == len(trace.stops) * (N + 2) + 1  # and the colour bar
+    assert all(drawn.get_clim() == (0, 1) for drawn in figure.axes[2].images)
+    figure.savefig(tmp_path / "iterations.pdf")
+    figure = gallery(trace, columns=2)
+    per_image = 1 + (trace.segments is not None) + len(trace.stops)
+    assert len(figure.axes) == 2 * 2 * per_image
+    figure.savefig(tmp_path / "gallery.png")
+    assert len(gallery(trace, which=0).axes) == 3 * (per_image - len(trace.stops) + 1)
+
+
+def test_learning_curves():
+    rows = [{"step": 0, "loss": 3.0}, {"step": 10, "loss": 2.0, "ari": 0.5}, {"step": 20, "loss": float("nan")}]
+    figure = learning_curves(rows)
+    assert figure.data[0].name == "loss" and list(figure.data[0].x) == [0, 10]
+    figure = learning_curves({"seed 42": rows, "seed 43": rows[:1]}, ["loss", "ari"])
+    assert [line.name for line in figure.data] == ["seed 42 loss", "seed 42 ari", "seed 43 loss", "seed 43 ari"]
+    assert [line.line.color for line in figure.data] == [palette.ink(0)] * 2 + [palette.ink(1)] * 2
+    assert [line.line.dash for line in figure.data] == ["solid", "dash"] * 2
+    assert list(figure.data[1].x) == [10] and len(figure.data[3].x) == 0
+    with pytest.raises(ValueError, match="no record has 'los'; they have ari, loss"):
+        learning_curves(rows, "los")
+
+
+def test_map_rows(trace):
+    rows = [trace.attention[0, 0], trace.attention[-1, 0][: N - 1]]  # the second with a slot less
+    figure = map_rows(rows, ["first", "last"], trace.images[0], trace.keep[0].tolist())
+    panels = np.array(figure.axes[:-1]).reshape(2, 1 + N)
+    assert [panel.get_ylabel() for panel in panels[:, 0]] == ["first", "last"]
+    assert [panel.get_title() for panel in panels[0]] == ["", *[f"slot {slot}" for slot in range(N)]]
+    assert panels[0, 1 + 2].title.get_color() == palette.MERGED and panels[0, 1].title.get_color() == palette.ink(0)
+    assert panels[0, 1].images[0].get_clim() == (0, 1) and not panels[1, N].images
+    assert len(map_rows(rows).axes) == 2 * N + 1
+    with pytest.raises(ValueError, match=r"maps \[N h w\] of one image"):
+        map_rows([trace.attention[:, 0]])
+
+
+def test_contact_sheets_take_pictures_of_any_size(trace):
+    images, segments = [*trace.images, trace.images[0, :7]], [*trace.segments, trace.segments[0, :7]]
+    assert [len(panel.images) for panel in contact_sheet(images, segments, columns=3).axes] == [1] * 6 + [1, 0, 0] * 2
