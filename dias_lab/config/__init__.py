@@ -82,7 +82,7 @@ class Config(*reversed(PARTS)):
         if form not in FORMS:
             raise ValueError(f"unknown form {form!r}{nearest(form, FORMS)}")
         cls._check_names(fields)
-        own = METHODS[fields["method"]].part if fields.get("method") in METHODS else Part
+        own = METHODS.get(str(fields.get("method")), Entry("")).part
         scenes = own.on_scenes if name == "scenes" else {}
         return cls(**{**PRESETS[name], **FORMS[form], **own.changes, **scenes, **fields})
 

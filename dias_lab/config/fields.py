@@ -16,7 +16,7 @@ class Rule(NamedTuple):
 
 
 Positive = Annotated[int, Rule(lambda value: value > 0, "must be above 0")]
-PositiveFloat = Annotated[float, Rule(lambda value: value > 0, "must be above 0")]
+PositiveFloat = Annotated[float, Rule(lambda value: 0 < value < math.inf, "must be above 0, and finite")]
 NotNegative = Annotated[int, Rule(lambda value: value >= 0, "must not be negative")]
 NotNegativeFloat = Annotated[float, Rule(lambda value: value >= 0, "must not be negative")]
 Share = Annotated[float, Rule(lambda value: 0 <= value <= 1, "is a share from 0 to 1")]
@@ -60,7 +60,7 @@ def checked(name: str, value, hint):
         if value not in choices or isinstance(value, bool):
             raise ValueError(f"Config.{name} cannot be {value!r}{nearest(value, choices)}")
         return value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**1000:  # larger ones are no float
         value = float(value)
     if type(value) is not hint:
         raise ValueError(f"Config.{name} must be {hint.__name__}, got {value!r} ({type(value).__name__})")
@@ -93,10 +93,8 @@ def _numbers(name: str, value, above_zero: bool) -> str:
     """One spelling for "0.5", 0.5, [0.5, 0.5, 0.5], "0.5,0.5,0.5": numbers separated by spaces."""
     if isinstance(value, str):
         parts = value.replace(",", " ").strip("[]() ").split()
-    elif isinstance(value, (int, float)):
-        parts = [value]
     else:
-        parts = list(value)
+        parts = value if isinstance(value, (list, tuple)) else [value]
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
