@@ -60,7 +60,7 @@ def write_text(path, text: str) -> None:
 
 def write_json(path, value) -> None:
     """Atomic JSON. NaN and infinities become null; NumPy and PyTorch scalars become numbers, paths become text."""
-    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, _as_json(value, indent=2))
 
 
 def read_json(path):
@@ -73,7 +73,7 @@ def read_json(path):
 
 def append_line(path, record: dict) -> None:
     """One JSON line at the end of the file. A line that a killed process left unfinished is dropped first."""
-    line = (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
+    line = _as_json(record).encode()
     with full_disk(path), open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -85,7 +85,7 @@ def append_line(path, record: dict) -> None:
 
 def write_lines(path, records) -> None:
     """A whole file of records, at once."""
-    write_text(path, "".join(json.dumps(_plain(record)) + "\n" for record in records))
+    write_text(path, "".join(map(_as_json, records)))
 
 
 def read_lines(path) -> list[dict]:
@@ -106,18 +106,15 @@ def checksum(value, digits: int) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:digits]
 
 
+def _as_json(value, indent: int | None = None) -> str:
+    plain = json.loads(json.dumps(value, default=_plain), parse_constant=lambda name: None)  # a NaN, or an infinity
+    return json.dumps(plain, indent=indent) + "\n"
+
+
 def _plain(value):
-    """`value` as JSON has it."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+    """What JSON does not know, as something that it does."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None  # false for NaN as well
     if hasattr(value, "item"):
-        return _plain(value.item())
+        return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; pass numbers, text, lists or dicts")

@@ -22,7 +22,7 @@ BUDGETS = {
     "training": 950, "reference": 700, "book": 1900, "shell": 750, "viz": 1400,
 }  # fmt: skip
 # tables that name what is imported on first use: methods are of many files, and help must be instant
-TABLES = {"dias_lab", "dias_lab.config", "dias_lab.shell", "dias_lab.shell.lazy"}
+TABLES = {"dias_lab", "dias_lab.config", "dias_lab.shell"}
 
 
 def module(path: Path) -> str:

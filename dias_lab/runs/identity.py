@@ -11,10 +11,10 @@ passed through, and not counted itself. What counts is the syntax tree: no comme
 import ast
 import collections
 import functools
-import importlib.metadata
 import importlib.util
-import itertools
 import re
+from importlib.metadata import entry_points
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from dias_lab.runs.places import PACKAGE
 
 LEFT_OUT = ("viz", "book", "shell", "__main__")
 TRAINING = "from dias_lab import build, fit"
-A_MODULE = re.compile(r"\w+(\.\w+)+(:\w+)?")
+DOTTED = re.compile(r"(?<![\w.])\w+(?:\.\w+)+")  # a name and its attributes, or a module that a string names
+IN_A_TABLE = re.compile(r": '(\w+)'")
 IPYTHON = re.compile(r"^\s*[%!].*$", re.MULTILINE)  # lines that are no Python
 
 
@@ -45,24 +46,26 @@ def code_hash(notebook=None, package: Path = PACKAGE) -> str:
 def reached(cells: list[str], package: Path = PACKAGE) -> dict[str, str]:
     """Module -> its syntax tree, of all that counts among what the cells import, directly and indirectly."""
     top, files = package.name, _files(package.name, package)
-    lazy, found, outside = _lazy_names(files[top], top), {}, {}
-    new = _located({name for source in cells for name in _code(source).names}, files, lazy)
-    while new:
-        found |= (codes := {module: _read(files[module], module, lazily=module == top) for module in new})
-        names = {name for code in codes.values() for name in code.names}
+    table = re.findall(r'"(\w+)": "([\w.]+)', files[top].read_text(encoding="utf-8"))
+    first_use = {f"{top}.{name}": place for name, place in table}  # where the package finds a name
+    points = [*entry_points(group=f"{top}.methods"), *entry_points(group=f"{top}.fields")]
+    outside = {point.module: f"{point.value} {point.dist and point.dist.version}" for point in points}
+    for module in outside:
+        files |= _files_outside(module.partition(".")[0])
+    found, names = {}, {name for source in cells for name in _code(source).names}
+    while names:
+        parts = {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
+        parts |= {first_use[part] for part in parts & first_use.keys()}
+        new = (set(files) if "*" in names else parts & files.keys()) - found.keys()
+        for module in new:
+            package = module if files[module].stem == "__init__" else module.rpartition(".")[0]
+            found[module] = _code(files[module].read_text(encoding="utf-8"), package, tables=module != top)
+        names = {name for module in new for name in found[module].names}
         if f"{top}.methods" in new:
-            points = [importlib.metadata.entry_points(group=f"{top}.{kind}") for kind in ("methods", "fields")]
-            for entry in itertools.chain(*points):
-                outside[entry.module] = f"{entry.value} {entry.dist and entry.dist.version}"
-                files |= _files_outside(entry.module.partition(".")[0])
             names |= outside.keys()
-        new = _located(names, files, lazy) - found.keys()
-    counted = {module: code.tree for module, code in found.items() if not _left_out(module, top)}
-    return outside | counted  # of a method without source, its version counts
-
-
-def _left_out(module: str, top: str) -> bool:
-    return module.startswith(f"{top}.") and module.split(".")[1] in LEFT_OUT
+    left_out = tuple(f"{top}.{name}." for name in LEFT_OUT)
+    counted = {module: code.tree for module, code in found.items() if not f"{module}.".startswith(left_out)}
+    return (outside if f"{top}.methods" in found else {}) | counted  # of a method without source, the version
 
 
 def _cells(notebook) -> list[tuple[str, list[str]]]:
@@ -73,88 +76,53 @@ def _cells(notebook) -> list[tuple[str, list[str]]]:
 
 def _files(top: str, folder: Path) -> dict[str, Path]:
     """Module -> file, of a whole package."""
-    parts = {path: path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py")}
-    return {".".join([top, *(names[:-1] if names[-1] == "__init__" else names)]): path for path, names in parts.items()}
+    parts = {path: [top, *path.relative_to(folder).with_suffix("").parts] for path in folder.rglob("*.py")}
+    return {".".join(names).removesuffix(".__init__"): path for path, names in parts.items()}
 
 
 def _files_outside(top: str) -> dict[str, Path]:
     """The same of an installed package, or of the single file that it is; nothing is imported."""
     spec = importlib.util.find_spec(top)
-    if spec is None or spec.submodule_search_locations is None:
-        return {top: Path(spec.origin)} if spec and spec.origin and spec.origin.endswith(".py") else {}
-    return {module: path for place in spec.submodule_search_locations for module, path in _files(top, Path(place)).items()}
-
-
-def _lazy_names(path: Path, top: str) -> dict[str, str]:
-    """What the package resolves on first use, dotted name -> where it is, by the tables of its __init__."""
-    tables = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Dict)]
-    pairs = [(key, value) for table in tables for key, value in zip(table.keys, table.values)]
-    strings = [[str(getattr(node, "value", "")).replace(":", ".") for node in pair] for pair in pairs]
-    return {f"{top}.{key}": value for key, value in strings}
-
-
-def _located(names: set[str], files: dict[str, Path], lazy: dict[str, str]) -> set[str]:
-    """The modules that the names, or their beginnings, name, and the packages around them."""
-    found = set(files) if "*" in names else set()
-    for name in names | {lazy.get(".".join(name.split(".")[:2]), "") for name in names}:
-        parts = name.split(".")
-        found |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)} & files.keys()
-    return found
-
-
-def _read(path: Path, module: str, lazily: bool) -> Code:
-    """A file's code; of one that resolves names on first use, without the tables that it does that by."""
-    package = module if path.stem == "__init__" else module.rpartition(".")[0]
-    return _code(path.read_text(encoding="utf-8"), package, module == package, lazily)
+    if spec and spec.submodule_search_locations:
+        return {name: path for place in spec.submodule_search_locations for name, path in _files(top, Path(place)).items()}
+    return {top: Path(spec.origin)} if spec and spec.origin and spec.origin.endswith(".py") else {}
 
 
 @functools.lru_cache(maxsize=1000)  # by what is in the file: an edit is seen
-def _code(source: str, package: str = "", init: bool = False, lazily: bool = False) -> Code:
-    """package: where relative imports start, and its __init__'s names of modules."""
+def _code(source: str, package: str = "__main__", tables: bool = True) -> Code:
+    """package: where relative imports start, and modules that tables name. tables: whether what is assigned counts."""
     try:
-        body = ast.parse(source).body
+        tree = _WithoutDocstrings().visit(ast.parse(source))
     except SyntaxError:
         plain = IPYTHON.sub("", source)
         return Code(source, _code(plain).names if plain != source else frozenset("*"))
-    nodes, text = [], []
-    _write([node for node in body if not (lazily and isinstance(node, ast.Assign))], text, nodes)
-    names, bound = set(), collections.defaultdict(set)
-    for node in nodes:
+    tree.body = [node for node in tree.body if tables or not isinstance(node, ast.Assign)]
+    imported = collections.defaultdict(set)  # name in this file -> what it may stand for
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            level, module = getattr(node, "level", 0), getattr(node, "module", None)
-            base = [*package.split(".")[: package.count(".") + 2 - level], *([module] if module else [])] if level else [module]
+            relative = "." * getattr(node, "level", 0) + (getattr(node, "module", None) or "")
+            base = importlib.util.resolve_name(relative, package)
             for alias in node.names:
-                local = alias.asname or alias.name.partition(".")[0]
-                names.add(name := ".".join([*filter(None, base), alias.name]))
-                bound[local].add(name if alias.asname or module or level else local)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and A_MODULE.fullmatch(node.value):
-            names.add(node.value.partition(":")[0])
-        elif isinstance(node, ast.Dict) and init:
-            names |= {f"{package}.{value.value}" for value in node.values if isinstance(value, ast.Constant)}
-    for node in (node for node in nodes if isinstance(node, ast.Attribute)):
-        parts = []
-        while isinstance(node, ast.Attribute):
-            parts, node = [node.attr, *parts], node.value
-        if isinstance(node, ast.Name) and node.id in bound:
-            names |= {".".join([name, *parts]) for name in bound[node.id]}
-    return Code(" ".join(text), frozenset(names))
+                imported[alias.asname or alias.name].add(f"{base}.{alias.name}".removeprefix("."))
+    text = ast.unparse(tree)
+    names = {package}.union(DOTTED.findall(text), *imported.values())
+    names |= {f"{package}.{value}" for value in IN_A_TABLE.findall(text)}
+    for first, _, rest in [dotted.partition(".") for dotted in DOTTED.findall(text)]:
+        names |= {f"{name}.{rest}" for name in imported[first]}
+    return Code(_text(tree), frozenset(names))
 
 
-def _write(node, text: list[str], nodes: list[ast.AST]) -> None:
-    """A syntax tree as text that is the same for every version of Python, and its nodes; without strings that stand alone."""
-    if isinstance(node, ast.AST):
-        nodes.append(node)
-        text.append(type(node).__name__)
-        for field in node._fields:
-            value = getattr(node, field, None)
-            if field != "ctx" and value is not None and value != []:
-                text.append(field)
-                _write(value, text, nodes)
-        text.append(")")
-    elif type(node) is list:
-        for item in node:
-            if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and isinstance(item.value.value, str)):
-                _write(item, text, nodes)
-        text.append("]")
-    else:
-        text.append(repr(node))
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node):
+        """Any string that stands alone."""
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+
+def _text(node) -> str:
+    """A syntax tree as text that is the same for every version of Python, which those of ast.dump and ast.unparse are not."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return f"{type(node).__name__}({' '.join(fields)})"

@@ -14,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
+
 CLAIM_VARIABLE = "DIAS_LAB_CLAIM"  # a notebook's process inherits the claim of whoever executes it
 
 
@@ -28,30 +30,26 @@ def claim(run_dir):
     A lock whose process is dead is removed. A process that was started under a claim (a notebook by headless.execute)
     shares it. Raises RunBusy when another live process holds the directory.
     """
-    lock = Path(run_dir) / "lock"
+    lock, token = Path(run_dir) / "lock", secrets.token_hex(8)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(8)
-    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token}
-    mine["slurm"] = slurm_job()
+    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token, "slurm": slurm_job()}
     while True:
         try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            other = holder(lock)
-            if other is None:
-                _remove_stale(lock)
-            elif other["token"] and other["token"] == os.environ.get(CLAIM_VARIABLE):
-                yield other["token"]
-                return
-            else:
-                raise RunBusy(
-                    f"{lock.parent} is in use by process {other['pid']} on {other['host']}. Wait for it or stop it; "
-                    f"if it is certainly gone, delete {lock}"
-                ) from None
-        else:
-            with open(descriptor, "w") as file:
+            with open(lock, "x") as file:
                 json.dump(mine, file)
             break
+        except FileExistsError:
+            other = holder(lock)
+        if other is None:
+            _remove_stale(lock)
+        elif other["token"] and other["token"] == os.environ.get(CLAIM_VARIABLE):
+            yield other["token"]
+            return
+        else:
+            raise RunBusy(
+                f"{lock.parent} is in use by process {other['pid']} on {other['host']}. Wait for it or stop it; "
+                f"if it is certainly gone, delete {lock}"
+            )
     try:
         yield token
     finally:
@@ -85,17 +83,12 @@ def _remove_stale(lock: Path) -> None:
 
 def _started(pid: int) -> str | None:
     """When the process started, which tells it from a later one of the same number; None when it is dead."""
-    if os.path.exists("/proc/self/stat"):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    import psutil
-
     try:
+        if os.path.exists("/proc/self/stat"):  # ticks since the start of the machine, whose clock people may set
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            return None if state in "ZX" else fields[18]
         return repr(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
+    except (OSError, psutil.NoSuchProcess):
         return None
 
 
@@ -115,10 +108,10 @@ def slurm_states() -> dict[str, str] | None:
 def _queue(moment: int) -> dict[str, str] | None:
     command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
     try:
-        answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split() for line in answer.stdout.splitlines()) if answer.returncode == 0 else None
+    return dict(line.split() for line in answer.splitlines())
 
 
 def _job_is_over(job: str | None) -> bool:

@@ -97,15 +97,13 @@ def introduction(place=None) -> str:
 def commit() -> str | None:
     """The commit of the package's own files, with "-dirty" when tracked files differ from it; None outside git."""
 
-    def git(*words):
-        result = subprocess.run(["git", "-C", PACKAGE, *words], check=False, capture_output=True, text=True)
-        return result.stdout.strip() if result.returncode == 0 else None
+    def git(*words) -> str:
+        return subprocess.check_output(["git", "-C", PACKAGE, *words], text=True, stderr=subprocess.DEVNULL).strip()
 
     try:  # a package installed inside somebody else's repository is not of that repository's commit
-        if git("ls-files", "--error-unmatch", "__init__.py") is None or not (name := git("rev-parse", "HEAD")):
-            return None
-        return name + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except OSError:  # no git
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 

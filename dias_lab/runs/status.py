@@ -36,10 +36,8 @@ def collect(folder="runs"):
     """
     import pandas
 
-    folder = resolve(folder)
-    found = {path.parent for name in ("config.json", "run.json") for path in folder.rglob(name)}
-    rows = [row(path) for path in sorted(found)]
-    return pandas.DataFrame(rows, columns=None if rows else ["run", "state", "problem"])
+    folders = {path.parent for name in ("config.json", "run.json") for path in resolve(folder).rglob(name)}
+    return pandas.DataFrame(map(row, sorted(folders)), columns=None if folders else ["run", "state", "problem"])
 
 
 def row(run_dir: Path) -> dict:

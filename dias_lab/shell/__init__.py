@@ -1,8 +1,8 @@
 """The shell: python -m dias_lab COMMAND. Exit status: 0 done, 1 failed, 2 refused before anything started.
 
 A command is a typed function in a file of this folder, of which tyro makes options and help; or a dict of functions,
-where it has commands of its own. Its file is imported when it is called, and what needs torch when it is used
-(lazy.py): so help is instant.
+where it has commands of its own. Its file is imported when it is called, and what needs torch when it is used: so help is
+instant.
 """
 
 import contextlib
@@ -55,30 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
     name, *words = arguments
     try:
         return execute(name, words) or 0
-    except Refused as refusal:
-        print(f"dias_lab {name}: refused: {refusal}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Refused as refusal:
+        status, what = 2, f"refused: {refusal}"
     except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
-        print(f"dias_lab {name}: failed: {error}", file=sys.stderr)
-        return 1
+        status, what = 1, f"failed: {error}"
     except KeyboardInterrupt:
-        print(f"dias_lab {name}: interrupted; nothing that was complete is lost", file=sys.stderr)
-        return 1
+        status, what = 1, "interrupted; nothing that was complete is lost"
+    print(f"dias_lab {name}: {what}", file=sys.stderr)
+    return status
 
 
 def execute(name: str, words: list[str]) -> int | None:
     """Call the command with the options that the words are. Defaults may depend on them: train's on --preset."""
     if name not in COMMANDS:
         raise Refused(f"there is no command {name!r}{nearest(name, COMMANDS)}")
-    place, line = COMMANDS[name]
-    file, _, attribute = place.partition(":")
+    (file, attribute), program = COMMANDS[name][0].split(":"), f"python -m dias_lab {name}"
     module = importlib.import_module(f"{__name__}.{file}")
-    command, program = getattr(module, attribute), f"python -m dias_lab {name}"
+    command = getattr(module, attribute)
     if isinstance(command, dict):
-        return tyro.extras.subcommand_cli_from_dict(command, prog=program, description=line, args=words)
+        return tyro.extras.subcommand_cli_from_dict(command, prog=program, description=COMMANDS[name][1], args=words)
     if defaults := getattr(module, f"{attribute}_defaults", None):
         command = functools.partial(command, **defaults(words))
     return tyro.cli(command, prog=program, args=words)

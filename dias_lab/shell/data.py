@@ -57,9 +57,7 @@ def convert_voc(
     report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
 
 
-def convert_clevrtex(
-    root: Path, out: Out, validation: Validation = 0.05, splits: Literal["reference", "usual"] = "reference"
-):
+def convert_clevrtex(root: Path, out: Out, validation: Validation = 0.05, splits: Literal["reference", "usual"] = "reference"):
     """Convert ClevrTex.
 
     Args:
@@ -104,10 +102,8 @@ def convert_legacy(
     print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
 
 
-CONVERTERS = {
-    "scenes": convert_scenes, "coco": convert_coco, "voc": convert_voc, "clevrtex": convert_clevrtex,
-    "folder": convert_folder, "legacy": convert_legacy,
-}  # fmt: skip
+OF_ALL = (convert_scenes, convert_coco, convert_voc, convert_clevrtex, convert_folder, convert_legacy)
+CONVERTERS = {function.__name__.removeprefix("convert_"): function for function in OF_ALL}
 
 
 def folder(path: Path) -> Path:

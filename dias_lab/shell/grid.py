@@ -15,7 +15,7 @@ import tyro
 from dias_lab import runs
 from dias_lab.book import gallery, grid, grid_project, grid_run, grid_slurm, parameters
 from dias_lab.book.limits import folder_size, size
-from dias_lab.shell import Flag, Refused, lazy, refusing
+from dias_lab.shell import Flag, Refused, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
 ONLY = "settings (choices of parameters) whose names begin so, and the baseline; the others stay to be done"
@@ -29,7 +29,7 @@ Json = Annotated[Flag, tyro.conf.arg(name="json", help="everything, every digit,
 def start(
     file: tyro.conf.Positional[Path], out: Path, fixed: tuple[str, ...] = (), only: Only = (), workers: Workers = None,
     slurm: Slurm = False, projected: Flag = False, prepare_only: Flag = False,
-) -> int:  # fmt: skip
+):  # fmt: skip
     """Start the runs of a grid file; where the grid is there already, those that are missing.
 
     Args:
@@ -52,17 +52,15 @@ def start(
         print(grid_project.sentence(found, chosen, workers), flush=True)
     if given or file != out / "grid.toml":
         runs.write_text(out / "grid.toml", text)
-    if prepare_only:
-        for run in (run for run in found.runs if run.id in chosen):
+    if not prepare_only:
+        return _execute(found, chosen, workers, slurm)
+    for run in found.runs:
+        if run.id in chosen:
             run.prepare()
             print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
-        return 0
-    return _execute(found, chosen, workers, slurm, skip_failed=False)
 
 
-def resume(
-    folder: Folder, only: Only = (), workers: Workers = None, slurm: Slurm = False, skip_failed: Flag = False
-) -> int:
+def resume(folder: Folder, only: Only = (), workers: Workers = None, slurm: Slurm = False, skip_failed: Flag = False):
     """Execute what is missing: what was never started, interrupted or has failed.
 
     Args:
@@ -95,14 +93,12 @@ def _selected(found, only: tuple[str, ...], workers: int | None) -> set[str]:
     return {run.id for run in found.runs if run.setting in chosen}
 
 
-def _execute(found, chosen, workers, slurm, skip_failed) -> int:
-    for folder, why in grid.stale(found):
-        print(f"stale       {folder.name}: {why}")
+def _execute(found, chosen: set[str], workers: int | None, slurm: bool, skip_failed: bool = False) -> int:
+    _tell_stale(found)
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)
-        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}", end="; ")
-        print("python -m dias_lab grid status tells how they stand")
+        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}; python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
         grid_run.Pool(found, wanted, workers).run()
@@ -111,27 +107,30 @@ def _execute(found, chosen, workers, slurm, skip_failed) -> int:
     return int(any(row["state"] != "done" for row in rows if row["id"] in chosen))
 
 
+def _tell_stale(found):
+    for path, why in grid.stale(found):
+        print(f"stale       {path.name}: {why}")
+
+
 def status(folder: Folder, as_json: Json = False):
     """How every run stands, read off its files; results of an older notebook or package are stale."""
     found = grid.load(folder.resolve())
-    rows, leftovers = grid.status(found), grid.stale(found)
+    rows = grid.status(found)
     if as_json:
-        old = [{"id": path.name, "why": why} for path, why in leftovers]
+        old = [{"id": path.name, "why": why} for path, why in grid.stale(found)]
         print(json.dumps({"grid": runs.short(found.folder), "runs": rows, "stale": old}, indent=1))
         return
     for row in rows:
         seconds = "" if row["seconds"] is None else f", {row['seconds']:.0f} s"
         problem = f": {row['problem']}" if row["problem"] else ""
         print(f"{row['state']:11s} {row['id']}{grid_run.step(row)}{seconds}{problem}")
-    for path, why in leftovers:
-        print(f"stale       {path.name}: {why}")
+    _tell_stale(found)
     print(grid_run.progress(rows, sum(row["state"] == "running" for row in rows)).partition(": ")[0])
 
 
 def table(
-    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False,
-    as_json: Json = False,
-):  # fmt: skip
+    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False, as_json: Json = False
+):
     """Mean ± standard deviation, and paired differences to a baseline; as Markdown, CSV and LaTeX.
 
     Paired: between runs of the same seed and, where the scores of each image are known, on the same image.
@@ -142,14 +141,16 @@ def table(
         stale: take stale results, of an older notebook or package, where there are no new ones
     """
     found = grid.load(folder.resolve())
-    made = lazy.grid_table.table(found, list(metrics) or None, baseline, stale)
+    from dias_lab.book import grid_table  # torch is behind it
+
+    made = grid_table.table(found, list(metrics) or None, baseline, stale)
     if as_json:
         rows = made.frame.to_json(orient="records", double_precision=15)
         print(f'{{"caption": {json.dumps(made.caption)}, "notes": {json.dumps(made.notes)}, "rows": {rows}}}')
     else:
-        print(lazy.grid_table.markdown(made))
-    paths = lazy.grid_table.write(made, found.folder)
-    print(f"wrote {', '.join(runs.short(path) for path in paths)}", file=sys.stderr if as_json else sys.stdout)
+        print(grid_table.markdown(made))
+    paths = ", ".join(map(runs.short, grid_table.write(made, found.folder)))
+    print(f"wrote {paths}", file=sys.stderr if as_json else sys.stdout)
 
 
 def open_(folder: Folder, run: str | None = None):
@@ -159,16 +160,16 @@ def open_(folder: Folder, run: str | None = None):
         run: the beginning of a run's id; by default the first that failed
     """
     found = grid.load(folder.resolve())
-    rows = grid.status(found)
-    wanted = [row for row in rows if (row["state"] == "failed" if run is None else row["id"].startswith(run))]
-    if not wanted and run is None:
+    rows = [row for row in grid.status(found) if row["id"].startswith(run or "") and (run or row["state"] == "failed")]
+    if run and not rows:
+        raise Refused(f"no run of {runs.short(found.folder)} is called {run}; status lists them")
+    if not rows:
         print("no run has failed; --run ID opens another one")
         return
-    if not wanted:
-        raise Refused(f"no run of {runs.short(found.folder)} is called {run}; status lists them")
-    name, place = wanted[0]["id"], found.folder / wanted[0]["id"]
+    row = rows[0]
+    name, place = row["id"], found.folder / row["id"]
     if not (place / "run.ipynb").exists():
-        raise Refused(f"{name} has no run.ipynb: it is {wanted[0]['state']}. {wanted[0]['problem'] or ''}")
+        raise Refused(f"{name} has no run.ipynb: it is {row['state']}. {row['problem'] or ''}")
     error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
     page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), name, error)
     if "plotly.min.js" in text:
@@ -188,9 +189,9 @@ def clean(folder: Folder, yes: Flag = False):
         yes: do not ask
     """
     found = grid.load(folder.resolve())
-    chosen = [(found.folder / row["id"], row["state"]) for row in grid.status(found) if row["state"] == "failed"]
-    chosen += [(path, f"stale: {why}") for path, why in grid.stale(found) if runs.state(path) != "running"]
-    for path, why in chosen:
+    chosen = {found.folder / row["id"]: "failed" for row in grid.status(found) if row["state"] == "failed"}
+    chosen |= {path: f"stale: {why}" for path, why in grid.stale(found) if runs.state(path) != "running"}
+    for path, why in chosen.items():
         print(f"{size(folder_size(path)):>9s}  {path.name}  {why}")
     if not chosen:
         print("nothing is failed or stale")
@@ -200,7 +201,7 @@ def clean(folder: Folder, yes: Flag = False):
     if not yes and input(f"delete these {len(chosen)}? [y/N] ").strip().lower() not in ("y", "yes"):
         print("deleted nothing")
         return
-    for path, _ in chosen:
+    for path in chosen:
         with runs.claim(path):  # nobody starts it meanwhile
             shutil.rmtree(path)
     print(f"deleted {len(chosen)}")
@@ -219,8 +220,7 @@ def run_one(folder: tyro.conf.Positional[Path], threads: int | None = None) -> i
     return int(row["state"] != "done")
 
 
-FUNCTIONS = {
-    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean,
-    "run-one": run_one,
+COMMANDS = {
+    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
 }  # fmt: skip
-COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in FUNCTIONS.items()}
+COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in COMMANDS.items()}

@@ -1,4 +1,4 @@
-"""The shell's commands on models: train, evaluate and trace."""
+"""The shell's commands on models: train, evaluate and trace. They import torch last, so that a refusal is instant."""
 
 import argparse
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Annotated
 
 import tyro
 
+import dias_lab
 from dias_lab.config import Config
-from dias_lab.shell import Flag, Refused, lazy, options, refusing
+from dias_lab.shell import Flag, Refused, options, refusing
 
 Fields = options.joined(options.of_parts(places=True))
+Typed = Annotated[Fields, tyro.conf.arg(name="")]
 Method = Annotated[str | None, tyro.conf.arg(help="of the reference: dias (if not given), smoothsa, spot or dinosaur")]
 TRAINED_FOR = "the data set that the reference was trained for: coco, voc or clevrtex"
 Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
 
 
-def train(
-    run_dir: Path, fields: Annotated[Fields, tyro.conf.arg(name="")], preset: str = "scenes", form: str = "complete"
-):
+def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "complete"):
     """Train a model in a run directory, or resume it there.
 
     Args:
@@ -27,18 +27,20 @@ def train(
     """
     with refusing():
         config, folder = Config(**options.values(fields)), run_dir.resolve()
-        lazy.train.check(config, folder)
-    result = lazy.train.fit(config, folder)
-    if lazy.devices.rank(config) > 0:  # the first process says it
-        return
-    print(f"wrote {run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
-    print(lazy.evaluate.scores_text(result["scores"]))
+        from dias_lab.analysis.evaluate import scores_text
+        from dias_lab.training import devices, loop
+
+        loop.check(config, folder)
+    result = loop.fit(config, folder)
+    if devices.rank(config) == 0:  # of several processes, the first says it
+        print(f"wrote {run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
+        print(scores_text(result["scores"]))
 
 
 def train_defaults(words: list[str]) -> dict:
     """The fields as the preset, form and method among the words have them."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in (("preset", "scenes"), ("form", "complete"), ("method", "dias")):
+    for name, default in {"preset": "scenes", "form": "complete", "method": "dias"}.items():
         first.add_argument(f"--{name}", default=default)
     chosen = first.parse_known_args(words)[0]
     with refusing():
@@ -73,18 +75,20 @@ def evaluate(
     path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
     if not path.exists():
         raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
-    one, scores = lazy.store.open(path.resolve()), []
+    from dias_lab.analysis import evaluate as scoring
+
+    one, scores = dias_lab.data.store.open(path.resolve()), []
     for (run, file), model in zip(subjects, models, strict=True):
         if run:
-            subject, target = run.resolve(), out or lazy.evaluate.scores_file(run.resolve(), one, protocol, limit)
+            subject, target = run.resolve(), out or scoring.scores_file(run.resolve(), one, protocol, limit)
         else:
             subject = model()
-            target = out or file.with_name(f"{file.name}.scores") / lazy.evaluate.scores_name(one, protocol, limit)
+            target = out or file.with_name(f"{file.name}.scores") / scoring.scores_name(one, protocol, limit)
             with refusing():  # else the scores would be lost
                 target.resolve().parent.mkdir(parents=True, exist_ok=True)
-        scores.append(lazy.evaluate.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
+        scores.append(scoring.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
         print(f"wrote {target}")
-    print(lazy.evaluate.scores_text(*scores))
+    print(scoring.scores_text(*scores))
 
 
 def trace(
@@ -104,7 +108,7 @@ def trace(
         seed: of the random numbers that slots start with
     """
     model = model_to_load(run_dir, reference, method, preset, shipped)()
-    pictures, names = lazy.dataset.read_photos(images, model.config.image_size)
+    pictures, names = dias_lab.data.dataset.read_photos(images, model.config.image_size)
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
     model.trace(pictures, seed=seed, names=names, about=about).save(out)
     print(f"wrote {out}: {len(names)} images")
@@ -120,7 +124,7 @@ def model_to_load(run_dir, reference, method, preset, shipped=None):
     if reference is not None and preset is None:
         raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
     if shipped:
-        return lazy.checkpoint.shipped
+        return dias_lab.shipped
     if run_dir is not None:
-        return lambda: lazy.checkpoint.load_model(run_dir.resolve())
-    return lambda: refusing()(lazy.reference.load)(reference.resolve(), method or "dias", preset)
+        return lambda: dias_lab.load_model(run_dir.resolve())
+    return lambda: refusing()(dias_lab.reference.load)(reference.resolve(), method or "dias", preset)

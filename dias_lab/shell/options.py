@@ -1,11 +1,16 @@
-"""The fields of Config as options of `train` and `run`: in groups by what reads them, with their comments as help."""
+"""The fields of Config as options of `train` and `run`: in groups by what reads them, with their comments as help.
+
+The options typed are a dict of groups, each a dict of the fields that are given or have a default. Nothing checks them
+before a Config is made.
+"""
 
 import dataclasses
 import inspect
 import re
 import typing
 from pathlib import Path
-from typing import Annotated
+from types import NoneType
+from typing import Annotated, TypedDict
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -29,23 +34,22 @@ ALIASES = {"teacher_run": ["--from"]}
 
 
 def group(part: type, names=None, places: bool = False, as_preset: bool = False) -> type:
-    """The fields of a dataclass (all, or some names) as one group of options, without its checks.
+    """The fields of a dataclass (all, or some names) as one group of options.
 
-    places: paths are read as those of the working directory. as_preset: None, which says that the preset chooses, is
-    the default of all.
+    places: paths are read as those of the working directory. as_preset: what is not given is as the preset has it.
     """
-    hints, comments, fields = typing.get_type_hints(part), _comments(part), []
-    for field in dataclasses.fields(part):
-        if names is not None and field.name not in names:
-            continue
-        kind, read = hints[field.name], (NUMBERS | (PLACES if places else {})).get(field.name)
-        kind = kind | None if as_preset else kind
-        about = {"help": comments.get(field.name), "aliases": ALIASES.get(field.name)}
-        about["metavar"] = _metavar(kind) if type(None) in typing.get_args(kind) and not read else None
-        about["help_behavior_hint"] = "(default: as the preset has it)" if as_preset else None
-        marks = [tyro.conf.arg(**about), *([read] if read else [])]
-        fields.append((field.name, Annotated[kind, *marks], None if as_preset else field.default))
-    return dataclasses.make_dataclass(part.__name__, fields, namespace={"__doc__": part.__doc__}, frozen=True)
+    hints, found = typing.get_type_hints(part), {}
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(part), re.MULTILINE))
+    read, hint = NUMBERS | (PLACES if places else {}), "(default: as the preset has it)" if as_preset else None
+    for name in [field.name for field in dataclasses.fields(part) if names is None or field.name in names]:
+        choices = typing.get_args(hints[name])
+        kind = choices[0] if NoneType in choices else hints[name]
+        about = tyro.conf.arg(help=comments.get(name), aliases=ALIASES.get(name), help_behavior_hint=hint)
+        marks = [about, *([read[name]] if name in read else []), *([tyro.conf.FlagConversionOff] if as_preset else [])]
+        found[name] = Annotated[kind, *marks]
+    kind = TypedDict(part.__name__, found, total=False)
+    kind.__doc__ = part.__doc__
+    return kind
 
 
 def of_parts(names=None, **how) -> dict[str, type]:
@@ -54,33 +58,17 @@ def of_parts(names=None, **how) -> dict[str, type]:
 
 
 def joined(groups: dict[str, type]) -> type:
-    """One dataclass of all groups, whose options have no prefix."""
-    fields = []
-    for name, one in groups.items():
-        fields.append((name, tyro.conf.OmitArgPrefixes[one], dataclasses.field(default_factory=one)))
-    return dataclasses.make_dataclass("Options", fields, namespace={"__doc__": None}, frozen=True)
+    """All groups, whose options have no prefix."""
+    return TypedDict("Options", {name: tyro.conf.OmitArgPrefixes[one] for name, one in groups.items()})
 
 
-def filled(kind: type, config):
-    """An instance of what `joined` made, with the values that the config has."""
-    groups = [one.default_factory for one in dataclasses.fields(kind)]
-    return kind(*(one(*(getattr(config, field.name) for field in dataclasses.fields(one))) for one in groups))
+def filled(kind: type, source) -> dict:
+    """Defaults for what `joined` made: the attributes of a Config, or of the like, but for those that are None."""
+    names = {group: one.__annotations__ for group, one in typing.get_type_hints(kind).items()}
+    found = {group: {name: getattr(source, name) for name in names[group]} for group in names}
+    return {group: {name: value for name, value in one.items() if value is not None} for group, one in found.items()}
 
 
-def values(options) -> dict:
+def values(options: dict) -> dict:
     """Every field of every group."""
-    return {name: value for one in vars(options).values() for name, value in vars(one).items()}
-
-
-def _comments(part: type) -> dict[str, str]:
-    """What stands behind each field in the source."""
-    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(part), re.MULTILINE))
-
-
-def _metavar(kind) -> str:
-    """What tyro would show, were the kind not optional: `STR` for str | None."""
-    first = typing.get_args(kind)[0]
-    if typing.get_origin(first) is list:
-        return "STR ..."
-    choices = (True, False) if first is bool else typing.get_args(first)
-    return f"{{{','.join(map(str, choices))}}}" if choices else first.__name__.upper()
+    return {name: value for one in options.values() for name, value in one.items()}

@@ -18,7 +18,7 @@ from dias_lab.runs import identity
 PACKAGE = {
     "__init__.py": '"""A package."""\nimport importlib\n__version__ = "1"\n_HOME = {"fit": "dias_lab.train", "Lazy": "dias_lab.lazy"}\n'
     "def __getattr__(name):\n    return getattr(importlib.import_module(_HOME[name]), name)\n",
-    "train.py": '"""Trains."""\nfrom dias_lab import data\nfrom dias_lab.methods import build\n\n\ndef fit():\n    """Fits."""\n'
+    "training/loop.py": '"""Trains."""\nfrom dias_lab import data\nfrom dias_lab.methods import build\n\n\ndef fit():\n    """Fits."""\n'
     "    from dias_lab.late import RATE  # inside\n\n    return build(), RATE, data.store.open\n",
     "late.py": "RATE = 0.1\n",
     "methods/__init__.py": '"""Methods."""\nTABLE = {"one": "dias_lab.methods.one:One"}\n\n\ndef build():\n    return TABLE\n',
@@ -28,14 +28,14 @@ PACKAGE = {
     "data/store.py": "open = 1\n",
     "data/unused.py": "x = 1\n",
     "lazy.py": "Lazy = 1\n",
-    "gallery.py": "from dias_lab import scores\n",
+    "book/gallery.py": "from dias_lab import scores\n",
     "scores.py": "x = 1\n",
     "viz/__init__.py": '_HOME = {"explore": "explorer"}\n',
     "viz/explorer.py": "x = 1\n",
     "viz/explorer.js": "x = 1",
-    "shell_grid.py": "x = 1\n",
+    "shell/grid.py": "x = 1\n",
 }
-CELLS = ["seed: int = 1", "from dias_lab import fit\nfrom dias_lab.viz import explore\nfrom dias_lab import gallery", "fit()"]
+CELLS = ["seed: int = 1", "from dias_lab import fit\nfrom dias_lab.viz import explore\nfrom dias_lab.book import gallery", "fit()"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def write(tmp_path, monkeypatch):
     (outside / "other.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(str(outside.parent))
     entry = importlib.metadata.EntryPoint("ours", "our_methods.ours:Ours", "dias_lab.methods")
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry] if group == "dias_lab.methods" else [])
+    monkeypatch.setattr(identity, "entry_points", lambda group: [entry] if group == "dias_lab.methods" else [])
 
     def write(files=None, cells=CELLS, text="# Title") -> tuple[str, str]:
         for name, content in (files or {}).items():
@@ -67,22 +67,22 @@ def test_words_and_pictures_change_nothing(write):
     before = write()
     assert write(text="# Another title") == before
     assert write(cells=[CELLS[0] + "  # of all", *CELLS[1:]]) == before
-    words = PACKAGE["train.py"].replace('"""Trains."""', '"""Learns."""\n# how\n\n').replace("Fits", "Adapts")
-    assert words != PACKAGE["train.py"] and write({"train.py": words}) == before
+    words = PACKAGE["training/loop.py"].replace('"""Trains."""', '"""Learns."""\n# how\n\n').replace("Fits", "Adapts")
+    assert words != PACKAGE["training/loop.py"] and write({"training/loop.py": words}) == before
     assert write({"late.py": "RATE = (\n    0.1\n)\n"}) == before
-    for name in ("gallery.py", "viz/explorer.py", "viz/explorer.js", "viz/new.py", "shell_grid.py"):  # what only shows
+    for name in ("book/gallery.py", "viz/explorer.py", "viz/explorer.js", "viz/new.py", "shell/grid.py"):  # what only shows
         assert write({name: PACKAGE.get(name, "") + "y = 2\n"}) == before, name
     for name in ("data/unused.py", "data/new.py", "lazy.py", "our_methods/other.py"):  # what nobody imports
         assert write({name: "x = 2\n"}) == before, name
     init = PACKAGE["__init__.py"].replace('"1"', '"2"').replace('"Lazy":', '"more": "dias_lab.more", "Lazy":')
-    train = PACKAGE["train.py"].replace('Fits."""', 'Fits."""\n    "dias_lab.lazy"')  # a string that stands alone
-    assert train != PACKAGE["train.py"] and write({"__init__.py": init, "train.py": train}) == before
+    train = PACKAGE["training/loop.py"].replace('Fits."""', 'Fits."""\n    "dias_lab.lazy"')  # a string that stands alone
+    assert train != PACKAGE["training/loop.py"] and write({"__init__.py": init, "training/loop.py": train}) == before
 
 
 @pytest.mark.parametrize(
     "name, text",
     [
-        ("train.py", PACKAGE["train.py"] + "x = 1\n"),
+        ("training/loop.py", PACKAGE["training/loop.py"] + "x = 1\n"),
         ("late.py", "RATE = 0.2\n"),  # imported in a function
         ("methods/__init__.py", PACKAGE["methods/__init__.py"] + "x = 1\n"),
         ("methods/one.py", PACKAGE["methods/one.py"].replace("weight = 1", "weight = 2")),  # named in a table
@@ -123,7 +123,7 @@ def test_a_method_without_source_counts_by_its_version(write, monkeypatch):
     for version in ("1", "2"):
         dist = type("Distribution", (), {"version": version})
         entry = type("Entry", (), {"module": "math.compiled", "value": "math.compiled:X", "dist": dist})
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group, entry=entry: [entry])
+        monkeypatch.setattr(identity, "entry_points", lambda group, entry=entry: [entry])
         found[version] = write()[1]
     assert found["1"] != found["2"] and len(found["1"]) == 12
 
@@ -148,7 +148,9 @@ def test_what_the_notebooks_really_import_is_reached():
 
 
 def test_a_training_does_not_depend_on_what_only_shows_it():
-    found = {module.removeprefix("dias_lab.").split(".")[0] for module in identity.reached([identity.TRAINING])}
-    assert {"config", "losses", "runs", "methods", "modules"} <= found
-    assert not found & {"book", "grid", "gallery", "unit", "viz", "__main__", "compare", "sweep", "shell_data"}
+    modules = identity.reached([identity.TRAINING]).keys()
+    found = {module.removeprefix("dias_lab.").split(".")[0] for module in modules}
+    assert {"config", "losses", "runs", "methods", "modules", "training"} <= found
+    assert not found & {"book", "shell", "viz", "__main__"}
+    assert not modules & {"dias_lab.analysis.compare", "dias_lab.analysis.sweep", "dias_lab.data.summary"}
     assert runs.code_hash() == identity.code_hash() and len(runs.code_hash()) == 12

@@ -1,25 +1,19 @@
 """python -m dias_lab: exit status 0 done, 1 failed, 2 refused before anything started."""
 
-import dataclasses
-import importlib.util
+import importlib
 import json
 import re
 import subprocess
 import sys
 import typing
-from typing import Literal
 
 import numpy as np
 import pytest
-import tyro
 from PIL import Image
 
 from dias_lab.__main__ import main
-from dias_lab.book import ordered
 from dias_lab.config import Config
-from dias_lab.shell import COMMANDS, lazy, options
-from dias_lab.shell.book import Fields as book_options
-from dias_lab.shell.models import train_defaults
+from dias_lab.shell import COMMANDS
 from dias_lab.trace import AttentionTrace
 
 SMALL = (
@@ -96,63 +90,6 @@ def test_statistics_may_be_several_words(words, small_scenes, tmp_path):
     assert config.image_mean == "0.5 0.4 0.3" and config.image_std == "" and config.steps == 1
 
 
-def defaults(*words):
-    """What train would train with: every value of its options."""
-    fields = train_defaults([str(word) for word in words])["fields"]
-    return Config(**options.values(fields))
-
-
-def test_preset_form_and_method_choose_the_defaults_of_train():
-    assert defaults() == Config.preset("scenes")
-    assert defaults("--form=released", "--steps", 3) == Config.preset("scenes", "released")  # the second pass takes --steps
-    assert defaults("--preset", "coco", "--method", "spot") == Config.preset("coco", method="spot")
-
-
-def test_from_is_the_teacher_and_a_path_is_one_of_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "teacher").mkdir()
-    kind = options.joined(options.of_parts(places=True))
-    for words in (["--from", "teacher"], ["--from=teacher"], ["--teacher-run", "teacher"]):
-        assert options.values(tyro.cli(kind, args=words))["teacher_run"] == str(tmp_path / "teacher")
-    assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["teacher_run"] == "elsewhere"  # fit looks below the root
-
-
-def test_the_options_of_run_are_those_of_the_book():
-    parsed = options.values(tyro.cli(book_options, args="--only 01 05 --steps 7 --compile True --image-mean 0.5 0.4 0.3".split()))
-    assert ordered.Options(**parsed) == ordered.Options(only=["01", "05"], steps=7, compile=True, image_mean="0.5 0.4 0.3")
-    assert ordered.Options(**options.values(book_options())) == ordered.Options()
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How large it is. Everybody reads these."""
-
-    width: int = 3  # pixels from left to right
-    height: int = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """How it looks. Painters read these."""
-
-    colour: Literal["red", "blue"] = "red"  # of the front
-
-    def __post_init__(self):
-        if self.colour == "blue":
-            raise ValueError("nobody checks the parts, but only the whole")
-
-
-def test_help_is_in_groups_by_what_reads_the_fields(capsys):
-    kind = options.joined({"size": options.group(Size), "look": options.group(Look, as_preset=True)})
-    with pytest.raises(SystemExit):
-        tyro.cli(kind, args=["--help"])
-    _, size, look = re.split("size options|look options", capsys.readouterr().out)
-    assert "Everybody reads these." in size and "--width INT" in size and "pixels from left to right" in size
-    assert "Painters read these." in look and "--colour {red,blue}" in look and "of the front" in look
-    assert "as the preset has it" in look and "as the preset has it" not in size
-    assert options.values(tyro.cli(kind, args=["--width", "5", "--colour", "blue"])) == {"width": 5, "height": 4, "colour": "blue"}
-
-
 def subcommands(name):
     file, _, attribute = COMMANDS[name][0].partition(":")
     found = getattr(importlib.import_module(f"dias_lab.shell.{file}"), attribute)
@@ -190,7 +127,7 @@ for words in sys.argv[1:]:
 def test_help_and_refusals_need_no_torch(tmp_path):
     helped = ["--help", *(f"{words} --help" for words in ALL), "convert --help", "grid --help"]
     refused = ["verify x", "train --preset x --run-dir y", "train --num-slots 0 --run-dir y", "train --num-slotz 1 --run-dir y"]
-    refused += ["evaluate --data x", "trace --images x --out y", "explore x --out y", "grid status x"]
+    refused += ["evaluate --data x", "trace --images x --out y", "explore x --out y", "grid status x", "grid table x"]
     command = [sys.executable, "-c", WITHOUT_TORCH, *helped, *refused]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -198,7 +135,6 @@ def test_help_and_refusals_need_no_torch(tmp_path):
         assert f"{words} {status}\n" in done.stdout
 
 
-def test_what_is_imported_late_is_there():
-    assert all(importlib.util.find_spec(place) for place in lazy.MODULES.values())
-    with pytest.raises(AttributeError, match="it has checkpoint"):
-        lazy.trian  # noqa: B018
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
+    words = ["--reference", tmp_path / "x.pth", "--preset", "coco", "--images", tmp_path, "--out", tmp_path / "x.npz"]
+    assert run("trace", *words) == 2 and "x.pth" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""The fields of Config as options: defaults, paths, groups in the help."""
+
+import dataclasses
+import re
+from typing import Literal
+
+import pytest
+import tyro
+
+from dias_lab.book import ordered
+from dias_lab.config import Config
+from dias_lab.shell import book, options
+from dias_lab.shell.models import train_defaults
+
+
+def defaults(*words):
+    """What train would train with: every value of its options."""
+    fields = train_defaults([str(word) for word in words])["fields"]
+    return Config(**options.values(fields))
+
+
+def test_preset_form_and_method_choose_the_defaults_of_train():
+    assert defaults() == Config.preset("scenes")
+    assert defaults("--form=released", "--steps", 3) == Config.preset("scenes", "released")  # the second pass takes --steps
+    assert defaults("--preset", "coco", "--method", "spot") == Config.preset("coco", method="spot")
+
+
+def test_from_is_the_teacher_and_a_path_is_one_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    kind = options.joined(options.of_parts(places=True))
+    for words in (["--from", "teacher"], ["--from=teacher"], ["--teacher-run", "teacher"]):
+        assert options.values(tyro.cli(kind, args=words))["teacher_run"] == str(tmp_path / "teacher")
+    assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["teacher_run"] == "elsewhere"  # fit looks below the root
+
+
+def test_the_options_of_run_are_those_of_the_book():
+    parsed = options.values(tyro.cli(book.Fields, args="--only 01 05 --steps 7 --compile True --image-mean 0.5 0.4 0.3".split()))
+    assert ordered.Options(**parsed) == ordered.Options(only=["01", "05"], steps=7, compile=True, image_mean="0.5 0.4 0.3")
+    assert ordered.Options(**options.values(book.DEFAULTS)) == ordered.Options()
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large it is. Everybody reads these."""
+
+    width: int = 3  # pixels from left to right
+    height: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How it looks. Painters read these."""
+
+    colour: Literal["red", "blue"] = "red"  # of the front
+
+    def __post_init__(self):
+        if self.colour == "blue":
+            raise ValueError("nobody checks the parts, but only the whole")
+
+
+def test_help_is_in_groups_by_what_reads_the_fields(capsys):
+    kind = options.joined({"size": options.group(Size), "look": options.group(Look, as_preset=True)})
+    with pytest.raises(SystemExit):
+        tyro.cli(kind, args=["--help"])
+    _, size, look = re.split("size options|look options", capsys.readouterr().out)
+    assert "Everybody reads these." in size and "--width INT" in size and "pixels from left to right" in size
+    assert "Painters read these." in look and "--colour {red,blue}" in look and "of the front" in look
+    assert "as the preset has it" in look and "as the preset has it" not in size
+    given = ["--width", "5", "--colour", "blue"]
+    assert options.values(tyro.cli(kind, args=given)) == {"width": 5, "colour": "blue"}
+    defaults = {"size": {"width": 3, "height": 4}, "look": {}}
+    assert options.values(tyro.cli(kind, args=given, default=defaults)) == {"width": 5, "height": 4, "colour": "blue"}
