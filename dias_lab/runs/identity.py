@@ -83,8 +83,9 @@ def _files(top: str, folder: Path) -> dict[str, Path]:
 def _files_outside(top: str) -> dict[str, Path]:
     """The same of an installed package, or of the single file that it is; nothing is imported."""
     spec = importlib.util.find_spec(top)
-    if spec and spec.submodule_search_locations:
-        return {name: path for place in spec.submodule_search_locations for name, path in _files(top, Path(place)).items()}
+    places = spec and spec.submodule_search_locations
+    if places:
+        return {module: path for place in places for module, path in _files(top, Path(place)).items()}
     return {top: Path(spec.origin)} if spec and spec.origin and spec.origin.endswith(".py") else {}
 
 
@@ -119,7 +120,7 @@ class _WithoutDocstrings(ast.NodeTransformer):
 
 
 def _text(node) -> str:
-    """A syntax tree as text that is the same for every version of Python, which those of ast.dump and ast.unparse are not."""
+    """A syntax tree as text that, unlike ast.dump's and ast.unparse's, is the same for every version of Python."""
     if isinstance(node, list):
         return f"[{' '.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):

@@ -32,7 +32,8 @@ def claim(run_dir):
     """
     lock, token = Path(run_dir) / "lock", secrets.token_hex(8)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    mine = {"pid": os.getpid(), "started": _started(os.getpid()), "host": platform.node(), "token": token, "slurm": slurm_job()}
+    pid, host = os.getpid(), platform.node()
+    mine = {"pid": pid, "started": _started(pid), "host": host, "token": token, "slurm": slurm_job()}
     while True:
         try:
             with open(lock, "x") as file:

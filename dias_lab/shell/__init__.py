@@ -1,8 +1,8 @@
 """The shell: python -m dias_lab COMMAND. Exit status: 0 done, 1 failed, 2 refused before anything started.
 
 A command is a typed function in a file of this folder, of which tyro makes options and help; or a dict of functions,
-where it has commands of its own. Its file is imported when it is called, and what needs torch when it is used: so help is
-instant.
+where it has commands of its own. Its file is imported when it is called, and torch when nothing is left to refuse
+without it: so help is instant.
 """
 
 import contextlib

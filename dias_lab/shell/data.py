@@ -57,7 +57,9 @@ def convert_voc(
     report(out, voc.convert(folder(root), out, validation, splits, year, trainaug, drop_test_images, progress=True))
 
 
-def convert_clevrtex(root: Path, out: Out, validation: Validation = 0.05, splits: Literal["reference", "usual"] = "reference"):
+def convert_clevrtex(
+    root: Path, out: Out, validation: Validation = 0.05, splits: Literal["reference", "usual"] = "reference"
+):
     """Convert ClevrTex.
 
     Args:
@@ -102,8 +104,8 @@ def convert_legacy(
     print(f"wrote {published.convert(out, progress=True)}: {published.summary()}")
 
 
-OF_ALL = (convert_scenes, convert_coco, convert_voc, convert_clevrtex, convert_folder, convert_legacy)
-CONVERTERS = {function.__name__.removeprefix("convert_"): function for function in OF_ALL}
+FUNCTIONS = (convert_scenes, convert_coco, convert_voc, convert_clevrtex, convert_folder, convert_legacy)
+CONVERTERS = {function.__name__.removeprefix("convert_"): function for function in FUNCTIONS}
 
 
 def folder(path: Path) -> Path:

@@ -98,7 +98,8 @@ def _execute(found, chosen: set[str], workers: int | None, slurm: bool, skip_fai
     wanted = [name for name in grid_run.missing(grid.status(found), skip_failed) if name in chosen]
     if slurm and wanted:
         jobs = grid_slurm.submit(found, wanted)
-        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}; python -m dias_lab grid status tells how they stand")
+        print(f"submitted {len(jobs)} jobs, {jobs[0]} to {jobs[-1]}", end="; ")
+        print("python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
         grid_run.Pool(found, wanted, workers).run()
@@ -129,8 +130,9 @@ def status(folder: Folder, as_json: Json = False):
 
 
 def table(
-    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False, as_json: Json = False
-):
+    folder: Folder, metrics: tuple[str, ...] = (), baseline: str | None = None, stale: Flag = False,
+    as_json: Json = False,
+):  # fmt: skip
     """Mean ± standard deviation, and paired differences to a baseline; as Markdown, CSV and LaTeX.
 
     Paired: between runs of the same seed and, where the scores of each image are known, on the same image.
@@ -220,7 +222,6 @@ def run_one(folder: tyro.conf.Positional[Path], threads: int | None = None) -> i
     return int(row["state"] != "done")
 
 
-COMMANDS = {
-    "start": start, "status": status, "resume": resume, "table": table, "open": open_, "clean": clean, "run-one": run_one,
-}  # fmt: skip
-COMMANDS = {name: refusing(parameters.Refused)(function) for name, function in COMMANDS.items()}
+FUNCTIONS = (start, status, resume, table, open_, clean, run_one)
+NAMES = [function.__name__.strip("_").replace("_", "-") for function in FUNCTIONS]
+COMMANDS = dict(zip(NAMES, map(refusing(parameters.Refused), FUNCTIONS)))

@@ -68,22 +68,19 @@ def evaluate(
     """
     if out and len(run_dir + reference) > 1:
         raise Refused("--out is for one run; the scores of several go below each")
-    if run_dir and reference:
-        raise Refused("say which model: --run-dir RUN or --reference FILE, and only one of them")
-    subjects = [(place, None) for place in run_dir] + [(None, place) for place in reference]
-    models = [model_to_load(*subject, method, preset) for subject in subjects or [(None, None)]]
+    _refuse_unclear(run_dir, reference, method, preset)
     path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
     if not path.exists():
         raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
     from dias_lab.analysis import evaluate as scoring
 
     one, scores = dias_lab.data.store.open(path.resolve()), []
-    for (run, file), model in zip(subjects, models, strict=True):
-        if run:
-            subject, target = run.resolve(), out or scoring.scores_file(run.resolve(), one, protocol, limit)
+    for place in run_dir + reference:
+        if run_dir:
+            subject, target = place.resolve(), out or scoring.scores_file(place.resolve(), one, protocol, limit)
         else:
-            subject = model()
-            target = out or file.with_name(f"{file.name}.scores") / scoring.scores_name(one, protocol, limit)
+            subject = _published(place, method, preset)
+            target = out or place.with_name(f"{place.name}.scores") / scoring.scores_name(one, protocol, limit)
             with refusing():  # else the scores would be lost
                 target.resolve().parent.mkdir(parents=True, exist_ok=True)
         scores.append(scoring.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
@@ -107,24 +104,28 @@ def trace(
         reference: a model that a paper's authors published, a file of weights, looks at them
         seed: of the random numbers that slots start with
     """
-    model = model_to_load(run_dir, reference, method, preset, shipped)()
+    _refuse_unclear(run_dir, reference, method, preset, shipped)
+    if reference:
+        model = _published(reference, method, preset)
+    else:
+        model = dias_lab.shipped() if shipped else dias_lab.load_model(run_dir.resolve())
     pictures, names = dias_lab.data.dataset.read_photos(images, model.config.image_size)
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
     model.trace(pictures, seed=seed, names=names, about=about).save(out)
     print(f"wrote {out}: {len(names)} images")
 
 
-def model_to_load(run_dir, reference, method, preset, shipped=None):
-    """What to call for the model that the options name; Refused unless they name exactly one."""
-    if sum((run_dir is not None, reference is not None, bool(shipped))) != 1:
+def _refuse_unclear(run_dir, reference, method, preset, shipped=None):
+    """Refused unless the options name models of exactly one kind, and what is needed to load them."""
+    if sum(map(bool, (run_dir, reference, shipped))) != 1:
         ways = "--run-dir RUN or --reference FILE" + (", or --shipped" if shipped is not None else "")
         raise Refused(f"say which model, and only one: {ways}")
-    if reference is None and (method or preset):
+    if not reference and (method or preset):
         raise Refused("--method and --preset belong to --reference; a run has its own config")
-    if reference is not None and preset is None:
+    if reference and preset is None:
         raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
-    if shipped:
-        return dias_lab.shipped
-    if run_dir is not None:
-        return lambda: dias_lab.load_model(run_dir.resolve())
-    return lambda: refusing()(dias_lab.reference.load)(reference.resolve(), method or "dias", preset)
+
+
+def _published(file: Path, method: str | None, preset: str):
+    with refusing():
+        return dias_lab.reference.load(file.resolve(), method or "dias", preset)

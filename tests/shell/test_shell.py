@@ -133,8 +133,3 @@ def test_help_and_refusals_need_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     for words, status in [(words, 0) for words in helped] + [(words, 2) for words in refused]:
         assert f"{words} {status}\n" in done.stdout
-
-
-def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
-    words = ["--reference", tmp_path / "x.pth", "--preset", "coco", "--images", tmp_path, "--out", tmp_path / "x.npz"]
-    assert run("trace", *words) == 2 and "x.pth" in capsys.readouterr().err
