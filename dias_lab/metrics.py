@@ -39,13 +39,12 @@ class Protocol:
     empty_ari: float  # the ARI of no pixels: what FG-ARI is without foreground; NaN leaves the image out
 
 
-NAN = float("nan")
 PROTOCOLS = {
-    "dias": Protocol("ignore", True, "void", background_in_iou=True, empty_ari=NAN),  # Genera1Z/DIAS v3 and v4
-    "dias-v1": Protocol("background", False, "void", background_in_iou=True, empty_ari=NAN),  # v1 and v2
+    "dias": Protocol("ignore", True, "void", background_in_iou=True, empty_ari=np.nan),  # Genera1Z/DIAS v3 and v4
+    "dias-v1": Protocol("background", False, "void", background_in_iou=True, empty_ari=np.nan),  # v1 and v2
     "spot": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=1.0),
     "oclf": Protocol("ignore", False, "ignore", background_in_iou=False, empty_ari=1.0),
-    "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=NAN),  # as it scores COCO
+    "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=np.nan),  # as it scores COCO
 }
 
 
@@ -172,7 +171,7 @@ def _overlap_scores(pairs: np.ndarray, area: np.ndarray, protocol: Protocol) -> 
     union = area[:, :, None] + true_area[:, None, :] - pairs
     iou = pairs / np.maximum(union, 1)  # [B N S]; 0 where both are empty
     exists = true_area > 0
-    mbo, miou = np.full(len(iou), NAN), np.full(len(iou), NAN)
+    mbo, miou = np.full(len(iou), np.nan), np.full(len(iou), np.nan)
     for image in np.flatnonzero(exists.any(axis=1)):
         table = iou[image][:, exists[image]]
         mbo[image] = table.max(axis=0).mean()

@@ -140,8 +140,10 @@ class Training:
 
     def means(self, sums: dict, count: int) -> dict[str, float]:
         """Of the last `count` steps, over all devices."""
-        totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean").tolist()
-        return {name: total / count for name, total in zip(sums, totals)}
+        totals = torch.stack(list(sums.values()))
+        if self.fabric.world_size > 1:
+            totals = self.fabric.all_reduce(totals, reduce_op="mean")
+        return {name: total / count for name, total in zip(sums, totals.tolist())}
 
     def stop_if_not_finite(self):
         """NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
@@ -239,7 +241,7 @@ class Training:
         torch.cuda.reset_peak_memory_stats()
         with contextlib.closing(self.task.batches(range(images), self.step)) as source:
             part = self.learner.prepare(next(source))
-        with torch.compiler.set_stance("force_eager"), self.learner.alone(unless=False):
+        with torch.compiler.set_stance("force_eager"), self.fabric.no_backward_sync(self.learner.wrapped):
             self.learner.gradients(*part)
         self.optimizer.zero_grad()
         return torch.cuda.max_memory_allocated()

@@ -5,7 +5,6 @@ DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose g
 (but for a codebook's, which each part draws to its own nearest locations).
 """
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -73,7 +72,7 @@ class Learner:
         self.optimizer.zero_grad()
         values = {}
         for number, part in enumerate(self.parts(inputs, draws), start=1):
-            with self.alone(unless=number == config.accumulate):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < config.accumulate):
                 for name, value in self.gradients(*part).items():
                     values[name] = values.get(name, 0) + value.detach() / config.accumulate
         norm = self.fabric.clip_gradients(
@@ -102,12 +101,6 @@ class Learner:
             return {name: None if value is None else value[first : first + size] for name, value in given.items()}
 
         return [(cut(inputs, first), cut(draws, first)) for first in range(0, len(self.places), size)]
-
-    def alone(self, unless: bool):
-        """No exchange of gradients between processes, `unless` all parts of the batch have been seen."""
-        if unless or self.fabric.world_size == 1:
-            return contextlib.nullcontext()
-        return self.fabric.no_backward_sync(self.wrapped)
 
     def may_update(self, loss: Tensor, norm: Tensor, step: int) -> bool:
         """Whether the host lets the update happen. Fused Adam is never held back by it: the device decides by itself."""
