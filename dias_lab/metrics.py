@@ -39,22 +39,19 @@ class Protocol:
     empty_ari: float  # the ARI of no pixels: what FG-ARI is without foreground; NaN leaves the image out
 
 
-NAN = float("nan")
 PROTOCOLS = {
-    "dias": Protocol("ignore", True, "void", background_in_iou=True, empty_ari=NAN),  # Genera1Z/DIAS v3 and v4
-    "dias-v1": Protocol("background", False, "void", background_in_iou=True, empty_ari=NAN),  # v1 and v2
+    "dias": Protocol("ignore", True, "void", background_in_iou=True, empty_ari=np.nan),  # Genera1Z/DIAS v3 and v4
+    "dias-v1": Protocol("background", False, "void", background_in_iou=True, empty_ari=np.nan),  # v1 and v2
     "spot": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=1.0),
     "oclf": Protocol("ignore", False, "ignore", background_in_iou=False, empty_ari=1.0),
-    "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=NAN),  # as it scores COCO
+    "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=np.nan),  # as it scores COCO
 }
 
 
 def segmentation_scores(
-    predicted: Int[Tensor, "B H W"],
-    true: Int[Tensor, "B H W"],
-    protocol: str | Protocol = "dias",
+    predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], protocol: str | Protocol = "dias",
     classes: Int[Tensor, "B H W"] | None = None,
-) -> dict[str, Float[Tensor, "B"]]:
+) -> dict[str, Float[Tensor, "B"]]:  # fmt: skip
     """Scores of each image, as fractions; NaN where a score is undefined under the protocol.
 
     `predicted` has any labels from 0 to 65535, which need not be consecutive. `true` has 0 background, 1 to 253 objects,
@@ -79,17 +76,14 @@ def segmentation_scores(
             raise ValueError(f"{shapes}: resize one to the other, labels by nearest neighbour")
         _check_range(name, labels, VOID, "0 is background, 1 to 253 are segments, 254 overlap, 255 void")
 
+    step = max(1, min(CHUNK_CELLS // (num_predicted * LABELS), CHUNK_PIXELS // predicted[0].numel()))  # images at once
     parts = []
-    pixels = predicted[0].numel()
-    step = max(1, min(CHUNK_CELLS // (num_predicted * LABELS), CHUNK_PIXELS // pixels))  # images at a time
     for start in range(0, len(predicted), step):
-        confusion = {
-            name: _confusion(predicted[start : start + step], labels[start : start + step], num_predicted)
-            for name, labels in maps.items()
-        }
-        scores = _scores(confusion["true"], protocol)
+        some = slice(start, start + step)
+        counts = {name: confusion(predicted[some], labels[some], num_predicted) for name, labels in maps.items()}
+        scores = _scores(counts["true"], protocol)
         if classes is not None:
-            scores["mbo_class"] = _overlap_scores(*_counted(confusion["classes"], protocol), protocol)[0]
+            scores["mbo_class"] = _overlap_scores(*_counted(counts["classes"], protocol), protocol)[0]
         parts.append(scores)
     return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
@@ -115,8 +109,8 @@ def _check_range(name: str, labels: Int[Tensor, "B H W"], largest: int, hint: st
     return high
 
 
-def _confusion(predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], num_predicted: int) -> np.ndarray:
-    """Pixels of each pair of labels: int64 [B N 256]. int32 arithmetic is the fastest, and CHUNK_CELLS keeps it in range."""
+def confusion(predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], num_predicted: int) -> np.ndarray:
+    """Pixels of each pair of labels: int64 [B N 256]. In int32, which is fastest: at most CHUNK_CELLS of them at once."""
     size = num_predicted * LABELS
     true = true.to(predicted.device)
     cell = torch.add(true.flatten(1).int(), predicted.flatten(1).int(), alpha=LABELS)  # [B H*W]
@@ -125,12 +119,12 @@ def _confusion(predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], num_
     return count.view(len(cell), num_predicted, LABELS).cpu().numpy()
 
 
-def _counted(confusion: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def _counted(count: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """The protocol's pixels per pair, int64 [B N S], column 0 being background, and its predicted areas, int64 [B N]."""
-    void = confusion[..., VOID]
+    void = count[..., VOID]
     if protocol.overlap == "void":
-        void = void + confusion[..., OVERLAP]
-    pairs = confusion[..., :OVERLAP]
+        void = void + count[..., OVERLAP]
+    pairs = count[..., :OVERLAP]
     present = pairs.any(axis=(0, 1))
     present[BACKGROUND] = True
     pairs = pairs[..., present]  # a copy
@@ -142,15 +136,11 @@ def _counted(confusion: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.
     return pairs, area
 
 
-def _scores(confusion: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-    pairs, area = _counted(confusion, protocol)
+def _scores(count: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
+    pairs, area = _counted(count, protocol)
     mbo, miou = _overlap_scores(pairs, area, protocol)
-    return {
-        "ari": _adjusted_rand(pairs, protocol.empty_ari),
-        "fg_ari": _adjusted_rand(pairs[..., 1:], protocol.empty_ari),
-        "mbo": mbo,
-        "miou": miou,
-    }
+    ari, fg_ari = (_adjusted_rand(part, protocol.empty_ari) for part in (pairs, pairs[..., 1:]))
+    return {"ari": ari, "fg_ari": fg_ari, "mbo": mbo, "miou": miou}
 
 
 def _adjusted_rand(pairs: np.ndarray, empty: float) -> np.ndarray:
@@ -181,7 +171,7 @@ def _overlap_scores(pairs: np.ndarray, area: np.ndarray, protocol: Protocol) -> 
     union = area[:, :, None] + true_area[:, None, :] - pairs
     iou = pairs / np.maximum(union, 1)  # [B N S]; 0 where both are empty
     exists = true_area > 0
-    mbo, miou = np.full(len(iou), NAN), np.full(len(iou), NAN)
+    mbo, miou = np.full(len(iou), np.nan), np.full(len(iou), np.nan)
     for image in np.flatnonzero(exists.any(axis=1)):
         table = iou[image][:, exists[image]]
         mbo[image] = table.max(axis=0).mean()

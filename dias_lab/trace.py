@@ -6,21 +6,21 @@ per field, read without pickle; `names` and `about` are JSON text in uint8 array
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """
 
-import contextlib
 import json
 import math
-import os
-import secrets
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from dias_lab.files import replacing
 
 # labels of true segments, here and nowhere else: 1 to LAST_SEGMENT are objects, the last two belong to no segment
 BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
 SCHEMA = 1
 AXES = "T B N h w"
 CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F
+ARRAYS = ("images", "attention", "decoder_attention", "keep", "segments")  # the fields; OPTIONAL ones may be None
+OPTIONAL = ("decoder_attention", "segments")
 MAX_SLOTS = 255  # segments are uint8
 TOLERANCE = 1e-2  # of a sum of float16 numbers
 
@@ -50,9 +50,8 @@ class AttentionTrace:
     about: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("images", "attention", "decoder_attention", "keep", "segments"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        for name, array in self._arrays().items():
+            object.__setattr__(self, name, np.asarray(array))
         images, height, width = self._check("images", self.images, "B H W 3", (None, None, None, 3), np.uint8)[:3]
         maps = self._check("attention", self.attention, AXES, (None, images, None, None, None))
         self._check("keep", self.keep, "B N", (images, maps[2]), np.bool_)
@@ -71,19 +70,18 @@ class AttentionTrace:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self._half(name))
 
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that there are, by name."""
+        return {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+
     def _check(self, name: str, array: np.ndarray, axes: str, shape: tuple, dtype=None) -> tuple[int, ...]:
-        """The array's shape, or ValueError if it differs from `shape`, where None stands for any positive length."""
-        fits = array.ndim == len(shape) and all(
-            length == wanted if wanted is not None else length > 0
-            for length, wanted in zip(array.shape, shape, strict=True)
-        )
-        if not fits:
+        """The array's shape. ValueError if it is not `shape` (None: any positive length), or the type is another."""
+        fits = (size > 0 if wanted is None else size == wanted for size, wanted in zip(array.shape, shape))
+        if array.ndim != len(shape) or not all(fits):
             lengths = " ".join("?" if wanted is None else str(wanted) for wanted in shape)
             raise ValueError(f"{name} must be [{axes}], here [{lengths}], got {list(array.shape)}")
-        if dtype is not None and array.dtype != dtype:
-            raise ValueError(f"{name} must be {np.dtype(dtype)} [{axes}], got {array.dtype}")
-        if dtype is None and array.dtype.kind != "f":
-            raise ValueError(f"{name} must be floats [{axes}], got {array.dtype}")
+        if array.dtype.kind != "f" if dtype is None else array.dtype != dtype:
+            raise ValueError(f"{name} must be {np.dtype(dtype) if dtype else 'floats'} [{axes}], got {array.dtype}")
         return array.shape
 
     def _half(self, name: str) -> np.ndarray:
@@ -93,8 +91,7 @@ class AttentionTrace:
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails, too
             raise ValueError(f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}")
         total = maps.sum(axis=-3, dtype=np.float32)  # [T B h w] or [B h w]
-        wrong = np.abs(total - 1) > TOLERANCE
-        wrong &= self.keep.any(axis=1)[:, None, None]
+        wrong = (np.abs(total - 1) > TOLERANCE) & self.keep.any(axis=1)[:, None, None]
         if wrong.any():
             place = tuple(int(number) for number in np.argwhere(wrong)[0])
             axes = "iteration, image, row, column" if maps.ndim == 5 else "image, row, column"
@@ -142,26 +139,16 @@ class AttentionTrace:
     def __getitem__(self, images) -> "AttentionTrace":
         """The trace of some of the images: a slice, a list of indices, or one index (the result has one image)."""
         chosen = np.atleast_1d(np.arange(self.num_images)[images])
-        return AttentionTrace(
-            images=self.images[chosen],
-            attention=self.attention[:, chosen],
-            decoder_attention=None if self.decoder_attention is None else self.decoder_attention[chosen],
-            keep=self.keep[chosen],
-            segments=None if self.segments is None else self.segments[chosen],
-            names=[self.names[image] for image in chosen],
-            about=self.about,
-        )
+        arrays = {name: array[chosen] for name, array in self._arrays().items() if name != "attention"}
+        names = [self.names[image] for image in chosen]
+        return replace(self, attention=self.attention[:, chosen], names=names, **arrays)
 
     def __len__(self) -> int:
         return self.num_images
 
     def save(self, path) -> None:
         """Write `path`, whole or not at all. Folders that are missing are made."""
-        arrays = {"images": self.images, "attention": self.attention, "keep": self.keep}
-        arrays |= {"names": _to_bytes(self.names), "about": _to_bytes(self.about)}
-        for name in ("decoder_attention", "segments"):
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
+        arrays = self._arrays() | {"names": _to_bytes(self.names), "about": _to_bytes(self.about)}
         with replacing(path) as file:  # a file, since numpy appends .npz to a name
             np.savez_compressed(file, **arrays)
 
@@ -169,41 +156,19 @@ class AttentionTrace:
     def load(cls, path) -> "AttentionTrace":
         """The trace in a file that `save` wrote. Raises ValueError, naming the file, for anything else."""
         try:
-            with open(path, "rb") as file:
-                arrays = _read(file)
+            arrays = dict.fromkeys(OPTIONAL) | _read(path)
             about = arrays.pop("about", None)  # first: a newer file may hold anything else
             about = _checked_about({} if about is None else _from_bytes("about", about))
-            missing = {"images", "attention", "keep", "names"} - set(arrays)
-            if missing:
+            if missing := {*ARRAYS, "names"} - arrays.keys():
                 raise ValueError(f"it has no array {', '.join(sorted(missing))}")
             arrays["names"] = _from_bytes("names", arrays["names"])
             if not isinstance(arrays["names"], list):
                 raise ValueError(f"names must be a list, got {type(arrays['names']).__name__}")
-            optional = {"decoder_attention": None, "segments": None}
-            return cls(**{**optional, **arrays, "about": about})
+            return cls(**arrays, about=about)
         except OSError:
             raise
         except Exception as error:  # whatever a damaged or hostile file makes numpy, zipfile or json raise
             raise ValueError(f"{path} is not a trace that can be read: {error}") from error
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A binary file to write, which takes the name `path` when all of it is on the disk; nothing happens if that fails.
-
-    Folders that are missing are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -226,22 +191,21 @@ def _checked_about(about) -> dict:
         raise ValueError(f"about must be a dict, got {type(about).__name__}")
     about = {"schema": SCHEMA, "axes": AXES, **about}
     if type(about["schema"]) is not int or not 1 <= about["schema"] <= SCHEMA:
-        raise ValueError(
-            f"its schema is {about['schema']!r}, this version of dias_lab reads up to {SCHEMA}: update dias_lab"
-        )
+        known = f"this version of dias_lab reads up to {SCHEMA}"
+        raise ValueError(f"its schema is {about['schema']!r}, {known}: update dias_lab")
     if about["axes"] not in (AXES, CLIP_AXES):
         raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
     return about
 
 
-def _read(file) -> dict[str, np.ndarray]:
+def _read(path) -> dict[str, np.ndarray]:
     """The arrays of a trace's file, by name; other names are left alone."""
-    names = ("images", "attention", "decoder_attention", "keep", "segments", "names", "about")
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it is a single array, not an .npz file")
-    with archive:
-        return {name: np.asarray(archive[name]) for name in names if name in archive}
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, not an .npz file")
+        with archive:
+            return {name: np.asarray(archive[name]) for name in (*ARRAYS, "names", "about") if name in archive}
 
 
 def _to_bytes(value) -> np.ndarray:

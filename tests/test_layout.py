@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dias_lab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # lowest first: a room imports from those below it, and from itself
 ROOMS = [
-    ["files", "trace"], ["config"], ["metrics", "runs"], ["data"], ["modules"], ["losses"], ["methods"], ["analysis"],
+    ["files"], ["trace"], ["config"], ["metrics", "runs"], ["data"], ["modules"], ["losses"], ["methods"], ["analysis"],
     ["heads", "prediction"], ["training"], ["reference"], ["book"], ["shell"], ["__main__"],
 ]  # fmt: skip
 VIZ_MAY_IMPORT = {"trace", "files", "viz"}

@@ -51,11 +51,9 @@ def baseline_scores(model, store, protocol: str = "dias", limit: int = 0) -> pd.
 
     def predict(batch):
         count, size = len(batch["image"]), batch["image"].shape[-1]
-        return {
-            "k-means": cluster_segments(model.backbone(model.normalise(batch["image"])), k, size),
-            "position": position_segments(grid, k, size, count),
-            "ceiling": ceiling_segments(batch["segments"], grid),
-        }
+        clusters = cluster_segments(model.backbone(model.normalise(batch["image"])), k, size)
+        tiles, ceiling = position_segments(grid, k, size, count), ceiling_segments(batch["segments"], grid)
+        return {"k-means": clusters, "position": tiles, "ceiling": ceiling}
 
     return score(predict, store, model.config, protocol, limit)
 
@@ -65,14 +63,13 @@ def baseline_table(models, store, protocol: str = "dias", limit: int = 0) -> pd.
 
     Where several models have as many slots, the features of the first are taken.
     """
-    rows, firsts = {}, {}
+    rows = {}
     for model in models:
-        firsts.setdefault(model.config.num_slots, model)
-    for num_slots, model in firsts.items():
-        means = baseline_scores(model, store, protocol, limit).mean()
-        for name in NAMES:
-            row = f"{name}, {num_slots}" if name != "ceiling" else name
-            rows.setdefault(row, {metric: means[f"{name}.{metric}"] for metric in METRICS})
+        names = {name: f"{name}, {model.config.num_slots}" if name != "ceiling" else name for name in NAMES}
+        if not rows.keys() >= set(names.values()):
+            means = baseline_scores(model, store, protocol, limit).mean()
+            for name, row in names.items():
+                rows.setdefault(row, {metric: means[f"{name}.{metric}"] for metric in METRICS})
     return pd.DataFrame(rows).T.rename_axis("name")
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dias_lab.metrics import OVERLAP, segmentation_scores
+from dias_lab.metrics import OVERLAP, confusion, segmentation_scores
 
 CAUSES = ("split", "merge", "leak", "background", "position")
 
@@ -30,15 +30,13 @@ def failure_scores(predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], 
     predicted, true = torch.as_tensor(predicted).cpu().long(), torch.as_tensor(true).cpu().long()
     if predicted.ndim != 3 or predicted.shape != true.shape:
         raise ValueError(f"both segments must be [B H W], got {list(predicted.shape)} and {list(true.shape)}")
-    table = pd.DataFrame([_causes(*pair) for pair in zip(predicted.numpy(), true.numpy())])
+    table = pd.DataFrame([_causes(*pair) for pair in zip(predicted, true)])
     table["position"] = _position(predicted, min(others, len(predicted) - 1))
     return table[list(CAUSES)]
 
 
-def _causes(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    known = true < OVERLAP
-    count = np.zeros((predicted.max() + 1, OVERLAP), np.int64)  # [N S]: pixels of each pair
-    np.add.at(count, (predicted[known], true[known]), 1)
+def _causes(predicted: Int[Tensor, "H W"], true: Int[Tensor, "H W"]) -> dict[str, float]:
+    count = confusion(predicted[None], true[None], int(predicted.max()) + 1)[0, :, :OVERLAP]  # [N S]
     background, objects = count[:, 0], count[:, 1:][:, count[:, 1:].any(axis=0)]
     row = dict.fromkeys(CAUSES, np.nan)
     if background.any():

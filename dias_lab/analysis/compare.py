@@ -4,6 +4,7 @@ There are two views: the same number of steps, and the same wall time. The runs 
 stage, whose teacher differs from seed to seed, lie in a folder beside it. docs/methods.py makes what follows the grid.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from dias_lab.methods import checkpoint
 
 VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
 LATER = "-stage2"  # and after that, the folder of the runs that had a run of the view as their teacher
-KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}  # what methods are compared by
+# what methods are compared by
+KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
 HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
 ORDER = (  # in tables
@@ -41,26 +43,25 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
     map), steps_in_all and seconds_in_all (a first stage's included), seconds_a_step (the median over the log).
     """
     rows, notes = {}, []
-    for view, ending in VIEWS.items():
-        for beside in ("", LATER):
-            for row in runs.collect(f"{folder}{ending}{beside}").to_dict("records"):
-                row |= {"view": view, "later": beside == LATER}
-                row |= _described(row, protocol)
-                key = (view, row["setting"], row.get("seed"))
-                name, problem = f"{row['setting']}, seed {row.get('seed')}, {view}", _problem(row, rows.values(), protocol, data)
-                if problem is None and key in rows:
-                    problem = "left out, there is a newer run of it" if _made(rows[key]) > _made(row) else None
-                    notes += [] if problem else [f"{name}: an older run of it is left out"]
-                if problem:
-                    notes.append(f"{name}: {problem}")
-                else:
-                    rows[key] = row
+    for view, beside in itertools.product(VIEWS, ("", LATER)):
+        for row in runs.collect(f"{folder}{VIEWS[view]}{beside}").to_dict("records"):
+            row |= {"view": view, "later": beside == LATER}
+            row |= _described(row, protocol)
+            key = (view, row["setting"], row.get("seed"))
+            name, problem = f"{row['setting']}, seed {row.get('seed')}, {view}", _problem(row, rows.values(), protocol, data)
+            if problem is None and key in rows:
+                problem = "left out, there is a newer run of it" if _made(rows[key]) > _made(row) else None
+                notes += [] if problem else [f"{name}: an older run of it is left out"]
+            if problem:
+                notes.append(f"{name}: {problem}")
+            else:
+                rows[key] = row | _in_all(row, _teacher(row, rows.values()))
 
     def rank(row):
         known = ORDER.index(row["setting"]) if row["setting"] in ORDER else len(ORDER)
         return list(VIEWS).index(row["view"]), known, row["setting"], row["seed"]
 
-    return Found(_in_all(pd.DataFrame(sorted(rows.values(), key=rank))), notes)
+    return Found(pd.DataFrame(sorted(rows.values(), key=rank)), notes)
 
 
 def _described(row: dict, protocol: str) -> dict:
@@ -68,9 +69,8 @@ def _described(row: dict, protocol: str) -> dict:
     variant = row["variant"] if isinstance(row.get("variant"), str) else row.get("method")
     if row["later"]:
         variant = f"{method.__name__}, both stages" if method else row["run"]
-    ending = ".decoder.ari"
-    stems = [key.removesuffix(ending) for key in row if key.startswith("test-") and key.endswith(ending) and pd.notna(row[key])]
-    stem = next((stem for stem in stems if row.get(f"{stem}.protocol") == protocol), None)
+    stems = [key.removesuffix(".protocol") for key, value in row.items() if key.startswith("test-") and value == protocol]
+    stem = next((stem for stem in stems if pd.notna(row.get(f"{stem}.decoder.ari"))), None)
     return {"setting": variant, "own": method.evaluated_map if method else "decoder", "stem": stem}
 
 
@@ -81,14 +81,15 @@ def _problem(row: dict, others, protocol: str, data) -> str | None:
         return f"no scores of the test split under the protocol {protocol}"
     if data is not None and runs.resolve(row["data"]) != runs.resolve(data):
         return f"trained on other data, {row['data']}"
-    if row["later"] and not any(_is_teacher(other, row) for other in others):
+    if row["later"] and not _teacher(row, others):
         return f"its teacher {row['teacher_run']} is not among the finished runs"
     return None
 
 
-def _is_teacher(row, student) -> bool:
-    """By the folder's name, which is unique in a grid; folders may have moved since."""
-    return runs.resolve(student["teacher_run"]).name == runs.resolve(row["run"]).name
+def _teacher(row: dict, others) -> dict | None:
+    """Of a second stage, by the folder's name, which is unique in a grid; folders may have moved since."""
+    name = runs.resolve(row["teacher_run"]).name if row["later"] else None
+    return next((other for other in others if runs.resolve(other["run"]).name == name), None)
 
 
 def _made(row: dict) -> int:
@@ -100,22 +101,12 @@ def _log(row) -> list[dict]:
     return runs.read_lines(path) if path.exists() else []
 
 
-def _seconds_a_step(row) -> float:
+def _in_all(row: dict, teacher: dict | None) -> dict:
+    """What the whole training took: of a second stage, what its teacher took as well."""
     rates = [line["images_per_second"] for line in _log(row) if line.get("images_per_second")]
-    return row["batch_size"] / np.median(rates) if rates else np.nan
-
-
-def _in_all(table: pd.DataFrame) -> pd.DataFrame:
-    """With what the whole training took: of a second stage, that of its teacher as well."""
-    if table.empty:
-        return table
-    table["seconds_a_step"] = [_seconds_a_step(row) for _, row in table.iterrows()]
-    table = table.assign(steps_in_all=table["steps"], seconds_in_all=table["steps"] * table["seconds_a_step"])
-    for index, row in table[table["later"]].iterrows():
-        teacher = table[[_is_teacher(other, row) for _, other in table.iterrows()]].iloc[0]
-        for name in ("steps_in_all", "seconds_in_all"):
-            table.loc[index, name] += teacher[name]
-    return table
+    pace = row["batch_size"] / np.median(rates) if rates else np.nan
+    whole = {"steps_in_all": row["steps"], "seconds_in_all": row["steps"] * pace}
+    return {"seconds_a_step": pace} | {name: own + (teacher[name] if teacher else 0) for name, own in whole.items()}
 
 
 def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
@@ -127,8 +118,8 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
     """
     rows = []
     for (view, setting), own in table.groupby(["view", "setting"], sort=False) if len(table) else ():
-        other = table[(table["view"] == view) & (table["setting"] == baseline)]
-        row = {"view": view, "setting": setting, "n": len(own), "seeds": " ".join(str(seed) for seed in sorted(own["seed"]))}
+        other = table[(table["view"] == view) & (table["setting"] == baseline) & (setting != baseline)]
+        row = {"view": view, "setting": setting, "n": len(own), "seeds": " ".join(map(str, sorted(own["seed"])))}
         row |= {name: own[name].mean() for name in ("steps", "steps_in_all", "seconds_in_all", "seconds_a_step")}
         row["peak_memory"] = own["peak_memory"].mean() if "peak_memory" in own else np.nan
         for name in ("protocol", "images"):
@@ -138,10 +129,10 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
             values = _scores(own, name)["value"]
             row |= {name: values.mean(), f"{name} std": values.std()}
         for name in (f"{kind}.{metric}" for kind in KINDS for metric in METRICS):
-            mine, theirs = _scores(own, name), _scores(other[other["setting"] != setting], name)
-            row |= dict(zip((f"{name} low", f"{name} high"), intervals.interval(mine)[1:]))
-            ends = (f"{name} difference{end}" for end in ("", " low", " high"))
-            row |= dict(zip(ends, intervals.difference(mine, theirs)))
+            mine = _scores(own, name)
+            _, row[f"{name} low"], row[f"{name} high"] = intervals.interval(mine)
+            found = intervals.difference(mine, _scores(other, name))
+            row |= {f"{name} difference{end}": value for end, value in zip(("", " low", " high"), found)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -167,9 +158,8 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, run in table.iterrows():
-        step, seconds = 0, 0.0
-        steps_before = run["steps_in_all"] - run["steps"]
-        seconds_before = run["seconds_in_all"] - run["steps"] * run["seconds_a_step"]
+        step, steps_before = 0, run["steps_in_all"] - run["steps"]
+        seconds, seconds_before = 0.0, run["seconds_in_all"] - run["steps"] * run["seconds_a_step"]
         for line in _log(run):
             if line.get("images_per_second"):
                 seconds += (line["step"] - step) * run["batch_size"] / line["images_per_second"]

@@ -20,9 +20,11 @@ from dias_lab.methods.base import Output, build, to_device
 
 class Discovery:
     def __init__(self, config: Config):
-        self.config = config
-        self.model = build(config)
+        model = build(config)
+        self.config, self.model = config, model
         self.frozen = None  # a GPU's own copy of the frozen backbone, for speed
+        # these are the method's own affair
+        self.losses, self.parameter_groups, self.compiled = model.losses, model.parameter_groups, model.compiled
 
     @staticmethod
     def check(config: Config):
@@ -66,17 +68,8 @@ class Discovery:
             inputs["features"] = features.to(torch.float32, copy=True)
         return inputs, to_device(draws, self.model.device)
 
-    def losses(self, output: Output, progress: float) -> tuple[dict[str, Tensor], dict[str, float]]:
-        return self.model.losses(output, progress)
-
     def measured(self, output: Output) -> dict[str, Tensor]:
         return {"kept": output.keep.float().sum(1).mean()}  # slots an image
-
-    def parameter_groups(self) -> list[dict]:
-        return self.model.parameter_groups()
-
-    def compiled(self) -> list[torch.nn.Module]:
-        return self.model.compiled()
 
     def evaluate(self, fabric: Fabric) -> dict:
         config = self.config

@@ -135,11 +135,9 @@ def scores_text(*found: dict) -> str:
     """The scores of a run, or mean and sample standard deviation of several, under their protocol, as a table of text."""
     first, spread = found[0], f", mean ± standard deviation of n = {len(found)} runs" if len(found) > 1 else ""
     titles = {metric: title for metric, title in TITLES.items() if all(metric in one["decoder"] for one in found)}
-    width = 14 if spread else 11
-    lines = [f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}"]
-    lines += [" " * 8 + "".join(f"{title:>{width}}" for title in titles.values())]
+    rows = {}
     for name in MAPS:
         values = pd.DataFrame([one[name] for one in found])[list(titles)].astype(float)
-        cells = (mean_text(values[metric].mean(), values[metric].std()) for metric in titles)
-        lines += [f"{name:>8}" + "".join(f"{cell:>{width}}" for cell in cells)]
-    return "\n".join(lines)
+        rows[name] = {title: mean_text(values[metric].mean(), values[metric].std()) for metric, title in titles.items()}
+    head = f"{first['images']} images of {first['store']}, protocol {first['protocol']}, scores x100{spread}"
+    return f"{head}\n{pd.DataFrame(rows).T.to_string(col_space=10)}"

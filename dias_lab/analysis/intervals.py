@@ -134,13 +134,6 @@ def difference_text(difference: float, low: float, high: float, factor: float = 
     return f" [{difference}, no interval]" if "nan" in low else f" [{difference}: {low} to {high}]"
 
 
-def verdict(low: float, high: float, above: str, below: str, between: str, unknown: str = "no interval") -> str:
-    """What an interval of a difference says: it is `above` 0, `below` 0, or 0 is inside."""
-    if low != low:
-        return unknown
-    return above if low > 0 else below if high < 0 else between
-
-
 def distinct(values) -> str:
     """What runs have in common, or all that they have: "dias", "100, 200"."""
     return ", ".join(sorted({str(value).removesuffix(".0") for value in values if value == value and value is not None}))

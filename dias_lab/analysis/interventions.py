@@ -42,35 +42,28 @@ def untrained(model: Method) -> Method:
 
 
 def edit(
-    slots: Float[Tensor, "B N D"],
-    keep: Bool[Tensor, "B N"],
-    action: str,
-    slot: int,
-    partner: int = 0,
+    slots: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"], action: str, slot: int, partner: int = 0,
     donor: Float[Tensor, "B N D"] | None = None,
-) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:  # fmt: skip
     """Slots and keep mask after an action on `slot`; the arguments stay as they are.
 
     "keep": nothing. "drop": the slot is left out. "merge": it takes the mean of itself and `partner`, and `partner` is left
     out. "swap": it takes the place of slot `partner` of `donor` (another picture's slots; without one, the two slots of
     this picture change places). Raises ValueError for another action, and where no slot would be left.
     """
-    slots, keep = slots.clone(), keep.clone()
+    if action not in ACTIONS:
+        raise ValueError(f"action is one of {', '.join(ACTIONS)}, got {action!r}")
+    before, slots, keep = slots, slots.clone(), keep.clone()
     if action == "drop":
         keep[:, slot] = False
     elif action == "merge" and slot != partner:
         slots[:, slot] = (slots[:, slot] + slots[:, partner]) / 2
         keep[:, partner] = False
+    elif action == "swap" and donor is None:
+        slots[:, [slot, partner]] = before[:, [partner, slot]]
+        keep[:, [slot, partner]] = keep[:, [partner, slot]]
     elif action == "swap":
-        other = slots.clone() if donor is None else donor
-        slots[:, slot] = other[:, partner]
-        if donor is None:
-            slots[:, partner] = other[:, slot]
-            keep[:, [slot, partner]] = keep[:, [partner, slot]]
-        else:
-            keep[:, slot] = True
-    elif action not in ACTIONS:
-        raise ValueError(f"action is one of {', '.join(ACTIONS)}, got {action!r}")
+        slots[:, slot], keep[:, slot] = donor[:, partner], True
     if not keep.any(dim=1).all():
         raise ValueError("no slot would be left: the decoder needs at least one")
     return slots, keep

@@ -1,6 +1,6 @@
 """Task: what the training loop needs of what it trains, and no more. Whoever fills it trains with exact resume on any device.
 
-Object discovery is one (analysis/discovery.py); training/tasks.py is the table of them.
+Object discovery is one (analysis/discovery.py): `fit` trains it unless it is given another one.
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,7 @@
     model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
     reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
 
-Which names belong to what is in reference_names.py.
+Which names belong to what is in names.py.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from dias_lab import runs
 from dias_lab.config import Config, nearest
 from dias_lab.methods import Method, build, checkpoint
 from dias_lab.modules.decoder import resize_position
-from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, SIGNS_SAY, TABLES, WITHOUT
+from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, WITHOUT
 
 # Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
 NUMBERS = [np.dtype, *(np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)]
@@ -37,7 +37,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     """The model whose published weights are in a file (.pth or .safetensors) or a state dict, in evaluation mode.
 
     Its config is `Config.preset(preset, form="released", method=method, **fields)`, with what the published model has
-    otherwise (reference_names.FIELDS). SPOT's own code and its re-implementation are told apart by their names. Half
+    otherwise (FIELDS in names.py). SPOT's own code and its re-implementation are told apart by their names. Half
     precision becomes float32; position tables of another size are resized bilinearly, with a warning. The file is read
     as tensors only: nothing in it is executed.
 
@@ -53,9 +53,15 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
-    state = unwrapped(path_or_state_dict if given else read(path))
-    layout = layout_of(state, method)
-    config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage_of(state, layout), **fields, **own})
+    state = path_or_state_dict if given else read(path)
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # SPOT's files hold more
+        state = state["model"]
+    layout, stage = method, {}
+    if method == "spot" and kind_of(state) == "spot original":
+        layout = "spot original"
+        if any(name.startswith("second_encoder.") for name in state):  # a second backbone
+            stage = {"stage": 2}
+    config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage, **fields, **own})
     model = build(config)
     model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
     model.source = "state dict" if given else str(path)
@@ -97,47 +103,26 @@ def read(path: Path):
         ) from None
 
 
-def unwrapped(state):
-    """The state dict in a checkpoint that holds more: SPOT's files have it under "model"."""
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
-        return state["model"]
-    return state
-
-
-def layout_of(state, method: str) -> str:
-    """Which table of NAMES a state dict is read by: the method's own, or that of SPOT's own code."""
-    return "spot original" if method == "spot" and method_of(state) == "spot original" else method
-
-
-def stage_of(state, layout: str) -> dict:
-    """SPOT's own files of stage 2 have a second backbone."""
-    return {"stage": 2} if layout == "spot original" and any(name.startswith("second_encoder.") for name in state) else {}
-
-
-def method_of(state) -> str | None:
+def kind_of(state) -> str | None:
     """The key of SIGNS that a state dict's names speak for; None for what nobody knows."""
     if not isinstance(state, Mapping):
         return None
-    shapes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
-    for key, (sign, ndim) in SIGNS.items():
-        if any(ndim in (None, shapes[name]) for name in fnmatch.filter(shapes, sign)):
-            return key
+    axes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
+    for kind, (sign, ndim, _) in SIGNS.items():
+        if any(ndim in (None, axes[name]) for name in fnmatch.filter(axes, sign)):
+            return kind
     return None
 
 
 def published_names(name: str, table: dict) -> tuple[str, ...]:
-    """The published name of our `name`, without prefix; several where our tensor is theirs one below the other.
-
-    Raises ValueError where there is none.
-    """
+    """The published name of our `name`; several where our tensor is theirs one below the other; ValueError if none."""
     for ours, theirs in table.items():
         if match := re.match(re.escape(ours).replace(r"\*", r"(\d+)") + r"(?=\.|$)", name):
             number = match[1] if match.groups() else ""
             parts = (theirs,) if isinstance(theirs, str) else theirs
             return tuple(part.replace("*", number) + name[match.end() :] for part in parts)
-    raise ValueError(
-        f"the published model has nothing like {name}: a field of the config asks for another architecture"
-    )
+    asks = "a field of the config asks for another architecture"
+    raise ValueError(f"the published model has nothing like {name}: {asks}")
 
 
 def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, Tensor]:
@@ -157,33 +142,26 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     if ignored:
         warnings.warn(f"{', '.join(ignored)} ignored: merging is set by the config's fields", stacklevel=3)
     names = {ours: [prefix + theirs for theirs in published_names(ours, NAMES[layout])] for ours in own}
-    wanted = [theirs for parts in names.values() for theirs in parts]
-    found, wrong = {}, []
+    wanted = dict.fromkeys(theirs for parts in names.values() for theirs in parts)
+    found, wrong = {ours: [] for ours in own}, []
     for ours, parts in names.items():
-        values, shape = [], own[ours].shape
-        if len(parts) > 1:
-            shape = torch.Size([shape[0] // len(parts), *shape[1:]])
-        for theirs in parts:
-            if theirs in state:
-                try:
-                    values.append(fitted(state[theirs], shape, resize=ours in TABLES))
-                except ValueError as error:
-                    wrong.append(f"{theirs} {error}")
-        if len(values) == len(parts):
-            found[ours] = values[0] if len(parts) == 1 else torch.cat(values)
-    known = set(wanted)
-    unknown = [name for name in state if name not in known]
+        shape = own[ours].shape if len(parts) == 1 else (len(own[ours]) // len(parts), *own[ours].shape[1:])
+        for theirs in (theirs for theirs in parts if theirs in state):
+            try:
+                found[ours].append(fitted(state[theirs], shape, resize=ours in TABLES))
+            except ValueError as error:
+                wrong.append(f"{theirs} {error}")
+    unknown = [name for name in state if name not in wanted]
     problems = {"missing": [name for name in wanted if name not in state], "unknown": unknown, "wrong": wrong}
-    if any(problems.values()):
-        listed = [f"{len(items)} {kind}: {_some(items)}" for kind, items in problems.items() if items]
-        other = method_of(state)
-        if other is not None and other != layout:
-            listed.append(SIGNS_SAY[other])
+    listed = [f"{len(items)} {problem}: {_some(items)}" for problem, items in problems.items() if items]
+    if listed:
+        kind = kind_of(state)
+        listed += [] if kind in (None, layout) else [SIGNS[kind][2]]
         raise ValueError(f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}")
-    return found
+    return {ours: values[0] if len(values) == 1 else torch.cat(values) for ours, values in found.items()}
 
 
-def fitted(value: Tensor, shape: torch.Size, resize: bool = False) -> Tensor:
+def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     """`value` as finite float32 of that shape. Raises ValueError for anything else, with the end of a sentence."""
     if not isinstance(value, Tensor):
         raise ValueError(f"is a {type(value).__name__}, no tensor")

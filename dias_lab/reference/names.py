@@ -32,14 +32,13 @@ TRANSFORMER = {
     "decoder.layers.*.mlp.2": "decode.backbone.layers.*.linear2",
 }
 RANDOM_ORDER = {"decoder.mask_token": "decode.mask_token", "decoder.position": "decode.posit_embed._pe"}
+GENERA1Z = ENCODING | AGGREGATOR_MLP | RANDOM_ORDER | TRANSFORMER
+QKV = [f"proj_{matrix}.weight" for matrix in "qkv"]  # one below the other they are torch's in_proj_weight
+CROSS = "dec.blocks.*.encoder_decoder_attn"
 
 NAMES = {
-    "dias": ENCODING | AGGREGATOR_MLP | RANDOM_ORDER | TRANSFORMER,
-    "smoothsa": ENCODING
-    | AGGREGATOR_MLP
-    | RANDOM_ORDER
-    | TRANSFORMER
-    | {
+    "dias": GENERA1Z,
+    "smoothsa": GENERA1Z | {
         "initializer.log_std_around": "initializ.logstd2",
         "initializer.project_features": "initializ.qproj_kv",
         "initializer.block.cross_attention": "initializ.qinit.multihead_attn",
@@ -50,8 +49,7 @@ NAMES = {
         "initializer.block.mlp.2": "initializ.qinit.linear2",
     },
     "spot": ENCODING | AGGREGATOR_MLP | TRANSFORMER | {"decoder.start": "decode.bos"},
-    "dinosaur": ENCODING
-    | {
+    "dinosaur": ENCODING | {
         "aggregator.mlp.0": "aggregat.ffn.0",
         "aggregator.mlp.2": "aggregat.ffn.3",  # a dropout stands between
         "decoder.position": "decode.posit_embed._pe",
@@ -79,34 +77,25 @@ NAMES = {
         "decoder.project_slots": "slot_proj",
         "decoder.norm_input": "dec.blocks.0.self_attn_layer_norm",
         "decoder.layers.*.norm_self": "dec.blocks.*.self_attn_layer_norm",
-        "decoder.layers.*.self_attention.in_proj_weight": tuple(
-            f"dec.blocks.*.self_attn.proj_{matrix}.weight" for matrix in "qkv"
-        ),
+        "decoder.layers.*.self_attention.in_proj_weight": tuple(f"dec.blocks.*.self_attn.{part}" for part in QKV),
         "decoder.layers.*.self_attention.out_proj": "dec.blocks.*.self_attn.proj_o",
-        "decoder.layers.*.norm_cross": "dec.blocks.*.encoder_decoder_attn_layer_norm",
-        "decoder.layers.*.cross_attention.in_proj_weight": tuple(
-            f"dec.blocks.*.encoder_decoder_attn.proj_{matrix}.weight" for matrix in "qkv"
-        ),
-        "decoder.layers.*.cross_attention.out_proj": "dec.blocks.*.encoder_decoder_attn.proj_o",
+        "decoder.layers.*.norm_cross": f"{CROSS}_layer_norm",
+        "decoder.layers.*.cross_attention.in_proj_weight": tuple(f"{CROSS}.{part}" for part in QKV),
+        "decoder.layers.*.cross_attention.out_proj": f"{CROSS}.proj_o",
         "decoder.layers.*.norm_mlp": "dec.blocks.*.ffn_layer_norm",
         "decoder.layers.*.mlp": "dec.blocks.*.ffn",
         "decoder.norm_output": "dec.layer_norm",
     },
-}
+}  # fmt: skip
 
 # What a published model has otherwise than Config.preset(preset, form="released", method=method)
 UNNORMED = {"backbone_arguments": '{"final_norm": false}'}  # published without the final norm
+DINO, DINO_2 = "vit_base_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m"
 FIELDS = {
-    "dias": UNNORMED,
-    "smoothsa": UNNORMED,
-    "spot": UNNORMED,
-    "dinosaur": dict(
-        backbone="vit_small_patch14_dinov2.lvd142m", backbone_norm=True, project_dim=256, project_hidden_dim=768
-    ),
-    "spot original": dict(
-        backbone="vit_base_patch16_224.dino", image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"
-    ),
-}
+    "dias": UNNORMED, "smoothsa": UNNORMED, "spot": UNNORMED,
+    "dinosaur": dict(backbone=DINO_2, backbone_norm=True, project_dim=256, project_hidden_dim=768),
+    "spot original": dict(backbone=DINO, image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"),
+}  # fmt: skip
 
 OLDER = {"decode.posit_embed.pe": "decode.posit_embed._pe", "tf_dec.": "dec."}
 IGNORED = ("clust_prob", "thresh")  # an early experiment's schedules of merging; here they are Config fields
@@ -116,22 +105,16 @@ WITHOUT = {  # saved, but no weights
 }
 TABLES = ("backbone.model.pos_embed", "decoder.position")  # [1 L C], resized where the map's size differs
 
-# A name that only this kind of checkpoint has, and its number of axes where another kind shares the name; first hit counts
+# A name that only this kind of checkpoint has, and its number of axes where another kind shares the name; first hit counts.
+# And what to tell whoever gave it for another kind
+THESE = "these are the weights of"
 SIGNS = {
-    "dias_lab": ("aggregator.to_query.weight", None),
-    "vq": ("mediat.*", None),
-    "smoothsa": ("initializ.logstd2", None),
-    "spot original": ("slot_attn.slot_attention.*", None),
-    "spot": ("decode.bos", 4),
-    "dinosaur": ("decode.backbone.0.weight", None),
-    "dias": ("decode.mask_token", None),
-}
-SIGNS_SAY = {
-    "dias_lab": "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir",
-    "vq": 'these are the weights of a model with a codebook (SLATE, VQDINO): published ones are not read here',
-    "smoothsa": 'these are the weights of SmoothSA: method="smoothsa"',
-    "spot original": 'these are the weights of SPOT, of its authors\' own code: method="spot"',
-    "spot": 'these are the weights of SPOT, as re-implemented beside SmoothSA: method="spot"',
-    "dinosaur": 'these are the weights of DINOSAUR: method="dinosaur"',
-    "dias": 'these are the weights of DIAS: method="dias"',
-}
+    "dias_lab": ("aggregator.to_query.weight", None,
+                 "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir"),
+    "vq": ("mediat.*", None, f"{THESE} a model with a codebook (SLATE, VQDINO): published ones are not read here"),
+    "smoothsa": ("initializ.logstd2", None, f'{THESE} SmoothSA: method="smoothsa"'),
+    "spot original": ("slot_attn.slot_attention.*", None, f'{THESE} SPOT, of its authors\' own code: method="spot"'),
+    "spot": ("decode.bos", 4, f'{THESE} SPOT, as re-implemented beside SmoothSA: method="spot"'),
+    "dinosaur": ("decode.backbone.0.weight", None, f'{THESE} DINOSAUR: method="dinosaur"'),
+    "dias": ("decode.mask_token", None, f'{THESE} DIAS: method="dias"'),
+}  # fmt: skip

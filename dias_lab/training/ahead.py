@@ -10,7 +10,7 @@ import torch
 
 
 def ahead(batches: Iterable[dict], prepare: Callable[[dict], tuple], device: torch.device) -> Iterator[dict]:
-    """The batches, on a GPU with what `prepare` makes of each one as "prepared": tensors in dicts and tuples."""
+    """The batches, on a GPU with what `prepare` makes of each one as "prepared": dicts of tensors or None."""
     if device.type != "cuda":
         yield from batches
         return
@@ -25,14 +25,6 @@ def ahead(batches: Iterable[dict], prepare: Callable[[dict], tuple], device: tor
             prepared = prepare(batch)
         begun = main.record_event()
         main.wait_stream(side)
-        for tensor in tensors(prepared):
+        for tensor in (value for given in prepared for value in given.values() if value is not None):
             tensor.record_stream(main)  # its memory is not reused before the step has read it
         yield {**batch, "prepared": prepared}
-
-
-def tensors(value) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (dict, tuple)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors(part)

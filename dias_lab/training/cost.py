@@ -1,6 +1,7 @@
 """What a training step costs: seconds in turns with others, and what can be counted of it, the same on every machine."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +45,7 @@ def operations(function: Callable) -> int:
 
 
 class Untaught(Discovery):
-    """Object discovery that needs no data of its config, and whose teacher, if any, knows nothing: its steps cost the same."""
+    """Object discovery that needs no data, and whose teacher, if any, knows nothing: its steps cost the same."""
 
     def begin(self, fabric) -> dict:
         self.on(fabric)
@@ -77,32 +78,30 @@ class Stepper:
 
     def counted(self) -> dict:
         """One step, and what can be counted of it, an image: it is the same on every machine."""
-        parameters = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        saved, seen, handles = {}, {"backbone": 0, "trained": 0}, []
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        saved, seen = {}, Counter()
 
         def keep(tensor):
-            if tensor.untyped_storage().data_ptr() not in parameters:
-                saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         def look(module, inputs, output):
-            seen["backbone"] += len(inputs[0])
-            seen["trained"] += len(inputs[0]) * module.trained
+            seen["passes"] += len(inputs[0])
+            seen["passes with gradients"] += len(inputs[0]) * module.trained
 
-        models = [self.model, *self.model.teacher]
-        backbones = {id(module): module for model in models for module in model.backbones().values()}
-        backbones |= {} if self.learner.task.frozen is None else {0: self.learner.task.frozen}  # a GPU's own copy
-        handles = [module.register_forward_hook(look) for module in backbones.values()]
+        backbones = {module for model in (self.model, *self.model.teacher) for module in model.backbones().values()}
+        backbones |= {self.learner.task.frozen} - {None}  # a GPU's own copy
+        handles = [module.register_forward_hook(look) for module in backbones]
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             counted = operations(self.step)
         for handle in handles:
             handle.remove()
         B = self.config.batch_size
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return {
-            "operations": counted / B, "saved": sum(saved.values()) / B, "trained": trained,
-            "passes": seen["backbone"] / B, "passes with gradients": seen["trained"] / B,
-        }  # fmt: skip
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        passes = {name: seen[name] / B for name in ("passes", "passes with gradients")}
+        return {"operations": counted / B, "saved": sum(saved.values()) / B, "trained": trained, **passes}
 
 
 def step_costs(configs: dict, store=None, repeats: int = 5) -> pd.DataFrame:

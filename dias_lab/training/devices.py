@@ -20,10 +20,8 @@ def launch(config: Config) -> Fabric:
     """Fabric on the devices of `config`; further processes of this machine start here, unless torchrun or srun did it."""
     alone = config.devices * config.num_nodes == 1
     strategy = "auto" if alone else DDPStrategy(broadcast_buffers=False)
-    fabric = Fabric(
-        accelerator=config.device, strategy=strategy, devices=config.devices, num_nodes=config.num_nodes,
-        precision=precision(config),
-    )  # fmt: skip
+    number = {"devices": config.devices, "num_nodes": config.num_nodes}
+    fabric = Fabric(accelerator=config.device, strategy=strategy, precision=precision(config), **number)
     if not alone:
         fabric.launch()
     return fabric
@@ -81,16 +79,15 @@ def rank(config: Config) -> int:
 
 
 def check(config: Config):
-    """Whether the devices can share the batch, and capture it in graphs: ValueError says why not."""
-    world = config.devices * config.num_nodes
-    if config.graphs and not (config.compile and uses_gpu(config) and world == config.accumulate == 1):
+    """Whether the devices have the precision, can share the batch, and capture it in graphs: ValueError says why not."""
+    gpu, world = uses_gpu(config), config.devices * config.num_nodes
+    if config.graphs and not (config.compile and gpu and world == config.accumulate == 1):
         raise ValueError(
-            f"graphs captures the parts that compile=True compiles, on one GPU and accumulate=1: a second part would overwrite "
-            f"what the first one left. Here compile is {config.compile}, accumulate {config.accumulate}, devices {world}, "
-            f"and there is {'a' if uses_gpu(config) else 'no'} GPU"
+            "graphs captures the parts that compile=True compiles, on one GPU and accumulate=1: a second part would "
+            f"overwrite what the first one left. Here compile is {config.compile}, accumulate {config.accumulate}, "
+            f"devices {world}, and there is {'a' if gpu else 'no'} GPU"
         )
-    parts = world * config.accumulate
-    if config.batch_size % parts:
+    if config.batch_size % (world * config.accumulate):
         there = f"{world} device{'s' * (world > 1)} and accumulate={config.accumulate}"
         fitting = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * config.accumulate) == 0]
         raise ValueError(
@@ -102,8 +99,10 @@ def check(config: Config):
         raise ValueError(f"{started} processes were started, and devices x num_nodes is {world}: say --devices")
     if config.num_nodes > 1 and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
         raise ValueError("several nodes need torchrun or srun, which tell each process its place")
-    if uses_gpu(config) and config.devices > torch.cuda.device_count():
+    if gpu and config.devices > torch.cuda.device_count():
         raise ValueError(f"devices is {config.devices}, and this machine has {torch.cuda.device_count()} GPUs")
+    if config.precision == "16-mixed" and not gpu:
+        raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
 
 
 def places(config: Config, fabric: Fabric) -> range:

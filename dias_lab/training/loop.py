@@ -1,4 +1,4 @@
-"""Training: fit(config, run_dir), on Lightning Fabric; exact resume.
+"""Training a Task: fit(config, run_dir), on Lightning Fabric; exact resume.
 
 The step itself is in step.py, what several devices share in devices.py. The best checkpoint is chosen on the validation
 split, which is never the test split. A step is a pure function of the weights and (seed, step), so a killed run that
@@ -15,36 +15,38 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dias_lab import runs
+from dias_lab.analysis.discovery import Discovery
 from dias_lab.config import Config
+from dias_lab.files import sync
 from dias_lab.methods import checkpoint
+from dias_lab.methods.task import Task
 from dias_lab.training import devices
 from dias_lab.training.ahead import ahead
-from dias_lab.training.step import Learner, first_non_finite, learning_rate, precision_of
-from dias_lab.training.tasks import task_class
+from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
-# a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "workers", "log_every"}
-FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
+# a resumed run may have these differ; from "device" on they change its weights by rounding (codebooks by a little more)
+FREE_TO_CHANGE = {"data", "workers", "log_every", "device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient became NaN or infinite."""
 
 
-def fit(config: Config, run_dir, progress: bool = True) -> dict:
+def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Discovery) -> dict:
     """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
 
-    Writes config.json, metrics.jsonl, checkpoints/ and metrics.json there (`runs.py` says what they are). Raises
-    ValueError where the run directory belongs to another config, runs.RunBusy where another process trains in it,
-    NonFiniteError, with the batch and the weights saved, where a loss or gradient is not finite, and MemoryError, with
-    what would fit, where a GPU is too small. On several devices every process calls this, and the first one writes.
+    `task` is what is learnt: object discovery, by default. Writes config.json, metrics.jsonl, checkpoints/ and
+    metrics.json there (`runs` says what they are). Raises ValueError where the run directory belongs to another config,
+    runs.RunBusy where another process trains in it, NonFiniteError, with the batch and the weights saved, where a loss or
+    gradient is not finite, and MemoryError, with what would fit, where a GPU is too small. On several devices every
+    process calls this, and the first one writes.
     """
     run_dir = runs.resolve(run_dir)
-    check(config, run_dir)  # before anything is written
+    check(config, run_dir, task)  # before anything is written
     if devices.rank(config) > 0:
         if (run_dir / "metrics.json").exists():
             return runs.read_json(run_dir / "metrics.json")
-        return Training(config, run_dir).run(progress=False)
+        return Training(config, run_dir, task).run(progress=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
         if (run_dir / "metrics.json").exists():
@@ -52,26 +54,23 @@ def fit(config: Config, run_dir, progress: bool = True) -> dict:
         (run_dir / "error.json").unlink(missing_ok=True)
         runs.write_json(run_dir / "config.json", config.to_dict())
         try:
-            return Training(config, run_dir).run(progress)
+            return Training(config, run_dir, task).run(progress)
         except Exception as error:
             report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
             runs.write_json(run_dir / "error.json", report)
             raise
 
 
-def check(config: Config, run_dir: Path):
+def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
-    task_class(config).check(config)
+    task.check(config)
     devices.check(config)
-    if config.precision == "16-mixed" and not (torch.cuda.is_available() and config.device != "cpu"):
-        raise ValueError('precision "16-mixed" needs a GPU; a CPU has "32-true" and "bf16-mixed"')
     if not (run_dir / "config.json").exists():
         return
     old, new = Config.load(run_dir).to_dict(), config.to_dict()
-    matters = set(new) - FREE_TO_CHANGE - config.unread()
-    names = [name for name in new if new[name] != old[name] and name in matters]
-    if names:
-        changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in names]
+    free = FREE_TO_CHANGE | config.unread()
+    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name] and name not in free]
+    if changed:
         raise ValueError(
             f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
         )
@@ -80,16 +79,18 @@ def check(config: Config, run_dir: Path):
 class Training:
     """One process's part of a run: the loop around the learner's steps, and what it leaves in the run directory."""
 
-    def __init__(self, config: Config, run_dir: Path):
+    def __init__(self, config: Config, run_dir: Path, task: type[Task] = Discovery):
         self.config, self.run_dir = config, run_dir
-        precision = self.precision_before() if config.precision == "auto" else config.precision
-        self.fabric = devices.launch(config.replace(precision=precision))
-        self.task = task_class(config)(config)
+        self.log_file = run_dir / "metrics.jsonl"
+        if config.precision == "auto" and (there := checkpoint.steps(run_dir)):  # it stays what it was, on any machine
+            config = config.replace(precision=checkpoint.progress(run_dir, there[-1]).get("precision", "auto"))
+        self.fabric = devices.launch(config)
+        self.precision = self.fabric.strategy.precision.precision
+        self.task = task(self.config)
         self.learner = Learner(self.task, self.fabric)
-        self.model, self.optimizer, self.data = self.learner.model, self.learner.optimizer, self.learner.data
-        self.step = 0  # updates done
+        self.model, self.optimizer = self.learner.model, self.learner.optimizer
+        self.step, self.seconds = 0, 0.0  # updates done, and how long they took
         self.best = {"step": 0, "score": None, "scores": {}}
-        self.seconds = 0.0
 
     def run(self, progress: bool) -> dict:
         self.resume()
@@ -139,28 +140,27 @@ class Training:
 
     def means(self, sums: dict, count: int) -> dict[str, float]:
         """Of the last `count` steps, over all devices."""
+        totals = torch.stack(list(sums.values()))
         if self.fabric.world_size > 1:
-            together = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean")
-            sums = dict(zip(sums, together))
-        return {name: float(value) / count for name, value in sums.items()}
+            totals = self.fabric.all_reduce(totals, reduce_op="mean")
+        return {name: total / count for name, total in zip(sums, totals.tolist())}
 
     def stop_if_not_finite(self):
-        """Raises NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
+        """NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
         step = self.learner.bad_step()
         if step is None:
             return
-        config, folder = self.config, self.run_dir / "nonfinite" / str(step)
-        loss, norm = self.learner.seen.tolist()
-        text = f"step {step}: the loss is {loss}, the gradient norm {norm}"
+        text = "step {}: the loss is {}, the gradient norm {}".format(step, *self.learner.seen.tolist())
         if not self.fabric.is_global_zero:
             self.fabric.barrier()  # the launcher ends all processes when one has failed: the first one writes before
             raise NonFiniteError(text)
-        batch = next(self.task.batches(range(config.batch_size), step))
-        progress = self.model.progress = step / config.steps
+        batch = next(self.task.batches(range(self.config.batch_size), step))
+        progress = self.model.progress = step / self.config.steps
         parts = self.learner.parts(*self.prepare(batch))
         culprits = (first_non_finite(self.task, *part, progress) for part in parts)
         with torch.compiler.set_stance("force_eager"):
             culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
+        folder = self.run_dir / "nonfinite" / str(step)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
         save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
@@ -177,7 +177,7 @@ class Training:
         rate = steps_per_second * self.config.batch_size
         line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
         line |= {f"weight_{name}": value for name, value in self.learner.weights.items()}
-        runs.append_line(self.run_dir / "metrics.jsonl", {**line, "images_per_second": rate})
+        runs.append_line(self.log_file, {**line, "images_per_second": rate})
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
 
     def evaluate_and_save(self):
@@ -189,9 +189,8 @@ class Training:
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         if self.fabric.is_global_zero:
-            log = self.run_dir / "metrics.jsonl"
-            runs.append_line(log, {"step": self.step, "validation": scores})
-            checkpoint.sync(log)  # the log is never behind its checkpoint
+            runs.append_line(self.log_file, {"step": self.step, "validation": scores})
+            sync(self.log_file)  # the log is never behind its checkpoint
             self.save()
         self.fabric.barrier()
 
@@ -199,7 +198,8 @@ class Training:
         state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
         if self.learner.scaler is not None:
             state["scaler"] = self.learner.scaler.state_dict()
-        progress = {"best": self.best, "seconds": self.seconds, "data": self.data, "precision": precision_of(self.fabric)}
+        facts = {"data": self.learner.data, "precision": self.precision}
+        progress = {"best": self.best, "seconds": self.seconds, **facts}
         checkpoint.save(self.run_dir, self.step, self.model, state, progress)
         self.settle()
 
@@ -208,20 +208,16 @@ class Training:
         runs.write_json(self.run_dir / "checkpoints" / "best.json", self.best)
         checkpoint.prune(self.run_dir, keep={self.step, self.best["step"]})
 
-    def precision_before(self) -> str:
-        """The precision of the last checkpoint, which "auto" keeps on any machine, or "auto"."""
-        there = checkpoint.steps(self.run_dir)
-        return checkpoint.progress(self.run_dir, there[-1]).get("precision", "auto") if there else "auto"
-
     def resume(self):
         """Go back to the last complete checkpoint: weights, optimiser, and the log up to its step."""
         there = self.fabric.broadcast(checkpoint.steps(self.run_dir))
         if there:
             state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
-            if progress["data"] != self.data:
+            if progress["data"] != self.learner.data:
                 raise ValueError(
-                    f"{self.run_dir} was trained on {progress['data']}, and what config.data and teacher name is {self.data}: "
-                    "the steps would not be the same. Choose another run directory, or the old data and teacher."
+                    f"{self.run_dir} was trained on {progress['data']}, and what config.data and teacher name is "
+                    f"{self.learner.data}: the steps would not be the same. Choose another run directory, or the old data "
+                    "and teacher."
                 )
             self.learner.load_optimizer(state["optimizer"])
             torch.set_rng_state(state["random"])
@@ -233,11 +229,10 @@ class Training:
             return
         if there:
             self.settle()
-        log = self.run_dir / "metrics.jsonl"
-        lines = runs.read_lines(log) if log.exists() else []
+        lines = runs.read_lines(self.log_file) if self.log_file.exists() else []
         kept = [line for line in lines if line["step"] <= self.step]
         if len(kept) < len(lines):
-            runs.write_lines(log, kept)
+            runs.write_lines(self.log_file, kept)
 
     def peak(self, images: int) -> int:
         """Bytes of GPU memory that a step of so many images needs at most, by doing it; no weight changes."""
@@ -246,7 +241,7 @@ class Training:
         torch.cuda.reset_peak_memory_stats()
         with contextlib.closing(self.task.batches(range(images), self.step)) as source:
             part = self.learner.prepare(next(source))
-        with torch.compiler.set_stance("force_eager"), self.learner.alone(unless=False):
+        with torch.compiler.set_stance("force_eager"), self.fabric.no_backward_sync(self.learner.wrapped):
             self.learner.gradients(*part)
         self.optimizer.zero_grad()
         return torch.cuda.max_memory_allocated()
@@ -257,7 +252,7 @@ class Training:
     def finish(self) -> dict:
         """Every process gives the result; the first one writes it."""
         result = self.result() if self.fabric.is_global_zero else None
-        if self.fabric.is_global_zero:
+        if result:
             runs.write_json(self.run_dir / "metrics.json", result)
         if self.fabric.world_size > 1:
             result = self.fabric.broadcast(result)
@@ -266,14 +261,12 @@ class Training:
 
     def result(self) -> dict:
         device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else str(self.fabric.device)
-        last = [line for line in runs.read_lines(self.run_dir / "metrics.jsonl") if "loss" in line][-1]
-        where = {"device": device, "devices": self.fabric.world_size, "precision": precision_of(self.fabric)}
+        last = [line for line in runs.read_lines(self.log_file) if "loss" in line][-1]
+        where = {"device": device, "devices": self.fabric.world_size, "precision": self.precision}
         return {
-            "steps": self.step,
-            "best_step": self.best["step"],
-            "seconds": self.seconds,
+            "steps": self.step, "best_step": self.best["step"], "seconds": self.seconds,
             "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
             "loss": {name: last[name] for name in last if name == "loss" or f"weight_{name}" in last},
             "scores": self.best["scores"],
             "about": {**runs.about(), **where, "seed": self.config.seed, "threads": torch.get_num_threads()},
-        }
+        }  # fmt: skip

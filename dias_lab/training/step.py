@@ -5,9 +5,10 @@ DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose g
 (but for a codebook's, which each part draws to its own nearest locations).
 """
 
-import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -71,7 +72,7 @@ class Learner:
         self.optimizer.zero_grad()
         values = {}
         for number, part in enumerate(self.parts(inputs, draws), start=1):
-            with self.alone(unless=number == config.accumulate):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < config.accumulate):
                 for name, value in self.gradients(*part).items():
                     values[name] = values.get(name, 0) + value.detach() / config.accumulate
         norm = self.fabric.clip_gradients(
@@ -95,14 +96,11 @@ class Learner:
         if self.config.accumulate == 1:
             return [(inputs, draws)]
         size = len(self.places) // self.config.accumulate
-        cuts = [slice(first, first + size) for first in range(0, len(self.places), size)]
-        return [tuple({name: _cut(given[name], cut) for name in given} for given in (inputs, draws)) for cut in cuts]
 
-    def alone(self, unless: bool):
-        """No exchange of gradients between processes, `unless` all parts of the batch have been seen."""
-        if unless or self.fabric.world_size == 1:
-            return contextlib.nullcontext()
-        return self.fabric.no_backward_sync(self.wrapped)
+        def cut(given: dict, first: int) -> dict:
+            return {name: None if value is None else value[first : first + size] for name, value in given.items()}
+
+        return [(cut(inputs, first), cut(draws, first)) for first in range(0, len(self.places), size)]
 
     def may_update(self, loss: Tensor, norm: Tensor, step: int) -> bool:
         """Whether the host lets the update happen. Fused Adam is never held back by it: the device decides by itself."""
@@ -133,43 +131,35 @@ class Learner:
         return first if first >= 0 else None
 
 
-def _cut(value: Tensor | None, cut: slice) -> Tensor | None:
-    return None if value is None else value[cut]
-
-
-def precision_of(fabric: Fabric) -> str:
-    return fabric.strategy.precision.precision
-
-
 def first_non_finite(task: Task, inputs: dict, draws: dict, progress: float) -> str | None:
-    """The name of the first module output, loss or parameter gradient that is not finite, by doing the step again."""
-    for name, tensor in inputs.items():
-        if tensor is not None and not torch.isfinite(tensor).all():
-            return f"the {name}"
-    model, found, handles = task.model, [], []
+    """The first input, parameter, module output, loss or gradient that is not finite, by doing the step again."""
+    again = _step_again(task, inputs, draws, progress)
+    return next((name for name, value in again if not _finite(value)), None)
 
-    def look(name):
-        def hook(module, inputs, output):
-            output = tuple(vars(output).values()) if is_dataclass(output) else output
-            tensors = output if isinstance(output, tuple) else (output,)
-            if any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in tensors if t is not None):
-                found.append(f"the output of {name or 'the model'}")
 
-        return hook
+def _step_again(task: Task, inputs: dict, draws: dict, progress: float) -> Iterator[tuple[str, object]]:
+    """Names and values in the order in which they come about; of the module outputs, those that are not finite."""
+    model, outputs = task.model, []
+    yield from ((f"the {name}", value) for name, value in inputs.items())
+    yield from ((f"the parameter {name}", parameter) for name, parameter in model.named_parameters())
 
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"the parameter {name}"
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_hook(look(name)))
+    def look(name, module, inputs, output):
+        if not _finite(output):
+            outputs.append((f"the output of {name or 'the model'}", output))
+
+    handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules()]
     output = model(**inputs, draws=draws)
     for handle in handles:
         handle.remove()
+    yield from outputs
     losses, weights = task.losses(output, progress)
-    found += [f"the loss {name}" for name, loss in losses.items() if not torch.isfinite(loss)]
-    if found:
-        return found[0]
+    yield from ((f"the loss {name}", loss) for name, loss in losses.items())
     model.zero_grad()
     sum(weights[name] * losses[name] for name in losses).backward()
-    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    return f"the gradient of {gradients[-1]}" if gradients else None
+    yield from ((f"the gradient of {name}", parameter.grad) for name, parameter in reversed([*model.named_parameters()]))
+
+
+def _finite(value) -> bool:
+    """Whether all tensors of a module's output are: it is one, a tuple of some, or a dataclass."""
+    values = vars(value).values() if is_dataclass(value) else value if isinstance(value, tuple) else (value,)
+    return all(bool(torch.isfinite(one).all()) for one in values if isinstance(one, Tensor))

@@ -1,4 +1,4 @@
-"""Methods beside each other: what counts as a finished run, the summary, and what a training step costs."""
+"""Methods beside each other: what counts as a finished run, and the summary."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from dias_lab.analysis.baselines import baseline_scores
 from dias_lab.config import Config
 from dias_lab.data import store
 from dias_lab.methods import checkpoint
-from dias_lab.training import cost
 
 ITEMS = range(6)
 
@@ -139,31 +138,3 @@ def test_the_baselines_are_those_of_the_images_that_the_runs_were_scored_on(smal
     expected = baseline_scores(checkpoint.load_model(tmp_path / "fewer"), store.open(f"{small_config.data}/test.lmdb"), limit=2)
     ours = compare.baselines(table.assign(**{"test-dias.images": "2"}), "dias").loc[f"k-means, {fewer}", "mbo"]
     assert ours == pytest.approx(expected["k-means.mbo"].mean())
-
-
-def test_the_costs_of_a_step_are_counted(small_config):
-    configs = {"DIAS": small_config}
-    for name, fields in (("SPOT, stage 1", {}), ("SPOT, stage 2", {"stage": 2, "fine_tuned_blocks": 0})):
-        configs[name] = small_config.replace(method="spot", **fields)
-    train = store.open(f"{small_config.data}/train.lmdb")
-    costs = cost.step_costs(configs, train, repeats=1)
-    assert (costs["passes"] == 1).all() and (costs["passes with gradients"] == 0).all()
-    assert (costs["seconds"] > 0).all() and (costs["saved"] > 0).all()
-    assert costs.loc["SPOT, stage 2", "operations"] > costs.loc["SPOT, stage 1", "operations"]
-    again = cost.step_costs(configs, train, repeats=0)
-    assert (again["operations"] == costs["operations"]).all() and again["seconds"].isna().all()
-
-
-def test_a_fine_tuned_backbone_is_a_pass_of_its_own():
-    fields = dict(
-        method="spot", stage=2, fine_tuned_blocks=1, backbone="vit_tiny_patch16_224", backbone_weights="random", backbone_size=32,
-        image_size=32, num_slots=3, slot_dim=16, slot_mlp_dim=16, decoder_layers=1, batch_size=2, device="cpu",
-    )  # fmt: skip
-    costs = cost.step_costs({"SPOT, stage 2": Config.preset("coco", **fields)}, repeats=0).iloc[0]
-    assert costs["passes"] == 2 and costs["passes with gradients"] == 1
-
-
-def test_steps_from_a_cache_pass_no_backbone(small_config):
-    train = store.open(f"{small_config.data}/train.lmdb")
-    configs = {"pixels": small_config, "cache": small_config.replace(cache_views=1)}
-    assert cost.step_costs(configs, train, repeats=0)["passes"].to_list() == [1, 0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dias_lab import __main__, runs
+from dias_lab import __main__, fit, runs
 from dias_lab.analysis.discovery import Discovery
 from dias_lab.analysis.evaluate import METRICS, evaluate, score
 from dias_lab.config import method_class
@@ -34,6 +34,22 @@ def animals(tmp_path):
     ]
     meta = {"dataset": "animals", "split": "test", "classes": {17: "cat", 18: "dog"}}
     return store.open(store.write(tmp_path / "test.lmdb", records, meta))
+
+
+def test_evaluation_is_deterministic_and_written_beside_the_run(small_config, small_scenes, tmp_path):
+    fit(small_config.replace(steps=5), whole := tmp_path / "run", progress=False)
+    first = evaluate(whole, small_scenes / "test.lmdb")
+    again = evaluate(checkpoint.load_model(whole), small_scenes / "test.lmdb")
+    assert first.scores == again.scores and len(first.images) == 3
+    written = runs.read_json(whole / "scores" / "test-dias.json")
+    assert written["decoder"] == first.scores["decoder"] and written["protocol"] == "dias"
+    part = evaluate(whole, small_scenes / "test.lmdb", limit=1)  # stands apart from the whole
+    assert runs.read_json(whole / "scores" / "test-dias-first1.json")["images"] == part.scores["images"] == 1
+    assert runs.read_json(whole / "scores" / "test-dias.json")["images"] == 3
+    assert {"seed", "step", "device", "data", "seconds", "commit"} <= written["about"].keys()
+    assert evaluate(whole, small_scenes / "test.lmdb", "spot").scores["decoder"]["mbo"] != first.scores["decoder"]["mbo"]
+    with pytest.raises(ValueError, match="did you mean 'dias'"):
+        evaluate(whole, small_scenes / "test.lmdb", "diass")
 
 
 @pytest.mark.parametrize("protocol", ["dias", "dias-v1", "spot"])

@@ -7,7 +7,7 @@ from scipy import stats
 
 from dias_lab import runs
 from dias_lab.analysis import intervals
-from dias_lab.analysis.intervals import difference_text, mean_text, paired_interval, verdict, widened_interval
+from dias_lab.analysis.intervals import difference_text, mean_text, paired_interval, widened_interval
 
 
 def test_interval_against_what_is_known():
@@ -104,7 +104,4 @@ def test_words_for_numbers():
     assert mean_text(1234.567, 0.5, factor=1) == "1235 ± 0.5"
     assert difference_text(0.012, -0.003, 0.027) == " [+1.2: -0.3 to +2.7]" and difference_text(np.nan, np.nan, np.nan) == ""
     assert difference_text(-0.5, np.nan, np.nan, factor=1) == " [-0.5, no interval]"
-    words = {"above": "better", "below": "worse", "between": "noise"}
-    ends = [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (0, 0.1), (np.nan, np.nan)]
-    assert [verdict(*bounds, **words) for bounds in ends] == ["better", "worse", "noise", "noise", "no interval"]
     assert intervals.distinct(["dias", "dias", np.nan, None]) == "dias" and intervals.distinct([200.0, 100.0]) == "100, 200"

@@ -65,26 +65,3 @@ def test_swapping_with_another_picture_changes_one_slot(run):
     assert slots[0, 0].equal(out.slots[1, 4]) and slots[0, 1:].equal(out.slots[0, 1:]) and keep.all()
     with pytest.raises(ValueError, match="action is one of"):
         edit(out.slots, out.keep, "dorp", 0)
-
-
-def test_a_moved_control_draws_again_and_an_impossible_value_says_why():
-    import ipywidgets as widgets
-    from matplotlib.figure import Figure
-
-    from dias_lab.viz.controls import controlled
-
-    def draw(height, kind):
-        if kind == "bad":
-            raise RuntimeError("not <b>that</b>")
-        figure = Figure(figsize=(1, height))
-        return figure, f"height < {height}"
-
-    height, kind = widgets.IntSlider(1, 1, 3), widgets.Dropdown(options=["good", "bad"])
-    box = controlled(draw, height=height, kind=kind)
-    text, picture = box.children[-2:]
-    first = bytes(picture.value)
-    assert first.startswith(b"\x89PNG") and text.value == "height &lt; 1" and not height.continuous_update
-    height.value = 2
-    assert bytes(picture.value) != first and text.value == "height &lt; 2"
-    kind.value = "bad"
-    assert "RuntimeError" in text.value and "&lt;b&gt;" in text.value and bytes(picture.value) != first

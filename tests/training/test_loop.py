@@ -13,12 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from dias_lab import runs
-from dias_lab.analysis.baselines import baseline_scores, ceiling_segments, cluster_segments, position_segments
-from dias_lab.analysis.evaluate import evaluate
+from dias_lab.analysis.discovery import Discovery
 from dias_lab.config import Config
-from dias_lab.data import store
 from dias_lab.methods import build, checkpoint
-from dias_lab.metrics import segmentation_scores
 from dias_lab.training.loop import NonFiniteError, Training, fit, learning_rate
 
 
@@ -61,6 +58,23 @@ def test_a_run_leaves_what_the_design_promises(whole, small_scenes):
     assert steps == [5, 10, 15, 20]
     assert losses(whole)[-1][1] < losses(whole)[0][1]
     assert {"commit", "versions", "device", "seed"} <= result["about"].keys()
+
+
+class Elsewhere(Discovery):
+    """A task of somebody else: it measures something of its own, and takes the first checkpoint for the best."""
+
+    def measured(self, output):
+        return {"width": output.slots.new_tensor(output.slots.shape[-1])}
+
+    def selection(self, scores):
+        return 1.0
+
+
+def test_any_task_is_trained(small_scenes, tmp_path):
+    result = fit(small(small_scenes, steps=10), tmp_path, progress=False, task=Elsewhere)
+    lines = [line for line in runs.read_lines(tmp_path / "metrics.jsonl") if "loss" in line]
+    assert {line["width"] for line in lines} == {12} and "kept" not in lines[0]
+    assert result["best_step"] == 5 and result["steps"] == 10
 
 
 def test_what_comes_before_the_decoder_learns_at_its_own_rate(small_scenes, tmp_path):
@@ -231,24 +245,6 @@ def test_learning_rate_is_that_of_the_reference():
     assert rates == pytest.approx([0, 4e-8, 2e-4, 2e-7])
 
 
-# Evaluation and baselines
-
-
-def test_evaluation_is_deterministic_and_written_beside_the_run(whole, small_scenes):
-    first = evaluate(whole, small_scenes / "test.lmdb")
-    again = evaluate(checkpoint.load_model(whole), small_scenes / "test.lmdb")
-    assert first.scores == again.scores and len(first.images) == 3
-    written = runs.read_json(whole / "scores" / "test-dias.json")
-    assert written["decoder"] == first.scores["decoder"] and written["protocol"] == "dias"
-    part = evaluate(whole, small_scenes / "test.lmdb", limit=1)  # stands apart from the whole
-    assert runs.read_json(whole / "scores" / "test-dias-first1.json")["images"] == part.scores["images"] == 1
-    assert runs.read_json(whole / "scores" / "test-dias.json")["images"] == 3
-    assert {"seed", "step", "device", "data", "seconds", "commit"} <= written["about"].keys()
-    assert evaluate(whole, small_scenes / "test.lmdb", "spot").scores["decoder"]["mbo"] != first.scores["decoder"]["mbo"]
-    with pytest.raises(ValueError, match="did you mean 'dias'"):
-        evaluate(whole, small_scenes / "test.lmdb", "diass")
-
-
 def test_models_load_by_name_and_missing_ones_are_refused(whole, tmp_path):
     model = checkpoint.load_model(whole, "last")
     state = weights(whole, 20)
@@ -257,18 +253,3 @@ def test_models_load_by_name_and_missing_ones_are_refused(whole, tmp_path):
         checkpoint.load_model(whole, 7)
     with pytest.raises(ValueError, match="is it a run directory"):
         checkpoint.load_model(tmp_path)
-
-
-def test_baselines_do_what_their_names_say(whole, small_scenes):
-    true = torch.zeros(2, 64, 64, dtype=torch.uint8)
-    true[:, 16:48, 16:48] = 1
-    true[1, :8] = 255
-    ceiling = segmentation_scores(ceiling_segments(true, (8, 8)), true)
-    assert (ceiling["ari"] > 0.97).all()
-    features = torch.nn.functional.one_hot((true[:, 4::8, 4::8] == 1).long(), 3).permute(0, 3, 1, 2).float()
-    assert (segmentation_scores(cluster_segments(features, 2, 64), true)["ari"] > 0.97).all()
-    tiles = position_segments((8, 8), 4, 64, 2)
-    assert torch.equal(tiles[0], tiles[1]) and len(tiles.unique()) == 4
-    model = checkpoint.load_model(whole)
-    table = baseline_scores(model, store.open(small_scenes / "test.lmdb"))
-    assert (table["ceiling.ari"] > table["position.ari"]).all() and len(table) == 3

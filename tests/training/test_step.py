@@ -1,4 +1,4 @@
-"""The step: assignment on the device, parts of a batch, updates held back, precision, and no wait for a GPU."""
+"""The step: parts of a batch, updates held back, precision, and no wait for a GPU."""
 
 import copy
 import itertools
