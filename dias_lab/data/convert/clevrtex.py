@@ -33,18 +33,13 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
-    command = ["python", "-m", "dias_lab", "convert", "clevrtex", "--root", root, "--out", out]
     full = _scenes(root, "clevrtex_full")
     if splits == "reference":
-        test = _scenes(root, "clevrtex_outd")
-        held = common.held_out("clevrtex", (path.name for path in full), validation)
-        validating = [path for path in full if path.name in held]
-        train = [path for path in full if path.name not in held]
-        command += ["--validation", validation]
+        test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
+        train, validating = ([by_name[name] for name in names] for names in common.divide("clevrtex", list(by_name), validation))
     elif splits == "usual":
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
         test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
-        command += ["--splits", splits]
     else:
         raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
     parts = {
@@ -53,7 +48,8 @@ def convert(
     }
     if splits == "reference" and not validation:
         del parts["validation"]
-    return common.write(out, "clevrtex", parts, command, WAY_OUT, progress)
+    options = {"root": root, "out": out, "validation": validation, "splits": splits}
+    return common.write(out, "clevrtex", parts, options, WAY_OUT, progress)
 
 
 def _source(scenes: list[Path]) -> str:
@@ -70,14 +66,12 @@ def _scenes(root: Path, name: str) -> list[Path]:
     flats = {path for path in names if path.name.endswith(FLAT)}
     scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
     if not scenes:
-        found = common.found(root, folder / "0", LAYOUT)
-        raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {found}")
+        raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {common.found(root, folder / '0', LAYOUT)}")
     if lost := [path.relative_to(root) for path in scenes if path not in names]:
         raise ConversionError(f"{root} lacks the pictures {some(lost)}, whose masks are there. {WAY_OUT}")
     bare = [path for path in names if re.fullmatch(r"CLEVRTEX_\w+_\d{6}\.png", path.name) and _flat(path) not in flats]
     if bare:
-        names = some(sorted(path.relative_to(root) for path in bare))
-        raise ConversionError(f"{root} lacks the masks of {names}. {WAY_OUT}")
+        raise ConversionError(f"{root} lacks the masks of {some(sorted(path.relative_to(root) for path in bare))}. {WAY_OUT}")
     if len({path.name for path in scenes}) < len(scenes):
         raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
     return scenes
@@ -95,10 +89,6 @@ def _flat(path: Path) -> Path:
 
 def _record(path: Path) -> store.Record:
     mask = _flat(path)
-    picture = common.open_image(mask, ["PNG"], WAY_OUT)
-    if picture.mode not in ("P", "RGB", "RGBA"):
-        raise ConversionError(f"{mask} is a picture of mode {picture.mode}, but objects differ in colour. {WAY_OUT}")
-    labels = common.numbered(common.packed_colours(picture), mask)
+    labels = common.numbered(common.colours(mask, WAY_OUT), mask)
     source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
-    things = {segment: True for segment in range(1, int(labels.max()) + 1)}
-    return store.Record(path.read_bytes(), labels, {"source": source, "things": things})
+    return store.Record(path.read_bytes(), labels, {"source": source, "things": common.all_things(labels)})

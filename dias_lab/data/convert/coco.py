@@ -48,21 +48,9 @@ def convert(
     if annotations not in (kinds := {"panoptic": Panoptic, "instances": Instances}):
         raise ConversionError(f"annotations={annotations!r}; choose one of {', '.join(kinds)}")
     train, test = (kinds[annotations](root, part) for part in ("train2017", "val2017"))
-    held = common.held_out("coco", train.numbers, validation)
-    splits = {  # the smallest first: an error shows early
-        "test": (test, test.numbers),
-        "validation": (train, [number for number in train.numbers if number in held]),
-        "train": (train, [number for number in train.numbers if number not in held]),
-    }
-    if not validation:
-        del splits["validation"]
-    command = ["python", "-m", "dias_lab", "convert", "coco", "--root", root, "--out", out, "--validation", validation]
-    command += ["--limit", limit] if limit else []
-    command += ["--annotations", annotations] if annotations != "panoptic" else []
-    for split, (part, numbers) in splits.items():
-        if not numbers:
-            wrong = f"validation={validation} of {len(part.numbers)} images in {part.table} leaves {split} empty"
-            raise ConversionError(f"{wrong}; choose another share (0: no validation split)")
+    training, held = common.divide("coco", train.numbers, validation)
+    splits = {}  # the smallest first: an error shows early
+    for split, part, numbers in (("test", test, test.numbers), ("validation", train, held), ("train", train, training)):
         meta = {
             "classes": part.classes,
             "source": f"COCO 2017 {annotations}, {part.name}, https://cocodataset.org",
@@ -70,7 +58,10 @@ def convert(
             "photos_without_masks": part.photos_without_masks,
         }
         splits[split] = Split(numbers[:limit], part.record, meta)
-    paths = common.write(out, "coco", splits, command, f"Fetch the file again into {root}", progress)
+    if not validation:
+        del splits["validation"]
+    options = {"root": root, "out": out, "validation": validation, "limit": limit, "annotations": annotations}
+    paths = common.write(out, "coco", splits, options, f"Fetch the file again into {root}", progress)
     for part in (train, test) if progress else ():
         print(f"{part.photos_without_masks} photos of {part.name} are not in {part.table.name} and were left out")
     return paths
