@@ -7,6 +7,7 @@ JSON: source, width, height, the CRC-32 of both blobs, and by segment things, cl
 own CRC-32. Stuff keeps its own segments: the reader merges it (`thing_map`), so any protocol reads the same store.
 """
 
+import copy
 import functools
 import hashlib
 import io
@@ -42,6 +43,13 @@ class Packed(Record):
     """A record as it is stored: checked, its segments as PNG, its info with size and checksums. `pack` makes it."""
 
 
+def png(picture: Image.Image, **options) -> bytes:
+    """The PNG file of a picture; `options` are Pillow's."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
 def thing_map(info: dict) -> np.ndarray:
     """Lookup table uint8 [256]: things keep their id, stuff becomes 0, overlap and void stay."""
     table = np.zeros(256, np.uint8)
@@ -71,7 +79,7 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
             raise StoreError(f"meta[{field!r}] for {path} is {meta.get(field)!r}; give the {field}'s name")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
     _seal(meta)  # what is not JSON is refused now, not hours later
-    lmdb_file.write(path, _batches(path, records, meta), functools.partial(_verify, decode=False, progress=False))
+    lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
     return path
 
 
@@ -80,12 +88,10 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
     for count, record in enumerate(records, start=1):
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
-            image_key, info_key, segments_key = _keys(count - 1)
-            batch += [(image_key, image), (info_key, _seal(info))]  # in the order of the keys
+            values = image, _seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
-        if segments is not None:
-            batch.append((segments_key, segments))
+        batch += [(key, value) for key, value in zip(_keys(count - 1), values) if value is not None]
         if count % BATCH == 0:
             yield batch
             batch = []
@@ -103,9 +109,7 @@ def pack(record: Record) -> Packed:
     except StoreError as error:
         raise StoreError(f"source {info.get('source')}: {error}") from error
     if isinstance(segments, np.ndarray):
-        buffer = io.BytesIO()
-        Image.fromarray(segments).save(buffer, "PNG")
-        segments = buffer.getvalue()
+        segments = png(Image.fromarray(segments))
     info = {**info, "width": width, "height": height, "image_crc32": zlib.crc32(image)}
     if segments is not None:
         info["segments_crc32"] = zlib.crc32(segments)
@@ -131,10 +135,10 @@ class Store(Sequence):
     @property
     def meta(self) -> dict:
         """What `write` was given, schema and count."""
-        return _parse_meta(self.path, *lmdb_file.read(self.path, b"meta"))
+        return copy.deepcopy(_meta(self.path, *lmdb_file.read(self.path, b"meta")))
 
     def __len__(self) -> int:
-        return _count(self.path, *lmdb_file.read(self.path, b"meta"))
+        return _meta(self.path, *lmdb_file.read(self.path, b"meta"))["count"]
 
     def __getitem__(self, index: int) -> Record:
         """Item `index`, negative ones from the end. Raises: IndexError; StoreError if the item is damaged."""
@@ -163,15 +167,12 @@ class Store(Sequence):
         return f"Store({str(self.path)!r})"
 
 
-def verify(path: str | Path, progress: bool = False) -> dict[str, int]:
-    """Read, decode and compare everything; return counts: items, with_segments, segments, things, bytes.
+def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dict[str, int]:
+    """Read, decode (or not) and compare everything; return counts: items, with_segments, segments, things, bytes.
 
     Raises: FileNotFoundError; StoreError with up to ten problems and their items.
     """
-    return _verify(Path(path).resolve(), decode=True, progress=progress)
-
-
-def _verify(path: Path, decode: bool, progress: bool) -> dict[str, int]:
+    path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
     store, problems = Store(path), []
     summary = dict.fromkeys(("items", "with_segments", "segments", "things"), 0) | {"bytes": path.stat().st_size}
@@ -269,17 +270,13 @@ def _unseal(value: bytes | None) -> dict:
     return content
 
 
-def _parse_meta(path: Path, value: bytes | None) -> dict:
+@functools.lru_cache(maxsize=64)
+def _meta(path: Path, value: bytes | None) -> dict:
     try:
         meta = _unseal(value)
     except ValueError as error:
         raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
     if meta["schema"] > SCHEMA:
-        found = f"{path} has schema {meta['schema']}, this dias_lab reads up to {SCHEMA}"
-        raise StoreError(f"{found}. Update dias_lab or convert the data again")
+        way_out = "Update dias_lab or convert the data again"
+        raise StoreError(f"{path} has schema {meta['schema']}, this dias_lab reads up to {SCHEMA}. {way_out}")
     return meta
-
-
-@functools.lru_cache(maxsize=64)
-def _count(path: Path, value: bytes | None) -> int:
-    return _parse_meta(path, value)["count"]

@@ -225,7 +225,7 @@ def test_a_failed_conversion_keeps_the_old_stores(tmp_path):
         ({"validation": 1}, "validation=1;"),
         ({"validation": -0.1}, "validation=-0.1;"),
         ({"annotations": "stuff"}, "annotations='stuff'; choose one of panoptic, instances"),
-        ({"validation": 1 - 1e-9}, r"train would be empty \(images: test 1, validation 2, train 0\)"),
+        ({"validation": 1 - 1e-9}, r"coco of .*train would be empty \(images: test 1, validation 2, train 0\)"),
         ({"limit": 0}, "limit=0;"),
     ],
 )

@@ -35,8 +35,9 @@ def convert(
     common.share("validation", validation, "clevrtex_full")
     full = _scenes(root, "clevrtex_full")
     if splits == "reference":
-        test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
-        train, validating = ([by_name[name] for name in names] for names in common.divide("clevrtex", list(by_name), validation))
+        test, scenes = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
+        parts = common.divide("clevrtex", list(scenes), validation)
+        train, validating = ([scenes[name] for name in names] for names in parts)
     elif splits == "usual":
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
         test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
@@ -66,12 +67,14 @@ def _scenes(root: Path, name: str) -> list[Path]:
     flats = {path for path in names if path.name.endswith(FLAT)}
     scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
     if not scenes:
-        raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {common.found(root, folder / '0', LAYOUT)}")
+        found = common.found(root, folder / "0", LAYOUT)
+        raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {found}")
     if lost := [path.relative_to(root) for path in scenes if path not in names]:
         raise ConversionError(f"{root} lacks the pictures {some(lost)}, whose masks are there. {WAY_OUT}")
     bare = [path for path in names if re.fullmatch(r"CLEVRTEX_\w+_\d{6}\.png", path.name) and _flat(path) not in flats]
     if bare:
-        raise ConversionError(f"{root} lacks the masks of {some(sorted(path.relative_to(root) for path in bare))}. {WAY_OUT}")
+        names = some(sorted(path.relative_to(root) for path in bare))
+        raise ConversionError(f"{root} lacks the masks of {names}. {WAY_OUT}")
     if len({path.name for path in scenes}) < len(scenes):
         raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
     return scenes

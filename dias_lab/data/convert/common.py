@@ -55,7 +55,7 @@ def write(
     """
     if empty := [split for split, part in splits.items() if not part.items]:
         counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
-        wrong = f"{dataset}: the split {empty[0]} would be empty (images: {counts})"
+        wrong = f"{dataset} of {options['root']}: the split {empty[0]} would be empty (images: {counts})"
         raise ConversionError(f"{wrong}. Choose other shares (0: no such split) or other files")
     _refuse_a_mixture(out, dataset, splits)
     out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +78,7 @@ def command(dataset: str, **options) -> str:
     words = ["python", "-m", "dias_lab", "convert", dataset]
     for option, value in options.items():
         if value is not None and value is not False:
-            words.append(f"--{option.replace('_', '-')}")
-            words += [] if value is True else [str(value)]
+            words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)
 
 
@@ -126,7 +125,7 @@ def share(name: str, value: float, of: str) -> float:
 
 
 def divide(salt: str, names: Sequence, wanted: float, among: Collection | None = None) -> tuple[list, list]:
-    """The names (or ids) to train on, and those to hold out: a share of about `wanted` of those `among` them (default: all).
+    """The names (or ids) to train on, and those to hold out: a share of about `wanted` of `among` (default: all names).
 
     The share is 0 to 1, and at least one name unless it is 0. A name alone decides, whatever other names there are, so
     that a data set may grow; only where no name falls into the share, the one that is nearest to it is taken.
@@ -148,7 +147,7 @@ def open_image(path: Path, formats: Sequence[str] | None, way_out: str) -> Image
     try:
         with Image.open(path, formats=formats) as image:
             image.load()
-            return image
+        return image
     except UNREADABLE as error:
         raise ConversionError(f"{path} cannot be decoded ({error}). {way_out}") from error
 

@@ -13,7 +13,6 @@ orientation included. It says which segment a pixel is in:
 Segments are renumbered 1, 2, ... in the ascending order of their numbers, or of R + 256 G + 65536 B.
 """
 
-import io
 from collections import Counter
 from pathlib import Path
 
@@ -96,7 +95,8 @@ def _folders(root: Path) -> dict[str, Path]:
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
     folders = {split: folders[0] for split, folders in by_split.items() if folders}
     if folders and "train" not in folders:
-        raise ConversionError(f"{root} has {some(path.name for path in folders.values())}, but no train. Add it or rename them")
+        there = some(path.name for path in folders.values())
+        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
     return folders or {"train": root}
 
 
@@ -185,9 +185,7 @@ def _picture(path: Path) -> tuple[bytes, tuple[int, int], bool]:
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if transparent:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue(), picture.size, turned
+    return store.png(picture.convert("RGB")), picture.size, turned
 
 
 def _labels(path: Path) -> np.ndarray:

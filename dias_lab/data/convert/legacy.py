@@ -147,7 +147,7 @@ def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:
     """The store's segments, uint8 [H W], and its info on them. Raises: ValueError if indices and fields do not agree."""
     present = np.unique(sample.indices).tolist()
     ranks = [index for index in present if index]
-    stated = {name: len(array) for name in ("clazz", "isthing") if (array := getattr(sample, name)) is not None}
+    stated = {name: len(getattr(sample, name)) for name in ("clazz", "isthing") if getattr(sample, name) is not None}
     if set(stated.values()) - {len(ranks)}:
         raise ValueError(f"its mask has {len(ranks)} segments, the highest is {present[-1]}; its fields state {stated}")
     if ranks != list(range(1, len(ranks) + 1)) and layout.fields != ("bbox", "clazz"):  # there, stuff left gaps

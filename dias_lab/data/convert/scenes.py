@@ -1,7 +1,6 @@
 """The built-in scenes -> stores. The splits are disjoint ranges of seeds."""
 
 import functools
-import io
 from pathlib import Path
 
 from PIL import Image
@@ -33,7 +32,5 @@ def convert(
 
 def _record(seed: int, difficulty: Difficulty) -> store.Record:
     image, segments = scene(seed, difficulty)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)  # noise hardly compresses; this is four times faster
-    info = {"source": f"scene {seed}", "things": common.all_things(segments)}
-    return store.Record(buffer.getvalue(), segments, info)
+    blob = store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
+    return store.Record(blob, segments, {"source": f"scene {seed}", "things": common.all_things(segments)})

@@ -72,7 +72,8 @@ def convert(
     options = {"root": root, "out": out, "validation": validation, "splits": splits, "year": year, "trainaug": trainaug}
     paths = common.write(out, "voc", parts, options | {"drop_test_images": drop_test_images}, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
-        print(f"note: {len(leak)} of the test images are in train, too, as in the reference; --drop-test-images leaves them out")
+        note = f"note: {len(leak)} of the test images are in train, too, as in the reference"
+        print(f"{note}; --drop-test-images leaves them out")
     return paths
 
 
