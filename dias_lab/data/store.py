@@ -14,6 +14,7 @@ import io
 import json
 import operator
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -175,7 +176,7 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
     path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
     store, problems = Store(path), []
-    summary = dict.fromkeys(("items", "with_segments", "segments", "things"), 0) | {"bytes": path.stat().st_size}
+    counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
         try:
             record = store[index]
@@ -186,17 +187,14 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
             if len(problems) == 10:
                 break
             continue
-        things = record.info.get("things") or {}
-        summary["items"] += 1
-        summary["with_segments"] += record.segments is not None
-        summary["segments"] += len(things)
-        summary["things"] += sum(things.values())
-    surplus = lmdb_file.count(path) - 1 - 2 * summary["items"] - summary["with_segments"]
+        things = list((record.info.get("things") or {}).values())
+        counts.update(items=1, with_segments=record.segments is not None, segments=len(things), things=sum(things))
+    surplus = lmdb_file.count(path) - 1 - 2 * counts["items"] - counts["with_segments"]
     if surplus and not problems:
         problems = [f"it has {surplus} records that belong to no item"]
     if problems:
         raise StoreError("\n  ".join([f"{path} is not sound. Convert the data again:", *problems]))
-    return summary
+    return dict(counts)
 
 
 # One record

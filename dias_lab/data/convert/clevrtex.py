@@ -33,9 +33,10 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
-    full = _scenes(root, "clevrtex_full")
+    full, tested = _scenes(root, "clevrtex_full"), "clevrtex_full"
     if splits == "reference":
-        test, scenes = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
+        tested = "clevrtex_outd"
+        test, scenes = _scenes(root, tested), {path.name: path for path in full}
         parts = common.divide("clevrtex", list(scenes), validation)
         train, validating = ([scenes[name] for name in names] for names in parts)
     elif splits == "usual":
@@ -43,19 +44,14 @@ def convert(
         test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
     else:
         raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
-    parts = {
-        split: Split(scenes, _record, {"source": _source(scenes), "splits": splits})
-        for split, scenes in (("test", test), ("validation", validating), ("train", train))
-    }
+    parts = {}
+    for split, scenes in {"test": test, "validation": validating, "train": train}.items():
+        source = f"ClevrTex, {tested if split == 'test' else 'clevrtex_full'}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
+        parts[split] = Split(scenes, _record, {"source": source, "splits": splits})
     if splits == "reference" and not validation:
         del parts["validation"]
     options = {"root": root, "out": out, "validation": validation, "splits": splits}
     return common.write(out, "clevrtex", parts, options, WAY_OUT, progress)
-
-
-def _source(scenes: list[Path]) -> str:
-    name = scenes[0].parent.parent.name if scenes else "nothing"
-    return f"ClevrTex, {name}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
 
 
 def _scenes(root: Path, name: str) -> list[Path]:

@@ -221,8 +221,6 @@ class Instances(Part):
                 codes = masks.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
                 if list(codes["size"]) != [height, width]:
                     raise ValueError(f"its size is {codes['size']}, the image's {[height, width]}")
-                if isinstance(codes["counts"], str):
-                    codes = {**codes, "counts": codes["counts"].encode()}
             return masks.decode(codes).astype(bool)
         except Exception as error:  # pycocotools raises bare Exception, too
             what = f"{self.table}: annotation {annotation['id']} of image {annotation['image_id']}"

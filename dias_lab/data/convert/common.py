@@ -48,7 +48,7 @@ def write(
 ) -> dict[str, Path]:  # fmt: skip
     """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
 
-    `options` are the converter's, for the `command` in meta. `way_out` ends the error about an item that cannot be stored.
+    `options` are the converter's, as meta's command has them. `way_out` ends the error about an item that cannot be stored.
 
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for a picture
     that is damaged; OSError if `out` cannot be written.
@@ -187,7 +187,8 @@ def numbered(values: Integer[np.ndarray, "H W"], where: Path) -> UInt8[np.ndarra
 def refuse_too_many(segments: int, where) -> None:
     if segments > LAST_SEGMENT:
         wrong = f"{where} has {segments} segments; a store holds at most {LAST_SEGMENT} an image"
-        raise ConversionError(f"{wrong}. Take this image out, or merge its smallest segments (smoothed edges make many)")
+        way_out = "Take this image out, or merge its smallest segments (smoothed edges make many)"
+        raise ConversionError(f"{wrong}. {way_out}")
 
 
 def all_things(labels: Integer[np.ndarray, "H W"]) -> dict[int, bool]:

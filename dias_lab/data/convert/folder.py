@@ -87,13 +87,19 @@ def _listed(folder: Path) -> list[Path]:
         raise ConversionError(f"{folder} cannot be listed ({error.strerror}). {way_out}") from error
 
 
-def _folders(root: Path) -> dict[str, Path]:
-    """By split its folder: `root` itself, or those in it."""
+def _split_folders(root: Path) -> dict[str, list[Path]]:
+    """By split the folders in `root` that are named for it."""
     inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
     by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
+    return {split: folders for split, folders in by_split.items() if folders}
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """By split its folder: `root` itself, or those in it."""
+    by_split = _split_folders(root)
     if both := next((folders for folders in by_split.values() if len(folders) > 1), None):
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
-    folders = {split: folders[0] for split, folders in by_split.items() if folders}
+    folders = {split: found for split, [found] in by_split.items()}
     if folders and "train" not in folders:
         there = some(path.name for path in folders.values())
         raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
@@ -117,26 +123,21 @@ def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
 
 def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path | None]:
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
-    folders = {path.name.lower(): path for path in _listed(masks) if path.is_dir()}
-    by_split = {split: next((folders[n] for n in SPLIT_FOLDERS[split] if n in folders), None) for split in images}
-    pairs, unused = {}, []
-    if any(by_split.values()):
-        for split, files in images.items():
-            found = _files(by_split[split], "masks")[0] if by_split[split] else {}
-            pairs |= {path: found.get(stem) for stem, path in files.items()}
-            unused += [path for stem, path in found.items() if stem not in files]
+    own = {split: folders[0] for split, folders in _split_folders(masks).items() if split in images}
+    if own:
+        by_split = {split: _files(own[split], "masks")[0] if split in own else {} for split in images}
     else:
-        found, stems = _files(masks, "masks")[0], Counter(stem for files in images.values() for stem in files)
-        if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in found):
+        by_split = dict.fromkeys(images, _files(masks, "masks")[0])
+        stems = Counter(stem for files in images.values() for stem in files)
+        if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in by_split["train"]):
             wrong = f"{some(twice)} are in several splits, so their masks in {masks} are ambiguous"
             raise ConversionError(f"{wrong}. Give the masks the same folders train/ val/ test/")
-        pairs = {path: found.get(stem) for files in images.values() for stem, path in files.items()}
-        unused = [path for stem, path in found.items() if stem not in stems]
-    if unused:
+    pairs = {path: by_split[split].get(stem) for split, files in images.items() for stem, path in files.items()}
+    used, found = set(pairs.values()), dict.fromkeys(mask for files in by_split.values() for mask in files.values())
+    if unused := [mask.name for mask in found if mask not in used]:
         bare = sorted(path.name for path, mask in pairs.items() if mask is None)
-        wrong = f"{masks}: no image has the name of {some(path.name for path in unused)}"
-        way_out = "A mask is named like its image, but for the ending"
-        raise ConversionError(f"{wrong}; images without mask: {some(bare) or 'none'}. {way_out}")
+        wrong = f"{masks}: no image has the name of {some(unused)}; images without mask: {some(bare) or 'none'}"
+        raise ConversionError(f"{wrong}. A mask is named like its image, but for the ending")
     return pairs
 
 
