@@ -64,8 +64,8 @@ def summarise(path: Path, progress: bool = False) -> Summary:
     mean = sum(segments) / len(things) if things else np.nan
     by_area = sorted(sizes, key=math.prod) or [(0, 0)]
     return Summary(
-        path.stem, len(opened), len(things), sum(segments), sum(map(sum, things)), mean, max(segments, default=0), *shares,
-        by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources),
+        path.stem, len(opened), len(things), sum(segments), sum(map(sum, things)), mean, max(segments, default=0),
+        *shares, by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources),
     )  # fmt: skip
 
 

@@ -33,20 +33,20 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
-    full, tested = _scenes(root, "clevrtex_full"), "clevrtex_full"
+    full = _scenes(root, "clevrtex_full")
     if splits == "reference":
-        tested = "clevrtex_outd"
-        test, scenes = _scenes(root, tested), {path.name: path for path in full}
-        parts = common.divide("clevrtex", list(scenes), validation)
-        train, validating = ([scenes[name] for name in names] for names in parts)
+        test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
+        names = common.divide("clevrtex", list(by_name), validation)
+        train, held = ([by_name[name] for name in part] for part in names)
     elif splits == "usual":
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
-        test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
+        test, held, train = full[:tenth], full[tenth:fifth], full[fifth:]
     else:
         raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
     parts = {}
-    for split, scenes in {"test": test, "validation": validating, "train": train}.items():
-        source = f"ClevrTex, {tested if split == 'test' else 'clevrtex_full'}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
+    for split, scenes in {"test": test, "validation": held, "train": train}.items():
+        folder = "clevrtex_outd" if (splits, split) == ("reference", "test") else "clevrtex_full"
+        source = f"ClevrTex, {folder}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
         parts[split] = Split(scenes, _record, {"source": source, "splits": splits})
     if splits == "reference" and not validation:
         del parts["validation"]

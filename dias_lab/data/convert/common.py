@@ -48,7 +48,7 @@ def write(
 ) -> dict[str, Path]:  # fmt: skip
     """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
 
-    `options` are the converter's, as meta's command has them. `way_out` ends the error about an item that cannot be stored.
+    `options` are the converter's, for meta's command. `way_out` ends the error about an item that cannot be stored.
 
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for a picture
     that is damaged; OSError if `out` cannot be written.
@@ -132,7 +132,7 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
     """
     candidates = [name for name in names if among is None or name in among]
     digests = [hashlib.sha256(f"{salt} {name}".encode()).digest() for name in candidates]
-    fractions = {name: int.from_bytes(digest[:6]) / 2**48 for name, digest in zip(candidates, digests)}  # as if at random
+    fractions = {name: int.from_bytes(digest[:6]) / 2**48 for name, digest in zip(candidates, digests)}  # uniform
     held = {name for name, fraction in fractions.items() if fraction < wanted}
     if fractions and wanted and not held:
         held = {min(fractions, key=fractions.get)}

@@ -117,7 +117,8 @@ def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
         else:
             files[path.stem] = path
     if not files:
-        raise ConversionError(f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {some(others, 12) or 'nothing'}")
+        there = some(others, 12) or "nothing"
+        raise ConversionError(f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {there}")
     return files, others
 
 
@@ -165,7 +166,7 @@ def _record(root: Path, path: Path, mask: Path | None) -> store.Record:
     if labels.shape != size[::-1]:
         way_out = "Give the mask the image's size, without smoothing"
         if turned and labels.shape == size:
-            way_out = "It fits the picture before EXIF turns it, as viewers do. Turn the mask, or remove that EXIF field"
+            way_out = "It fits the picture before EXIF turns it, as viewers do. Turn the mask or remove that EXIF field"
         sizes = f"{mask} has {labels.shape[::-1]} pixels (width, height), its image {path} has {size}"
         raise ConversionError(f"{sizes}. {way_out}")
     return store.Record(blob, labels, {**info, "things": common.all_things(labels)})

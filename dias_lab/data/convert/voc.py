@@ -53,7 +53,8 @@ def convert(
     tested = set(test.names)
     leaked = {name for name in train.names if name.removeprefix("2007_") in tested}
     if train.year == test.year and leaked:
-        raise ConversionError(f"{train.listed}: {some(sorted(leaked))} are in {test.listed}, too. Train on other images")
+        both = some(sorted(leaked))
+        raise ConversionError(f"{train.listed}: {both} are in {test.listed}, too. Train on other images")
     if drop_test_images:
         train.names = [name for name in train.names if name not in leaked]
     training, held = common.divide("voc", train.names, validation, among=train.masked - leaked)
@@ -95,8 +96,9 @@ def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | Non
         splits = "dias" if there == list(YEARS) and year is None and trainaug is None else "lists"
     if splits == "dias":
         if there != list(YEARS) or year is not None or trainaug is not None:
-            wrong = f"the splits dias take both years whole; {kit} has {some(there)}, and year={year}, trainaug={trainaug}"
-            raise ConversionError(f"{wrong}. Choose the splits lists, or unpack the other year beside it")
+            found = f"{kit} has {some(there)}, and year={year}, trainaug={trainaug}"
+            way_out = "Choose the splits lists, or unpack the other year beside it"
+            raise ConversionError(f"the splits dias take both years whole; {found}. {way_out}")
         train, test = _Year(kit, 2012), _Year(kit, 2007)
         train.names, test.names = sorted(train.masked), sorted(test.masked)
         return train, test, splits
@@ -160,7 +162,8 @@ class _Year:
         known = slice(1, len(CLASSES) + 1)
         counts = {number: np.bincount(classes[labels == number], minlength=256)[known] for number in segments}
         if bare := [number for number, count in counts.items() if not count.any()]:
-            raise ConversionError(f"{path} gives the instances {some(bare)} no class from 1 to {len(CLASSES)}. {WAY_OUT}")
+            wrong = f"{path} gives the instances {some(bare)} no class from 1 to {len(CLASSES)}"
+            raise ConversionError(f"{wrong}. {WAY_OUT}")
         return {number: int(count.argmax()) + 1 for number, count in counts.items()}
 
 
