@@ -254,8 +254,8 @@ def read_photos(paths, size: int) -> tuple[UInt8[Tensor, "B 3 R R"], list[str]]:
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"there is no file or folder {path}")
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        files += [file for file in inside if file.suffix.lower() in PHOTO_SUFFIXES] if path.is_dir() else [path]
+        inside = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES) if path.is_dir() else [path]
+        files += sorted(inside)
     if not files:
         raise ValueError(f"no photos ({' '.join(PHOTO_SUFFIXES)}) in {', '.join(map(str, paths))}")
     images = []

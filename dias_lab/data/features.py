@@ -42,7 +42,8 @@ class FeatureBatches(Batches):
     def __init__(self, store, config, folder: Path, places: range | None = None, requests=()):
         super().__init__(store, config, None, places, requests)
         about = runs.read_json(folder / ABOUT)
-        self.path, self.shape, self.grid, self.maps = folder / FEATURES, tuple(about["shape"]), about["grid"], None
+        self.path, self.maps = folder / FEATURES, None
+        self.shape, self.grid = tuple(about["shape"]), about["grid"]
         found, expected = self.path.stat().st_size, 2 * math.prod(self.shape)
         if found != expected:
             raise ValueError(f"{self.path} has {found} bytes, not {expected}. Delete {folder} to make it again")
@@ -90,7 +91,8 @@ def make(store, config, backbone, progress: bool = False) -> Path:
     shape = (len(store), 2 * config.cache_views, backbone.grid[0] * backbone.grid[1], backbone.feature_dim)
     about = {"shape": shape, "grid": backbone.grid, "store": store.path.stem, **identity(store, config, backbone)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-    folder, started = store.path.parent / "features" / f"{store.path.stem}-{key}", time.time()
+    folder = store.path.parent / "features" / f"{store.path.stem}-{key}"
+    started = time.time()
     while not (folder / ABOUT).exists():
         try:
             with runs.claim(folder):
