@@ -10,7 +10,7 @@ import functools
 import io
 import math
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,7 @@ class Batches(Dataset):
     are made by the processes that read.
     """
 
-    def __init__(
-        self, store, config, seed: int | None = None, places: range | None = None, requests=(), segments: bool = True
-    ):  # fmt: skip
+    def __init__(self, store, config, seed: int | None = None, places: range | None = None, requests=(), segments=True):
         """`places`: which ones of the global batch, for one process of several; by default all.
 
         `segments=False` leaves them out, and the time to decode them: a training does not read them.
@@ -51,17 +49,13 @@ class Batches(Dataset):
         self.taken = range(config.batch_size) if places is None else places
 
     def __getitem__(self, step: int) -> dict:
-        views = [self.view(item, random) for item, random in self.places(step)]
-        images, segments, items = zip(*views)
-        return {
-            "image": torch.stack(images),
-            **({"segments": torch.stack(segments)} if self.segments else {}),
-            "info": {"item": torch.tensor(items), "step": step},
-            **self.drawn(step),
-        }
+        items, images, segments = zip(*((item, *self.view(item, random)) for item, random in self.places(step)))
+        true = {"segments": torch.stack(segments)} if self.segments else {}
+        return {"image": torch.stack(images), **true, **self.about(step, items)}
 
-    def drawn(self, step: int) -> dict:
-        return {"draws": draws.draw(self.seed, step, self.taken, self.requests)} if self.requests else {}
+    def about(self, step: int, items: Sequence[int]) -> dict:
+        drawn = {"draws": draws.draw(self.seed, step, self.taken, self.requests)} if self.requests else {}
+        return {"info": {"item": torch.tensor(items), "step": step}, **drawn}
 
     def places(self, step: int) -> Iterator[tuple[int, np.random.Generator]]:
         """The item at each place, from the epoch's permutation, and the random numbers that say how it is seen."""
@@ -70,13 +64,13 @@ class Batches(Dataset):
             item = int(permutation(self.seed, epoch, len(self.store))[position])
             yield item, draws.generator(self.seed, step, place, "view")
 
-    def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor | None, int]:
-        """A crop of an image, its segments, and the item: one of the fixed views, or a new crop and perhaps its flip."""
+    def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """A crop of an image, and its segments: one of the fixed views, or a new crop and perhaps its flip."""
         if self.config.cache_views:
             number = int(random.integers(2 * self.config.cache_views))
-            return *fixed_view(self.store, item, number, self.config, self.segments), item
+            return fixed_view(self.store, item, number, self.config, self.segments)
         views = crop(self.store, item, self.config, random, self.segments)
-        return *(flipped(views) if random.random() < 0.5 else views), item
+        return flipped(views) if random.random() < 0.5 else views
 
 
 class Squares(Dataset):
@@ -96,16 +90,14 @@ class Squares(Dataset):
         items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
         views = [square(*(part[None] for part in read(self.store, item)), self.size) for item in items]
         images, segments = (torch.cat(parts) for parts in zip(*views))
-        info = {"item": torch.tensor(list(items))}
         infos = [self.store[item].info for item in items]
-        if any(one.get("classes") for one in infos):
-            info["classes"] = torch.stack([class_table(one) for one in infos])
-        return {"image": images, "segments": segments, "info": info}
+        known = any(info.get("classes") for info in infos)
+        classes = {"classes": torch.stack([class_table(info) for info in infos])} if known else {}
+        return {"image": images, "segments": segments, "info": {"item": torch.tensor(items), **classes}}
 
 
 def batches(
-    store, config, seed: int | None = None, step: int = 0, steps: int | None = None, places=None, requests=(),
-    segments: bool = True,
+    store, config, seed=None, step: int = 0, steps: int | None = None, places=None, requests=(), segments: bool = True
 ) -> Iterator[dict]:  # fmt: skip
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
@@ -114,8 +106,8 @@ def batches(
 
 def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
     """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on."""
-    parts = config.accumulate * config.devices * config.num_nodes
-    dataset = Squares(store, config.image_size, max(config.batch_size // parts, 1), limit)
+    batch_size = config.batch_size // (config.accumulate * config.devices * config.num_nodes)
+    dataset = Squares(store, config.image_size, max(batch_size, 1), limit)
     return loaded(dataset, range(first, len(dataset), every), config)
 
 
@@ -159,7 +151,7 @@ def true_segments(record: stores.Record, height: int, width: int) -> UInt8[Tenso
     if record.segments is None:
         return torch.full((height, width), VOID, dtype=torch.uint8)
     table = torch.from_numpy(stores.thing_map(record.info))
-    return table[as_tensor(Image.open(io.BytesIO(record.segments))).long()]
+    return table[torch.from_numpy(np.array(Image.open(io.BytesIO(record.segments)))).long()]
 
 
 def class_table(info: dict) -> UInt8[Tensor, "256"]:
@@ -172,18 +164,14 @@ def class_table(info: dict) -> UInt8[Tensor, "256"]:
     classes = info.get("classes") or {}
     if any(segment not in classes for segment in things):
         return torch.full_like(table, VOID)
-    numbers = {name: number for number, name in enumerate(sorted({classes[segment] for segment in things}), start=1)}
+    names = sorted({classes[segment] for segment in things})
     for segment in things:
-        table[segment] = numbers[classes[segment]]
+        table[segment] = 1 + names.index(classes[segment])
     return table
 
 
-def as_tensor(picture: Image.Image) -> UInt8[Tensor, "H W *channels"]:
-    return torch.from_numpy(np.array(picture))
-
-
 def as_image(picture: Image.Image) -> UInt8[Tensor, "3 H W"]:
-    return as_tensor(picture.convert("RGB")).permute(2, 0, 1)
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def square(images: UInt8[Tensor, "B 3 H W"], segments: Int[Tensor, "B H W"] | None, size: int):
@@ -200,10 +188,8 @@ def square(images: UInt8[Tensor, "B 3 H W"], segments: Int[Tensor, "B H W"] | No
         raise ValueError(f"the images are [B H W] = {(B, H, W)}, the segments {tuple(segments.shape)}")
     side = min(H, W)
     top, left = round((H - side) / 2), round((W - side) / 2)
-    images = images[:, :, top : top + side, left : left + side]
-    if segments is not None:
-        segments = segments[:, top : top + side, left : left + side]
-    return resize(images, segments, size)
+    rows, columns = slice(top, top + side), slice(left, left + side)
+    return resize(images[:, :, rows, columns], None if segments is None else segments[:, rows, columns], size)
 
 
 def resize(images, segments, size: int):
@@ -239,8 +225,7 @@ def flipped(views: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]
 
 def fixed_view(store, item: int, view: int, config, segments: bool = True):
     """What `crop` gives, of fixed crops: view 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
-    random = draws.generator(config.seed, view // 2, item, "fixed view")
-    views = crop(store, item, config, random, segments)
+    views = crop(store, item, config, draws.generator(config.seed, view // 2, item, "fixed view"), segments)
     return flipped(views) if view % 2 else views
 
 

@@ -16,13 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# their numbers are part of every run's identity; a stream of any other name gets one from its name
-STREAMS = {
-    name: number
-    for number, name in enumerate(
-        ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed view", "permutation", "teaching")
-    )
-}
+# their places are part of every run's identity; a stream of any other name gets a number from its name
+STREAMS = ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed view", "permutation", "teaching")
 
 
 class Request(NamedTuple):
@@ -39,7 +34,7 @@ class Request(NamedTuple):
 
 def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> np.random.Generator:
     """The random numbers of one image (or one frame of a clip) in one step, for one purpose."""
-    number = STREAMS.get(stream, 2**32 + zlib.crc32(stream.encode()))
+    number = STREAMS.index(stream) if stream in STREAMS else 2**32 + zlib.crc32(stream.encode())
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, frame, place, step]))
 
 
@@ -47,11 +42,9 @@ def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request
     """What the requests ask for, by name, stacked over the images at `places` of the global batch: [B ...], on the CPU."""
     drawn = {}
     for request in requests:
-        if request.per == "batch":
-            once = request.sample(generator(seed, step, 0, request.stream))
-            samples = [once] * len(places)
-        else:
-            samples = [request.sample(generator(seed, step, place, request.stream)) for place in places]
+        once = request.per == "batch"
+        samples = [request.sample(generator(seed, step, place, request.stream)) for place in ([0] if once else places)]
+        samples *= len(places) if once else 1
         drawn |= {name: torch.from_numpy(np.stack([one[name] for one in samples])) for name in samples[0]}
     return drawn
 

@@ -8,7 +8,9 @@ Axes: B images, V views (crop k is view 2 k, its flip 2 k + 1), L = h * w locati
 """
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -40,21 +42,19 @@ class FeatureBatches(Batches):
     def __init__(self, store, config, folder: Path, places: range | None = None, requests=()):
         super().__init__(store, config, None, places, requests)
         about = runs.read_json(folder / ABOUT)
-        self.path, self.shape, self.maps = folder / FEATURES, tuple(about["shape"]), None
-        self.grid = about["grid"]
-        found = self.path.stat().st_size
-        if found != bytes_of(self.shape):
-            expected = f"{bytes_of(self.shape)}. Delete {folder} to make it again"
-            raise ValueError(f"{self.path} has {found} bytes, not {expected}")
+        self.path, self.maps = folder / FEATURES, None
+        self.shape, self.grid = tuple(about["shape"]), about["grid"]
+        found, expected = self.path.stat().st_size, 2 * math.prod(self.shape)
+        if found != expected:
+            raise ValueError(f"{self.path} has {found} bytes, not {expected}. Delete {folder} to make it again")
 
     def __getitem__(self, step: int) -> dict:
         if self.maps is None:  # in each process
             self.maps = np.memmap(self.path, np.float16, "r", shape=self.shape)
         chosen = [(item, int(random.integers(self.shape[1]))) for item, random in self.places(step)]
         features = torch.from_numpy(np.stack([self.maps[place] for place in chosen]))  # [B L C]
-        items = torch.tensor([item for item, _ in chosen])
         features = features.transpose(1, 2).unflatten(2, self.grid)
-        return {"features": features, "info": {"item": items, "step": step}, **self.drawn(step)}
+        return {"features": features, **self.about(step, [item for item, _ in chosen])}
 
     def __getstate__(self):
         return {**self.__dict__, "maps": None}  # pickling would copy what is mapped
@@ -65,21 +65,17 @@ class FixedViews(Dataset):
 
     def __init__(self, store, config, first: int):
         self.store, self.config = store, config
-        size, count = config.batch_size, len(store)
-        self.items = [range(i, min(i + size, count)) for i in range(first, count, size)]
+        self.items = [range(i, len(store))[: config.batch_size] for i in range(first, len(store), config.batch_size)]
 
     def __getitem__(self, number: int) -> dict:
-        views = [
-            fixed_view(self.store, item, view, self.config, False)[0]  # no segments
-            for item in self.items[number]
-            for view in range(2 * self.config.cache_views)
-        ]
-        return {"image": torch.stack(views), "items": [self.items[number][0], self.items[number][-1]]}
+        items, views = self.items[number], range(2 * self.config.cache_views)
+        images = [fixed_view(self.store, item, view, self.config, False)[0] for item in items for view in views]
+        return {"image": torch.stack(images), "items": [items[0], items[-1]]}
 
 
 def feature_batches(
     store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
-) -> Iterator[dict]:
+) -> Iterator[dict]:  # fmt: skip
     """`dataset.batches` from the cache, which is made first where there is none."""
     dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, requests)
     return loaded(dataset, range(step, config.steps), config)
@@ -126,26 +122,20 @@ def identity(store, config, backbone) -> dict:
     }
 
 
-def bytes_of(shape) -> int:
-    return 2 * int(np.prod(shape, dtype=np.int64))
-
-
 @torch.no_grad()
 def _build(folder: Path, store, config, backbone, shape, progress: bool):
     """Write features.bin. After every few items what is done is on the disk, and the number of these items beside it."""
     partial, done = folder / PARTIAL, folder / DONE
     first = int(done.read_text()) if done.exists() and partial.exists() else 0
-    size, free = bytes_of(shape), shutil.disk_usage(folder).free
+    size, free = 2 * math.prod(shape), shutil.disk_usage(folder).free
     whose = f"{shape[0]} images x {shape[1]} views x {shape[2]} locations x {shape[3]} channels, {size / 1e9:.2f} GB"
     if not first and size > free:
-        raise OSError(
-            f"the feature cache of {store.path} needs {whose}; {folder} has {free / 1e9:.2f} GB free. Make room, take "
-            "fewer cache_views, or train from pixels: cache_views=0"
-        )
+        wrong = f"the feature cache of {store.path} needs {whose}; {folder} has {free / 1e9:.2f} GB free"
+        raise OSError(f"{wrong}. Make room, take fewer cache_views, or train from pixels: cache_views=0")
     if progress:
         print(f"feature cache {runs.short(folder)}: {whose} ({free / 1e9:.0f} GB free)")
     maps = np.memmap(partial, np.float16, "r+" if first else "w+", shape=shape)
-    device = next(backbone.buffers()).device if config.backbone == "fourier" else next(backbone.parameters()).device
+    device = next(itertools.chain(backbone.parameters(), backbone.buffers())).device
     mean, std = (255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     views = FixedViews(store, config, first)
     bar = tqdm(total=shape[0], initial=first, desc="features", unit="image", disable=not progress, mininterval=1)

@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
+import psutil
+
+from dias_lab.files import sync
 
 MAP_SIZE = 1 << 26  # bytes to begin with; doubled whenever it is full
 SEAL = struct.Struct("<8sI")  # the end of the file: a mark and the index's CRC-32
@@ -48,9 +51,10 @@ def write(path: Path, batches: Iterable[list[tuple[bytes, bytes]]], check: Calla
         check(partial)
         with _writing(path):
             os.replace(partial, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
-        _forget(partial)
+        with _lock:
+            _close(lambda key, name: name == partial)
         partial.unlink(missing_ok=True)
 
 
@@ -63,43 +67,33 @@ def _fill(partial: Path, path: Path, batches: Iterable[list[tuple[bytes, bytes]]
                 _commit(environment, batch)
     finally:
         environment.close()
-    with _writing(path), partial.open("r+b") as file:
-        page_size, pages = _pages(partial)
-        file.truncate(page_size * pages)  # LMDB does not write a last page that it freed again
-        checksum = _index_checksum(file, page_size, pages)
-        file.seek(0, os.SEEK_END)
-        file.write(SEAL.pack(MARK, checksum))
-        file.flush()
-        os.fsync(file.fileno())
+    with _writing(path):
+        with partial.open("r+b") as file:
+            page_size, pages = _pages(partial)
+            file.truncate(page_size * pages)  # LMDB does not write a last page that it freed again
+            checksum = _index_checksum(file, page_size, pages)
+            file.seek(0, os.SEEK_END)
+            file.write(SEAL.pack(MARK, checksum))
+        sync(partial)
 
 
 def _commit(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> None:
-    while True:
-        try:
-            with environment.begin(write=True) as transaction:
-                for key, value in batch:
-                    transaction.put(key, value, append=True)
-            return
-        except lmdb.MapFullError:
-            environment.set_mapsize(2 * environment.info()["map_size"])
+    try:
+        with environment.begin(write=True) as transaction:
+            for key, value in batch:
+                transaction.put(key, value, append=True)
+    except lmdb.MapFullError:
+        environment.set_mapsize(2 * environment.info()["map_size"])
+        _commit(environment, batch)
 
 
 def remove_stale(path: Path) -> None:
     """Remove what writers of this file left that no longer run; our own process number may be a leftover's too."""
-    start = f".{path.name}.partial-"
     for partial in path.parent.iterdir():
-        process = partial.name.removeprefix(start)
-        if process == partial.name or not process.isdecimal():
-            continue
-        try:
-            if int(process) != os.getpid():
-                os.kill(int(process), 0)
-                continue
-        except PermissionError:  # it runs, for somebody else
-            continue
-        except (ProcessLookupError, OverflowError):
-            pass
-        partial.unlink(missing_ok=True)
+        name, _, process = partial.name.partition(".partial-")
+        if name == f".{path.name}" and process.isdecimal():
+            if int(process) == os.getpid() or not psutil.pid_exists(int(process)):
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -113,14 +107,6 @@ def _writing(path: Path):
         way_out = "Name a file in a folder that exists, may be written to and has enough space"
         text = f"cannot write the store: {reason}. {way_out}; what was there before is unchanged"
         raise OSError(number, text, str(path)) from error
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading
@@ -167,10 +153,8 @@ def _environment(path: Path) -> lmdb.Environment:
     key = os.getpid(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
     if key in _environments:
         return _environments[key][1]
-    for other, (name, environment) in list(_environments.items()):
-        if name == path or other[1:3] == key[1:3] or other[0] != key[0]:  # changed, replaced, or inherited through a fork
-            del _environments[other]
-            environment.close()
+    # those that changed, were replaced, or inherited through a fork
+    _close(lambda other, name: name == path or other[1:3] == key[1:3] or other[0] != key[0])
     _checked_pages(path, status.st_size)
     try:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
@@ -180,10 +164,9 @@ def _environment(path: Path) -> lmdb.Environment:
     return environment
 
 
-def _forget(path: Path) -> None:
-    with _lock:
-        for key in [key for key, (name, _) in _environments.items() if name == path]:
-            _environments.pop(key)[1].close()
+def _close(chosen: Callable[[tuple, Path], bool]) -> None:
+    for key in [key for key, (name, _) in _environments.items() if chosen(key, name)]:
+        _environments.pop(key)[1].close()
 
 
 # The file's format
@@ -191,7 +174,7 @@ def _forget(path: Path) -> None:
 
 def _status(path: Path) -> os.stat_result:
     try:
-        return os.stat(path)
+        return path.stat()
     except FileNotFoundError as error:
         way_out = "no store here; make one with `python -m dias_lab convert`"
         raise FileNotFoundError(errno.ENOENT, way_out, str(path)) from error
@@ -204,10 +187,9 @@ def _checked_pages(path: Path, size: int) -> tuple[int, int]:
     page_size, pages = _pages(path)
     expected = page_size * pages + SEAL.size
     if size != expected:
-        raise StoreError(
-            f"{path} has {size} bytes and, by its index, should have {expected}: it is cut short, or another program "
-            "made it. Convert the data again (files that the reference released: `convert legacy`)"
-        )
+        wrong = f"{path} has {size} bytes and, by its index, should have {expected}"
+        way_out = "Convert the data again (files that the reference released: `convert legacy`)"
+        raise StoreError(f"{wrong}: it is cut short, or another program made it. {way_out}")
     return page_size, pages
 
 

@@ -7,12 +7,14 @@ JSON: source, width, height, the CRC-32 of both blobs, and by segment things, cl
 own CRC-32. Stuff keeps its own segments: the reader merges it (`thing_map`), so any protocol reads the same store.
 """
 
+import copy
 import functools
 import hashlib
 import io
 import json
 import operator
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +42,13 @@ class Record(NamedTuple):
 
 class Packed(Record):
     """A record as it is stored: checked, its segments as PNG, its info with size and checksums. `pack` makes it."""
+
+
+def png(picture: Image.Image, **options) -> bytes:
+    """The PNG file of a picture; `options` are Pillow's."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def thing_map(info: dict) -> np.ndarray:
@@ -71,7 +80,7 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
             raise StoreError(f"meta[{field!r}] for {path} is {meta.get(field)!r}; give the {field}'s name")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
     _seal(meta)  # what is not JSON is refused now, not hours later
-    lmdb_file.write(path, _batches(path, records, meta), functools.partial(_verify, decode=False, progress=False))
+    lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
     return path
 
 
@@ -80,12 +89,10 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
     for count, record in enumerate(records, start=1):
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
-            image_key, info_key, segments_key = _keys(count - 1)
-            batch += [(image_key, image), (info_key, _seal(info))]  # in the order of the keys
+            values = image, _seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
-        if segments is not None:
-            batch.append((segments_key, segments))
+        batch += [(key, value) for key, value in zip(_keys(count - 1), values) if value is not None]
         if count % BATCH == 0:
             yield batch
             batch = []
@@ -103,9 +110,7 @@ def pack(record: Record) -> Packed:
     except StoreError as error:
         raise StoreError(f"source {info.get('source')}: {error}") from error
     if isinstance(segments, np.ndarray):
-        buffer = io.BytesIO()
-        Image.fromarray(segments).save(buffer, "PNG")
-        segments = buffer.getvalue()
+        segments = png(Image.fromarray(segments))
     info = {**info, "width": width, "height": height, "image_crc32": zlib.crc32(image)}
     if segments is not None:
         info["segments_crc32"] = zlib.crc32(segments)
@@ -131,10 +136,10 @@ class Store(Sequence):
     @property
     def meta(self) -> dict:
         """What `write` was given, schema and count."""
-        return _parse_meta(self.path, *lmdb_file.read(self.path, b"meta"))
+        return copy.deepcopy(_meta(self.path, *lmdb_file.read(self.path, b"meta")))
 
     def __len__(self) -> int:
-        return _count(self.path, *lmdb_file.read(self.path, b"meta"))
+        return _meta(self.path, *lmdb_file.read(self.path, b"meta"))["count"]
 
     def __getitem__(self, index: int) -> Record:
         """Item `index`, negative ones from the end. Raises: IndexError; StoreError if the item is damaged."""
@@ -163,18 +168,15 @@ class Store(Sequence):
         return f"Store({str(self.path)!r})"
 
 
-def verify(path: str | Path, progress: bool = False) -> dict[str, int]:
-    """Read, decode and compare everything; return counts: items, with_segments, segments, things, bytes.
+def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dict[str, int]:
+    """Read, decode (or not) and compare everything; return counts: items, with_segments, segments, things, bytes.
 
     Raises: FileNotFoundError; StoreError with up to ten problems and their items.
     """
-    return _verify(Path(path).resolve(), decode=True, progress=progress)
-
-
-def _verify(path: Path, decode: bool, progress: bool) -> dict[str, int]:
+    path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
     store, problems = Store(path), []
-    summary = dict.fromkeys(("items", "with_segments", "segments", "things"), 0) | {"bytes": path.stat().st_size}
+    counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
         try:
             record = store[index]
@@ -185,17 +187,14 @@ def _verify(path: Path, decode: bool, progress: bool) -> dict[str, int]:
             if len(problems) == 10:
                 break
             continue
-        things = record.info.get("things") or {}
-        summary["items"] += 1
-        summary["with_segments"] += record.segments is not None
-        summary["segments"] += len(things)
-        summary["things"] += sum(things.values())
-    surplus = lmdb_file.count(path) - 1 - 2 * summary["items"] - summary["with_segments"]
+        things = list((record.info.get("things") or {}).values())
+        counts.update(items=1, with_segments=record.segments is not None, segments=len(things), things=sum(things))
+    surplus = lmdb_file.count(path) - 1 - 2 * counts["items"] - counts["with_segments"]
     if surplus and not problems:
         problems = [f"it has {surplus} records that belong to no item"]
     if problems:
         raise StoreError("\n  ".join([f"{path} is not sound. Convert the data again:", *problems]))
-    return summary
+    return dict(counts)
 
 
 # One record
@@ -269,17 +268,13 @@ def _unseal(value: bytes | None) -> dict:
     return content
 
 
-def _parse_meta(path: Path, value: bytes | None) -> dict:
+@functools.lru_cache(maxsize=64)
+def _meta(path: Path, value: bytes | None) -> dict:
     try:
         meta = _unseal(value)
     except ValueError as error:
         raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
     if meta["schema"] > SCHEMA:
-        found = f"{path} has schema {meta['schema']}, this dias_lab reads up to {SCHEMA}"
-        raise StoreError(f"{found}. Update dias_lab or convert the data again")
+        way_out = "Update dias_lab or convert the data again"
+        raise StoreError(f"{path} has schema {meta['schema']}, this dias_lab reads up to {SCHEMA}. {way_out}")
     return meta
-
-
-@functools.lru_cache(maxsize=64)
-def _count(path: Path, value: bytes | None) -> int:
-    return _parse_meta(path, value)["count"]

@@ -4,7 +4,9 @@ All of it is read from the stores, so it says what was written, not what a conve
 """
 
 import io
+import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,10 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dias_lab.data import store
-from dias_lab.data.convert.common import in_order
+from dias_lab.data.convert.common import SPLITS, in_order
 from dias_lab.trace import BACKGROUND, OVERLAP, VOID
-
-ORDER = ("train", "validation", "test")
 
 
 class Summary(NamedTuple):
@@ -44,51 +44,45 @@ class Summary(NamedTuple):
 
 def stores_in(folder: Path) -> list[Path]:
     """The stores in a folder: train, validation, test, then all others by name."""
-    rank = {split: number for number, split in enumerate(ORDER)}
-    return sorted(folder.glob("*.lmdb"), key=lambda path: (rank.get(path.stem, len(rank)), path.name))
+    stores = {path.stem: path for path in sorted(folder.glob("*.lmdb"))}
+    return [stores[split] for split in dict.fromkeys([*SPLITS, *stores]) if split in stores]
 
 
 def summarise(path: Path, progress: bool = False) -> Summary:
     """Read every label map of a store. Raises: FileNotFoundError, StoreError."""
     opened = store.open(path)
-    sizes, sources, pixels = Counter(), [], np.zeros(256, np.int64)
-    with_masks = segments = things = most = 0
-    lines = in_order(lambda index: _item(opened, index), range(len(opened)))
-    for info, histogram in tqdm(lines, f"summary {path.name}", len(opened), disable=not progress, mininterval=1):
+    sizes, sources, things, pixels = Counter(), set(), [], np.zeros(256, np.int64)
+    items = in_order(lambda index: _item(opened[index]), range(len(opened)))
+    for info, histogram in tqdm(items, f"summary {path.name}", len(opened), disable=not progress, mininterval=1):
         sizes[info["width"], info["height"]] += 1
-        sources.append(json.dumps(info["source"], sort_keys=True))
-        if histogram is None:
-            continue
-        of_image = info.get("things") or {}
-        with_masks, pixels = with_masks + 1, pixels + histogram
-        segments, things, most = segments + len(of_image), things + sum(of_image.values()), max(most, len(of_image))
-    total, by_area = pixels.sum(), sorted(sizes, key=lambda size: size[0] * size[1])
-    background, overlap, void = (pixels[[BACKGROUND, OVERLAP, VOID]] / total).tolist() if total else [np.nan] * 3
-    mean = segments / with_masks if with_masks else np.nan
-    smallest, largest = (by_area[0], by_area[-1]) if by_area else ((0, 0), (0, 0))
+        sources.add(json.dumps(info["source"], sort_keys=True))
+        if histogram is not None:
+            pixels += histogram
+            things.append(list((info.get("things") or {}).values()))
+    segments, total = [len(of_image) for of_image in things], pixels.sum()
+    shares = (pixels[[BACKGROUND, OVERLAP, VOID]] / total).tolist() if total else [np.nan] * 3
+    mean = sum(segments) / len(things) if things else np.nan
+    by_area = sorted(sizes, key=math.prod) or [(0, 0)]
     return Summary(
-        path.stem, len(opened), with_masks, segments, things, mean, most, background, overlap, void, smallest, largest,
-        path.stat().st_size, opened.meta["command"], frozenset(sources),
+        path.stem, len(opened), len(things), sum(segments), sum(map(sum, things)), mean, max(segments, default=0),
+        *shares, by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources),
     )  # fmt: skip
 
 
-def _item(opened: store.Store, index: int) -> tuple[dict, np.ndarray | None]:
-    record = opened[index]
-    if record.segments is None:
-        return record.info, None
-    return record.info, np.bincount(_decode(record.segments, "L").ravel(), minlength=256)
+def _item(record: store.Record) -> tuple[dict, np.ndarray | None]:
+    """What is known about an item, and how many pixels each label has."""
+    masked = record.segments is not None
+    return record.info, np.bincount(_decode(record.segments, "L").ravel(), minlength=256) if masked else None
 
 
 def table(summaries: Iterable[Summary]) -> str:
     """The summaries as text, a line a split."""
-    head = ("split", "images", "with masks", "segments", "things", "mean", "most", "background", "overlap", "void")
-    rows = [(*head, "width x height", "MB")]
+    rows = [(*(name.replace("_", " ") for name in Summary._fields[:10]), "width x height", "MB")]
     for one in summaries:
-        counts = (one.images, one.with_masks, one.segments, one.things)
+        counts = map("{:,}".format, one[1:5])  # images, with_masks, segments, things
         shares = ("-" if share != share else f"{share:.1%}" for share in (one.background, one.overlap, one.void))
         sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (one.smallest, one.largest)))
         mean = "-" if one.mean != one.mean else f"{one.mean:.1f}"
-        counts = map("{:,}".format, counts)
         rows.append((one.split, *counts, mean, f"{one.most}", *shares, sizes, f"{one.bytes / 1e6:,.1f}"))
     first, *widths = (max(map(len, column)) for column in zip(*rows))
     lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
@@ -99,10 +93,9 @@ def table(summaries: Iterable[Summary]) -> str:
 def doubts(summaries: list[Summary]) -> list[str]:
     """What should not be among the splits of one folder: the same image twice, stores of several conversions."""
     found = []
-    for number, one in enumerate(summaries):
-        for other in summaries[number + 1 :]:
-            if both := one.sources & other.sources:
-                found.append(f"{len(both)} images are in both {one.split} and {other.split}, for example {min(both)}")
+    for one, other in itertools.combinations(summaries, 2):
+        if both := one.sources & other.sources:
+            found.append(f"{len(both)} images are in both {one.split} and {other.split}, for example {min(both)}")
     if len({one.command for one in summaries}) > 1:
         splits = ", ".join(one.split for one in summaries)
         found.append(f"{splits} come from different commands; convert again if one of the conversions was stopped")

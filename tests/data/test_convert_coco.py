@@ -12,7 +12,7 @@ from PIL import Image
 
 from dias_lab.data import store
 from dias_lab.data.convert import coco
-from dias_lab.data.convert.common import fraction, held_out
+from dias_lab.data.convert.common import divide
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1},
@@ -120,9 +120,9 @@ def test_the_validation_split_follows_from_the_ids_alone(tmp_path):
 
 
 def test_the_held_out_share_of_the_whole_of_coco():
-    share = np.mean([fraction("coco", image) < 0.05 for image in range(100_000)])
-    assert abs(share - 0.05) < 0.003
-    assert len(held_out("coco", range(40), 1e-9)) == 1  # a small set still gets its one image
+    train, held = divide("coco", range(100_000), 0.05)
+    assert abs(len(held) / 100_000 - 0.05) < 0.003 and sorted(train + held) == list(range(100_000))
+    assert len(divide("coco", range(40), 1e-9)[1]) == 1  # a small set still gets its one image
 
 
 def test_a_limit(tmp_path, capsys):
@@ -225,7 +225,7 @@ def test_a_failed_conversion_keeps_the_old_stores(tmp_path):
         ({"validation": 1}, "validation=1;"),
         ({"validation": -0.1}, "validation=-0.1;"),
         ({"annotations": "stuff"}, "annotations='stuff'; choose one of panoptic, instances"),
-        ({"validation": 1 - 1e-9}, "leaves train empty"),
+        ({"validation": 1 - 1e-9}, r"coco of .*train would be empty \(images: test 1, validation 2, train 0\)"),
         ({"limit": 0}, "limit=0;"),
     ],
 )

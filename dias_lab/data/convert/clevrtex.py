@@ -33,32 +33,25 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
-    command = ["python", "-m", "dias_lab", "convert", "clevrtex", "--root", root, "--out", out]
     full = _scenes(root, "clevrtex_full")
     if splits == "reference":
-        test = _scenes(root, "clevrtex_outd")
-        held = common.held_out("clevrtex", (path.name for path in full), validation)
-        validating = [path for path in full if path.name in held]
-        train = [path for path in full if path.name not in held]
-        command += ["--validation", validation]
+        test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
+        names = common.divide("clevrtex", list(by_name), validation)
+        train, held = ([by_name[name] for name in part] for part in names)
     elif splits == "usual":
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
-        test, validating, train = full[:tenth], full[tenth:fifth], full[fifth:]
-        command += ["--splits", splits]
+        test, held, train = full[:tenth], full[tenth:fifth], full[fifth:]
     else:
         raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
-    parts = {
-        split: Split(scenes, _record, {"source": _source(scenes), "splits": splits})
-        for split, scenes in (("test", test), ("validation", validating), ("train", train))
-    }
+    parts = {}
+    for split, scenes in {"test": test, "validation": held, "train": train}.items():
+        folder = "clevrtex_outd" if (splits, split) == ("reference", "test") else "clevrtex_full"
+        source = f"ClevrTex, {folder}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
+        parts[split] = Split(scenes, _record, {"source": source, "splits": splits})
     if splits == "reference" and not validation:
         del parts["validation"]
-    return common.write(out, "clevrtex", parts, command, WAY_OUT, progress)
-
-
-def _source(scenes: list[Path]) -> str:
-    name = scenes[0].parent.parent.name if scenes else "nothing"
-    return f"ClevrTex, {name}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
+    options = {"root": root, "out": out, "validation": validation, "splits": splits}
+    return common.write(out, "clevrtex", parts, options, WAY_OUT, progress)
 
 
 def _scenes(root: Path, name: str) -> list[Path]:
@@ -95,10 +88,6 @@ def _flat(path: Path) -> Path:
 
 def _record(path: Path) -> store.Record:
     mask = _flat(path)
-    picture = common.open_image(mask, ["PNG"], WAY_OUT)
-    if picture.mode not in ("P", "RGB", "RGBA"):
-        raise ConversionError(f"{mask} is a picture of mode {picture.mode}, but objects differ in colour. {WAY_OUT}")
-    labels = common.numbered(common.packed_colours(picture), mask)
+    labels = common.numbered(common.colours(mask, WAY_OUT), mask)
     source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
-    things = {segment: True for segment in range(1, int(labels.max()) + 1)}
-    return store.Record(path.read_bytes(), labels, {"source": source, "things": things})
+    return store.Record(path.read_bytes(), labels, {"source": source, "things": common.all_things(labels)})

@@ -48,21 +48,9 @@ def convert(
     if annotations not in (kinds := {"panoptic": Panoptic, "instances": Instances}):
         raise ConversionError(f"annotations={annotations!r}; choose one of {', '.join(kinds)}")
     train, test = (kinds[annotations](root, part) for part in ("train2017", "val2017"))
-    held = common.held_out("coco", train.numbers, validation)
-    splits = {  # the smallest first: an error shows early
-        "test": (test, test.numbers),
-        "validation": (train, [number for number in train.numbers if number in held]),
-        "train": (train, [number for number in train.numbers if number not in held]),
-    }
-    if not validation:
-        del splits["validation"]
-    command = ["python", "-m", "dias_lab", "convert", "coco", "--root", root, "--out", out, "--validation", validation]
-    command += ["--limit", limit] if limit else []
-    command += ["--annotations", annotations] if annotations != "panoptic" else []
-    for split, (part, numbers) in splits.items():
-        if not numbers:
-            wrong = f"validation={validation} of {len(part.numbers)} images in {part.table} leaves {split} empty"
-            raise ConversionError(f"{wrong}; choose another share (0: no validation split)")
+    training, held = common.divide("coco", train.numbers, validation)
+    splits = {}  # the smallest first: an error shows early
+    for split, part, numbers in (("test", test, test.numbers), ("validation", train, held), ("train", train, training)):
         meta = {
             "classes": part.classes,
             "source": f"COCO 2017 {annotations}, {part.name}, https://cocodataset.org",
@@ -70,20 +58,27 @@ def convert(
             "photos_without_masks": part.photos_without_masks,
         }
         splits[split] = Split(numbers[:limit], part.record, meta)
-    paths = common.write(out, "coco", splits, command, f"Fetch the file again into {root}", progress)
+    if not validation:
+        del splits["validation"]
+    options = {"root": root, "out": out, "validation": validation, "limit": limit, "annotations": annotations}
+    paths = common.write(out, "coco", splits, options, f"Fetch the file again into {root}", progress)
     for part in (train, test) if progress else ():
         print(f"{part.photos_without_masks} photos of {part.name} are not in {part.table.name} and were left out")
     return paths
 
 
 class Part:
-    """train2017 or val2017: a table of annotations, checked against the files that are there."""
+    """train2017 or val2017: a table of annotations, checked against the files that are there.
+
+    Its kinds have a method `read(table)`, which sets `numbers` (the images' ids, ascending), `classes` ({id: name}) and
+    `things` ({id: bool}) and returns what is wrong, by its kind; and `record(number)`, the store's record of an image.
+    """
 
     KIND = LAYOUT = ""  # of the table
 
-    def __init__(self, root: Path, name: str):
+    def __init__(self, root: Path, name: str, *folders: Path):
         self.root, self.name, self.table = root, name, root / "annotations" / f"{self.KIND}_{name}.json"
-        for path in (root, root / name, self.table, *self.folders()):
+        for path in (root, root / name, self.table, *folders):
             if not path.exists():
                 raise ConversionError(f"{path} is missing. {common.found(root, path, LAYOUT + self.LAYOUT)}")
         try:
@@ -100,36 +95,19 @@ class Part:
                 raise ConversionError(f"{self.table} {what}: {some(values)}. Fetch {name} and its annotations again")
         self.photos_without_masks = len(there) - len(set(photos))
 
-    def folders(self) -> list[Path]:
-        """What must be there beside photos and table."""
-        return []
-
-    def read(self, table: dict) -> dict[str, list]:
-        """Set `numbers` (the images' ids, ascending) and `classes` ({id: name}); return what is wrong, by its kind."""
-        raise NotImplementedError
-
-    def record(self, number: int) -> store.Record:
-        """The store's record of image `number`."""
-        raise NotImplementedError
-
-    def info(self, number: int, segments: dict[int, dict], **more) -> dict:
-        """The store's info. `segments`: for each segment in the store what the table says of it."""
+    def stored(self, number: int, labels: np.ndarray, segments: dict[int, dict], **more) -> store.Record:
+        """The record of an image. `segments`: for each segment in the store what the table says of it."""
         photo, (width, height) = self.images[number]
-        return {
+        info = {
             "source": {"id": number, "file": f"{self.name}/{photo}"},
             "width": width,
             "height": height,
-            "things": {rank: self.is_thing(segment["category_id"]) for rank, segment in segments.items()},
+            "things": {rank: self.things[segment["category_id"]] for rank, segment in segments.items()},
             "classes": {rank: segment["category_id"] for rank, segment in segments.items()},
             "crowds": {rank: bool(segment.get("iscrowd", 0)) for rank, segment in segments.items()},
             **more,
         }
-
-    def is_thing(self, category: int) -> bool:
-        return True
-
-    def photo(self, number: int) -> bytes:
-        return (self.root / self.name / self.images[number][0]).read_bytes()
+        return store.Record((self.root / self.name / photo).read_bytes(), labels, info)
 
 
 class Panoptic(Part):
@@ -137,23 +115,24 @@ class Panoptic(Part):
 
     KIND, LAYOUT = "panoptic", "panoptic_{train,val}2017.json annotations/panoptic_{train,val}2017/"
 
-    def folders(self) -> list[Path]:
-        self.masks = self.root / "annotations" / f"panoptic_{self.name}"
-        return [self.masks]
+    def __init__(self, root: Path, name: str):
+        self.masks = root / "annotations" / f"panoptic_{name}"
+        super().__init__(root, name, self.masks)
 
     def read(self, table: dict) -> dict[str, list]:
         annotations = sorted(table["annotations"], key=lambda annotation: int(annotation["image_id"]))
         ids = Counter(annotation["image_id"] for annotation in annotations)
         self.annotations = {annotation["image_id"]: annotation for annotation in annotations}
         self.numbers = list(self.annotations)
-        self.categories = _categories(self.root, table)
-        self.classes = {category: name for category, (name, _) in self.categories.items()}
+        categories = _categories(self.root, table)
+        self.classes = {category["id"]: category["name"] for category in categories}
+        self.things = {category["id"]: bool(category["isthing"]) for category in categories}
         segments = [segment for annotation in annotations for segment in annotation["segments_info"]]
         there = {path.name for path in self.masks.iterdir()}
         masks = [annotation["file_name"] for annotation in annotations]
         return {
             "misses files": [f"{self.masks.name}/{mask}" for mask in masks if mask not in there],
-            "uses unknown categories": sorted({segment["category_id"] for segment in segments} - set(self.categories)),
+            "uses unknown categories": sorted({segment["category_id"] for segment in segments} - set(self.classes)),
             "has segment ids out of range": [s["id"] for s in segments if not 0 < s["id"] < NUM_IDS],
             "annotates images twice": [number for number, count in ids.items() if count > 1],
         }
@@ -174,15 +153,11 @@ class Panoptic(Part):
             raise ConversionError(f"{wrong}, which are not in {self.table}. Fetch the annotations again")
         ranks = np.arange(len(there)) + (0 not in there)
         ranks[ranks == 0] = VOID
-        info = self.info(number, dict(enumerate(segments, start=1)))
-        return store.Record(self.photo(number), ranks.astype(np.uint8)[places], info)
-
-    def is_thing(self, category: int) -> bool:
-        return self.categories[category][1]
+        return self.stored(number, ranks.astype(np.uint8)[places], dict(enumerate(segments, start=1)))
 
 
-def _categories(root: Path, table: dict) -> dict[int, tuple[str, bool]]:
-    """Name and thing flag by category id: of panoptic_coco_categories.json where there is one, else the table's own."""
+def _categories(root: Path, table: dict) -> list[dict]:
+    """Those of panoptic_coco_categories.json where there is one, else the table's own."""
     categories = table.get("categories")
     paths = [folder / "panoptic_coco_categories.json" for folder in (root, root / "annotations")]
     if path := next((path for path in paths if path.exists()), None):
@@ -192,7 +167,7 @@ def _categories(root: Path, table: dict) -> dict[int, tuple[str, bool]]:
             raise ConversionError(f"{path} is not JSON ({error}). Fetch it again") from error
     if not categories:
         raise ValueError("it has no categories, and there is no panoptic_coco_categories.json")
-    return {category["id"]: (category["name"], bool(category["isthing"])) for category in categories}
+    return categories
 
 
 class Instances(Part):
@@ -203,6 +178,7 @@ class Instances(Part):
     def read(self, table: dict) -> dict[str, list]:
         self.numbers = sorted(self.images)
         self.classes = {int(category["id"]): category["name"] for category in table["categories"]}
+        self.things = dict.fromkeys(self.classes, True)
         self.annotations = defaultdict(list)
         for annotation in sorted(table["annotations"], key=lambda annotation: annotation["id"]):
             self.annotations[annotation["image_id"]].append(annotation)
@@ -233,7 +209,7 @@ class Instances(Part):
         labels = np.where(cover > 1, np.uint8(OVERLAP), ranks[labels])
         hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in seen]
         segments = {rank: annotations[place - 1] for rank, place in enumerate(seen, start=1)}
-        return store.Record(self.photo(number), labels, self.info(number, segments, hidden=hidden))
+        return self.stored(number, labels, segments, hidden=hidden)
 
     def _mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
         """One annotation's pixels, bool [H W]: polygons, or run lengths as a list or as text."""
@@ -245,8 +221,6 @@ class Instances(Part):
                 codes = masks.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
                 if list(codes["size"]) != [height, width]:
                     raise ValueError(f"its size is {codes['size']}, the image's {[height, width]}")
-                if isinstance(codes["counts"], str):
-                    codes = {**codes, "counts": codes["counts"].encode()}
             return masks.decode(codes).astype(bool)
         except Exception as error:  # pycocotools raises bare Exception, too
             what = f"{self.table}: annotation {annotation['id']} of image {annotation['image_id']}"

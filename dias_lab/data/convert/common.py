@@ -12,7 +12,7 @@ import os
 import shlex
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dias_lab.data import lmdb_file, store
-from dias_lab.trace import LAST_SEGMENT
+from dias_lab.trace import BACKGROUND, LAST_SEGMENT, VOID
 
 SPLITS = ("train", "validation", "test")
 THREADS = min(8, os.cpu_count() or 1)
@@ -44,25 +44,26 @@ class Split(NamedTuple):
 
 
 def write(
-    out: Path, dataset: str, splits: dict[str, Split], command: Sequence, way_out: str, progress: bool = False
-) -> dict[str, Path]:
+    out: Path, dataset: str, splits: dict[str, Split], options: dict, way_out: str, progress: bool = False
+) -> dict[str, Path]:  # fmt: skip
     """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
 
-    `command` is what made them, word by word. `way_out` ends the error about an item that cannot be stored.
+    `options` are the converter's, for meta's command. `way_out` ends the error about an item that cannot be stored.
 
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for a picture
     that is damaged; OSError if `out` cannot be written.
     """
-    for split, part in splits.items():
-        if not part.items:
-            raise ConversionError(f"{dataset}: the split {split} would be empty; choose other shares or other files")
+    if empty := [split for split, part in splits.items() if not part.items]:
+        counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
+        wrong = f"{dataset} of {options['root']}: the split {empty[0]} would be empty (images: {counts})"
+        raise ConversionError(f"{wrong}. Choose other shares (0: no such split) or other files")
     _refuse_a_mixture(out, dataset, splits)
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lmdb_file.remove_stale(out / f"{split}.lmdb")
     paths = {}
     for split, (items, record, meta) in splits.items():
-        meta = {"dataset": dataset, "split": split, "command": shlex.join(map(str, command)), **meta}
+        meta = {"dataset": dataset, "split": split, "command": command(dataset, **options), **meta}
         packed = in_order(lambda item, record=record: store.pack(record(item)), items)
         shown = tqdm(packed, f"{dataset} {split}", len(items), disable=not progress, mininterval=1)
         try:
@@ -70,6 +71,15 @@ def write(
         except store.StoreError as error:
             raise ConversionError(f"{dataset} {split}: {error}. {way_out}") from error
     return {split: paths[split] for split in SPLITS if split in paths}
+
+
+def command(dataset: str, **options) -> str:
+    """What to type in order to convert again. Options that are None or False are left out; True needs no value."""
+    words = ["python", "-m", "dias_lab", "convert", dataset]
+    for option, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(words)
 
 
 def _refuse_a_mixture(out: Path, dataset: str, splits: dict[str, Split]) -> None:
@@ -114,21 +124,19 @@ def share(name: str, value: float, of: str) -> float:
     return value
 
 
-def fraction(salt: str, name) -> float:
-    """A number from 0 to 1 that looks random and that follows from the salt and the image's name or id alone."""
-    return int.from_bytes(hashlib.sha256(f"{salt} {name}".encode()).digest()[:6]) / 2**48
+def divide(salt: str, names: Sequence, wanted: float, among: Collection | None = None) -> tuple[list, list]:
+    """The names (or ids) to train on, and those to hold out: a share of about `wanted` of `among` (default: all names).
 
-
-def held_out(salt: str, names: Iterable, wanted: float) -> set:
-    """The names to hold out: a share of about `wanted`, 0 to 1, and at least one of them unless it is 0.
-
-    A name alone decides, whatever other names there are, so that a data set may grow; only where no name falls into the
-    share, the one that is nearest to it is taken.
+    The share is 0 to 1, and at least one name unless it is 0. A name alone decides, whatever other names there are, so
+    that a data set may grow; only where no name falls into the share, the one that is nearest to it is taken.
     """
-    by_fraction = {name: fraction(salt, name) for name in names}
-    if not by_fraction or wanted == 0:
-        return set()
-    return {name for name, value in by_fraction.items() if value < wanted} or {min(by_fraction, key=by_fraction.get)}
+    candidates = [name for name in names if among is None or name in among]
+    digests = [hashlib.sha256(f"{salt} {name}".encode()).digest() for name in candidates]
+    fractions = {name: int.from_bytes(digest[:6]) / 2**48 for name, digest in zip(candidates, digests)}  # uniform
+    held = {name for name, fraction in fractions.items() if fraction < wanted}
+    if fractions and wanted and not held:
+        held = {min(fractions, key=fractions.get)}
+    return [name for name in names if name not in held], [name for name in names if name in held]
 
 
 # Masks
@@ -139,9 +147,17 @@ def open_image(path: Path, formats: Sequence[str] | None, way_out: str) -> Image
     try:
         with Image.open(path, formats=formats) as image:
             image.load()
-            return image
+        return image
     except UNREADABLE as error:
         raise ConversionError(f"{path} cannot be decoded ({error}). {way_out}") from error
+
+
+def colours(path: Path, way_out: str) -> Integer[np.ndarray, "H W"]:
+    """A PNG's colours as R + 256 G + 65536 B, int32. Raises: ConversionError if it has none, or does not open."""
+    picture = open_image(path, ["PNG"], way_out)
+    if picture.mode not in ("P", "RGB", "RGBA"):
+        raise ConversionError(f"{path} is a picture of mode {picture.mode}, so it has no colours. {way_out}")
+    return packed_colours(picture)
 
 
 def packed_colours(image: Image.Image) -> Integer[np.ndarray, "H W"]:
@@ -164,17 +180,20 @@ def numbered(values: Integer[np.ndarray, "H W"], where: Path) -> UInt8[np.ndarra
     Raises: ConversionError if there are more segments than a store holds.
     """
     distinct, places = ranked(values)
-    segments = len(distinct) - (0 in distinct)
-    refuse_too_many(segments, where)
+    refuse_too_many(len(distinct) - (0 in distinct), where)
     return (places + (0 not in distinct)).astype(np.uint8)
 
 
 def refuse_too_many(segments: int, where) -> None:
     if segments > LAST_SEGMENT:
-        raise ConversionError(
-            f"{where} has {segments} segments; a store holds at most {LAST_SEGMENT} an image. Take this image out, "
-            "or merge its smallest segments (smoothed edges make many)"
-        )
+        wrong = f"{where} has {segments} segments; a store holds at most {LAST_SEGMENT} an image"
+        way_out = "Take this image out, or merge its smallest segments (smoothed edges make many)"
+        raise ConversionError(f"{wrong}. {way_out}")
+
+
+def all_things(labels: Integer[np.ndarray, "H W"]) -> dict[int, bool]:
+    """info["things"] where every segment of the map is one."""
+    return {segment: True for segment in ranked(labels)[0] if segment not in (BACKGROUND, VOID)}
 
 
 # Errors

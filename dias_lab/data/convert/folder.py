@@ -13,8 +13,6 @@ orientation included. It says which segment a pixel is in:
 Segments are renumbered 1, 2, ... in the ascending order of their numbers, or of R + 256 G + 65536 B.
 """
 
-import io
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -48,8 +46,7 @@ def convert(
 
     Raises: ConversionError naming the file that cannot be used; OSError if `out` cannot be written.
     """
-    root, out = Path(root), Path(out)
-    masks = Path(masks) if masks is not None else None
+    root, out, masks = Path(root), Path(out), masks if masks is None else Path(masks)
     if masks and masks.resolve() == root.resolve():
         raise ConversionError(f"{root} cannot hold both images and masks; put the masks into a folder of their own")
     folders = _folders(root)
@@ -60,33 +57,22 @@ def convert(
         if value is None:
             value = 0 if split in folders or (split == "test" and folders["train"] != root) else SHARE
         shares[split] = common.share(split, value, "the images")
-    images = {split: _files(folder, "images") for split, folder in folders.items()}
-    kept_out = {split: left for split, (_, left) in images.items()}
-    images = {split: files for split, (files, _) in images.items()}
-    pairs = _pairs(images, masks) if masks else dict.fromkeys(p for files in images.values() for p in files.values())
-    splits = _split(images, shares)
-    command = ["python", "-m", "dias_lab", "convert", "folder", "--root", root, "--out", out]
-    for option, value in (("masks", masks), ("validation", validation), ("test", test)):
-        command += [] if value is None else [f"--{option}", value]
+    images, others = {}, {}
+    for split, folder in folders.items():
+        images[split], others[split] = _files(folder, "images")
+        if progress and others[split]:
+            print(f"left out of {folder}, for they end in none of {' '.join(SUFFIXES)}: {some(others[split])}")
+    pairs = _pairs(images, masks) if masks else {}
     parts = {}
-    for split in ("test", "validation", "train"):
-        if files := splits.get(split):
-            left_out = kept_out.get(split, [])
-            meta = {
-                "source": str(root),
-                "images_without_masks": sum(pairs[path] is None for path in files),
-                "files_left_out": left_out[:100],
-            }
-            parts[split] = Split(files, lambda path: _record(root, path, pairs[path]), meta)
-            if progress and left_out:
-                print(f"left out of {folders[split]}, for they end in none of {' '.join(SUFFIXES)}: {some(left_out)}")
-    if "train" not in parts:
-        number = sum(map(len, splits.values()))
-        raise ConversionError(
-            f"{root} has {number} images, and validation={shares['validation']} with test={shares['test']} leaves none to "
-            "train on. Add images or choose smaller shares (0: no such split)"
-        )
-    return common.write(out, "folder", parts, command, "Mend the file or take it out", progress)
+    for split, files in _split(images, shares).items():
+        meta = {
+            "source": str(root),
+            "images_without_masks": sum(pairs.get(path) is None for path in files),
+            "files_left_out": others.get(split, [])[:100],
+        }
+        parts[split] = Split(files, lambda path: _record(root, path, pairs.get(path)), meta)
+    options = {"root": root, "out": out, "masks": masks, "validation": validation, "test": test}
+    return common.write(out, "folder", parts, options, "Mend the file or take it out", progress)
 
 
 # Which files
@@ -97,17 +83,23 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        wrong = f"{folder} cannot be listed ({error.strerror})"
-        raise ConversionError(f"{wrong}. Name a folder that is there and that you may read") from error
+        way_out = "Name a folder that is there and that you may read"
+        raise ConversionError(f"{folder} cannot be listed ({error.strerror}). {way_out}") from error
+
+
+def _split_folders(root: Path) -> dict[str, list[Path]]:
+    """By split the folders in `root` that are named for it."""
+    inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
+    by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
+    return {split: folders for split, folders in by_split.items() if folders}
 
 
 def _folders(root: Path) -> dict[str, Path]:
     """By split its folder: `root` itself, or those in it."""
-    inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
-    by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
+    by_split = _split_folders(root)
     if both := next((folders for folders in by_split.values() if len(folders) > 1), None):
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
-    folders = {split: folders[0] for split, folders in by_split.items() if folders}
+    folders = {split: found for split, [found] in by_split.items()}
     if folders and "train" not in folders:
         there = some(path.name for path in folders.values())
         raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
@@ -132,40 +124,34 @@ def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
 
 def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path | None]:
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
-    folders = {path.name.lower(): path for path in _listed(masks) if path.is_dir()}
-    by_split = {split: next((folders[n] for n in SPLIT_FOLDERS[split] if n in folders), None) for split in images}
-    pairs, unused = {}, []
-    if any(by_split.values()):
-        for split, files in images.items():
-            found = _files(by_split[split], "masks")[0] if by_split[split] else {}
-            pairs |= {path: found.get(stem) for stem, path in files.items()}
-            unused += [path for stem, path in found.items() if stem not in files]
+    own = {split: folders[0] for split, folders in _split_folders(masks).items() if split in images}
+    if own:
+        by_split = {split: _files(own[split], "masks")[0] if split in own else {} for split in images}
     else:
-        found, stems = _files(masks, "masks")[0], Counter(stem for files in images.values() for stem in files)
-        if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in found):
-            raise ConversionError(
-                f"{some(twice)} are in several splits, so their masks in {masks} are ambiguous. Give the masks the same "
-                "folders train/ val/ test/"
-            )
-        pairs = {path: found.get(stem) for files in images.values() for stem, path in files.items()}
-        unused = [path for stem, path in found.items() if stem not in stems]
-    if unused:
+        by_split = dict.fromkeys(images, _files(masks, "masks")[0])
+        stems = Counter(stem for files in images.values() for stem in files)
+        if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in by_split["train"]):
+            wrong = f"{some(twice)} are in several splits, so their masks in {masks} are ambiguous"
+            raise ConversionError(f"{wrong}. Give the masks the same folders train/ val/ test/")
+    pairs = {path: by_split[split].get(stem) for split, files in images.items() for stem, path in files.items()}
+    used, found = set(pairs.values()), dict.fromkeys(mask for files in by_split.values() for mask in files.values())
+    if unused := [mask.name for mask in found if mask not in used]:
         bare = sorted(path.name for path, mask in pairs.items() if mask is None)
-        raise ConversionError(
-            f"{masks}: no image has the name of {some(path.name for path in unused)}; images without mask: "
-            f"{some(bare) or 'none'}. A mask is named like its image, but for the ending"
-        )
+        wrong = f"{masks}: no image has the name of {some(unused)}; images without mask: {some(bare) or 'none'}"
+        raise ConversionError(f"{wrong}. A mask is named like its image, but for the ending")
     return pairs
 
 
 def _split(images: dict[str, dict[str, Path]], shares: dict[str, float]) -> dict[str, list[Path]]:
     """The files of each split. The test share is drawn first, so that another validation share does not move it."""
-    rest, splits = dict(images["train"]), {split: list(files.values()) for split, files in images.items()}
+    files, rest, splits = images["train"], list(images["train"]), {}
     for split in ("test", "validation"):
-        if shares[split]:
-            held = common.held_out(f"folder {split}", rest, shares[split])
-            splits[split] = [rest.pop(stem) for stem in sorted(held)]
-    return splits | {"train": list(rest.values())}
+        if split in images:
+            splits[split] = list(images[split].values())
+        elif shares[split]:
+            rest, held = common.divide(f"folder {split}", rest, shares[split])
+            splits[split] = [files[stem] for stem in sorted(held)]
+    return splits | {"train": [files[stem] for stem in rest]}
 
 
 # One image
@@ -180,23 +166,17 @@ def _record(root: Path, path: Path, mask: Path | None) -> store.Record:
     if labels.shape != size[::-1]:
         way_out = "Give the mask the image's size, without smoothing"
         if turned and labels.shape == size:
-            way_out = (
-                "It fits the picture before EXIF turns it, as viewers do. Turn the mask, or remove that EXIF field"
-            )
+            way_out = "It fits the picture before EXIF turns it, as viewers do. Turn the mask or remove that EXIF field"
         sizes = f"{mask} has {labels.shape[::-1]} pixels (width, height), its image {path} has {size}"
         raise ConversionError(f"{sizes}. {way_out}")
-    used = np.unique(labels).tolist()
-    things = {segment: True for segment in used if segment not in (0, VOID)}
-    return store.Record(blob, labels, {**info, "things": things})
+    return store.Record(blob, labels, {**info, "things": common.all_things(labels)})
 
 
 def _picture(path: Path) -> tuple[bytes, tuple[int, int], bool]:
     """The bytes to store, width and height, and whether EXIF turned the picture."""
     picture = _open(path, FORMATS)
-    orientation = picture.getexif().get(ORIENTATION, 1)
-    turned = orientation in range(2, 9)
-    transparent = picture.has_transparency_data
-    deep = picture.mode.startswith("I")
+    turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
+    transparent, deep = picture.has_transparency_data, picture.mode.startswith("I")
     if picture.mode == "F" or (deep and not 0 <= picture.getextrema()[0] <= picture.getextrema()[1] < 1 << 16):
         raise ConversionError(f"{path} has more than 16 bits a pixel, and no known range. Save it with 8 bits")
     if picture.format in ("JPEG", "PNG", "MPO") and not (turned or transparent or deep):
@@ -207,21 +187,16 @@ def _picture(path: Path) -> tuple[bytes, tuple[int, int], bool]:
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if transparent:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue(), picture.size, turned
+    return store.png(picture.convert("RGB")), picture.size, turned
 
 
 def _labels(path: Path) -> np.ndarray:
     """A mask as the store has it: uint8 [H W]."""
-    picture = _open(path, LOSSLESS)
-    if picture.getexif().get(ORIENTATION, 1) in range(2, 9):
-        picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(_open(path, LOSSLESS))
     if picture.mode in ("1", "L", "P"):
         values = np.asarray(picture, np.int32)
-        void = values == VOID if picture.mode != "1" else np.zeros(values.shape, bool)
-        labels = common.numbered(np.where(void, 0, values), path)
-        return np.where(void, np.uint8(VOID), labels)
+        labels = common.numbered(np.where(values == VOID, 0, values), path)  # of mode 1: 0 or 1
+        return np.where(values == VOID, np.uint8(VOID), labels)
     if picture.mode.startswith("I"):
         return common.numbered(np.asarray(picture).astype(np.int64), path)
     if picture.mode in ("RGB", "RGBA"):
@@ -232,7 +207,7 @@ def _labels(path: Path) -> np.ndarray:
 
 
 def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:
-    if not os.path.getsize(path):
+    if not path.stat().st_size:
         raise ConversionError(f"{path} is empty (0 bytes). Copy it again or take it out")
     try:
         with Image.open(path) as probe:

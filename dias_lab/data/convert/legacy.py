@@ -10,7 +10,6 @@ stuff was. Only VOC's move down by one in v3 and v4, where the background is 1.
 `val` becomes test: scores are reported on it, so no checkpoint should be chosen on it.
 """
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dias_lab.data import store
-from dias_lab.data.convert.common import ConversionError
+from dias_lab.data.convert.common import ConversionError, command
 from dias_lab.data.convert.published import PublishedFile, Sample
 from dias_lab.trace import LAST_SEGMENT, VOID
 
@@ -73,8 +72,8 @@ class Published:
         fields, form = self.file.form
         fits = [one for one in LAYOUTS if one.fields == fields and form in one.formats]
         if not fits:
-            found = f"besides image and segment it has {fields}, and {form} masks"
-            raise ConversionError(f"{root}: {found}: no published layout. Name a file of ClevrTex, COCO or VOC")
+            found = f"{root}: besides image and segment it has {fields}, and {form} masks: no published layout"
+            raise ConversionError(f"{found}. Name a file of ClevrTex, COCO or VOC")
         if dataset not in (None, fits[0].dataset):
             raise ConversionError(f"{root} is of the data set {fits[0].dataset}, not {dataset}. Leave --dataset out")
         self.layout = self._choose(fits, layout)
@@ -107,8 +106,7 @@ class Published:
 
     def records(self, progress: bool = False) -> Iterator[store.Record]:
         """The store's records in the order of the file. Raises: ConversionError that names the item's key."""
-        bar = f"{self.layout.dataset} {self.split}"
-        for key in tqdm(self.file.keys, desc=bar, disable=not progress, mininterval=1):
+        for key in tqdm(self.file.keys, f"{self.layout.dataset} {self.split}", disable=not progress, mininterval=1):
             sample = self.file.read(key)
             try:
                 labels, info = _meaning(self.layout, sample)
@@ -122,12 +120,12 @@ class Published:
         root, out = self.file.path, Path(out)
         if out.resolve() == root.resolve():
             raise ConversionError(f"{out} is the published file itself; give the store another name")
-        command = ["python", "-m", "dias_lab", "convert", "legacy", "--root", str(root), "--out", str(out)]
+        options = {"root": root, "out": out, "layout": self.layout.releases[-1], "split": self.split}
         meta = {
             "dataset": self.layout.dataset,
             "split": self.split,
             "source": f"{root.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
-            "command": shlex.join([*command, "--layout", self.layout.releases[-1], "--split", self.split]),
+            "command": command("legacy", **options),
             "layout": "/".join(self.layout.releases),
             "lost": [NO_NAMES, *self.layout.lost],
         }
@@ -149,7 +147,7 @@ def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:
     """The store's segments, uint8 [H W], and its info on them. Raises: ValueError if indices and fields do not agree."""
     present = np.unique(sample.indices).tolist()
     ranks = [index for index in present if index]
-    stated = {name: len(array) for name in ("clazz", "isthing") if (array := getattr(sample, name)) is not None}
+    stated = {name: len(getattr(sample, name)) for name in ("clazz", "isthing") if getattr(sample, name) is not None}
     if set(stated.values()) - {len(ranks)}:
         raise ValueError(f"its mask has {len(ranks)} segments, the highest is {present[-1]}; its fields state {stated}")
     if ranks != list(range(1, len(ranks) + 1)) and layout.fields != ("bbox", "clazz"):  # there, stuff left gaps

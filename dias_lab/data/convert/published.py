@@ -12,7 +12,6 @@ import io
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import weakref
@@ -42,7 +41,7 @@ class PublishedFile:
 
     def __init__(self, path: str | Path):
         """Raises: ConversionError if the file is not a published one, or damaged."""
-        self.path = Path(path)
+        self.path, self.form = Path(path), None
         self._refuse_other_files()
         command = [sys.executable, "-P", "-B", str(SCRIPT), os.path.abspath(path)]
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
@@ -52,7 +51,7 @@ class PublishedFile:
             keys = [key.encode("latin-1") for key in self._answer()["keys"]]
         except ValueError as error:
             raise self.error(error) from error
-        self.keys, self.form = self._sample_keys(keys), None
+        self.keys = self._sample_keys(keys)
         self.form = self.read(self.keys[0]).form
 
     def _refuse_other_files(self) -> None:
@@ -102,7 +101,7 @@ class PublishedFile:
         """What the script says that each field is, and its data. Raises: ValueError."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._script.stdin.fileno(), key.hex().encode() + b"\n")
-        return {name: (what, self._script.stdout.read(size)) for name, (what, size) in self._answer().items()}
+        return {name: (kind, self._script.stdout.read(size)) for name, (kind, size) in self._answer().items()}
 
     def _answer(self) -> dict:
         """What the script says next. Raises: ValueError, also if there is no script any more."""
@@ -122,50 +121,42 @@ class PublishedFile:
 
 def _end(script: subprocess.Popen) -> None:
     script.kill()
-    with script:  # closes the pipes, and waits
-        pass
+    script.communicate()  # closes the pipes, and waits
 
 
 def _sample(fields: dict[str, tuple[str, bytes]]) -> Sample:
+    """Raises: what `UNREADABLE` lists."""
     (kind, image), segment = fields.pop("image", ("nothing", b"")), fields.pop("segment", None)
     if kind != "bytes" or segment is None:
         raise ValueError(f"it has no image as bytes or no segments, but {sorted(fields)}")
-    mask = _vector("segment", *segment).tobytes()
+    vectors = {"segment": segment} | {name: fields[name] for name in ("clazz", "isthing") if name in fields}
+    for name, (kind, _) in vectors.items():
+        if kind != "vector":
+            raise ValueError(f"its {name} is {kind}, not uint8 or bool of one dimension and of its data's length")
+    vectors = {name: np.frombuffer(data, np.uint8) for name, (_, data) in vectors.items()}
+    if "isthing" in vectors and vectors["isthing"].max(initial=0) > 1:
+        raise ValueError("its isthing has values other than 0 and 1")
+    form, indices = _decode(image, segment[1])
+    return Sample(image, indices, (tuple(sorted(fields)), form), vectors.get("clazz"), vectors.get("isthing"))
+
+
+def _decode(image: bytes, mask: bytes) -> tuple[str, np.ndarray]:
+    """The format of the mask, and its indices, uint8 [H W]. Sizes are compared before anything is decoded."""
+    if not image.startswith((PNG, JPEG)):
+        raise ValueError(f"its image begins with {image[:8]!r} and is neither JPEG nor PNG")
     form = "PNG" if mask.startswith(PNG) else "WebP" if mask[:4] + mask[8:12] == b"RIFFWEBP" else None
     if form is None:
         raise ValueError(f"its mask begins with {mask[:12]!r} and is neither PNG nor WebP")
-    clazz, isthing = (_vector(name, *fields[name]) if name in fields else None for name in ("clazz", "isthing"))
-    if isthing is not None and isthing.max(initial=0) > 1:
-        raise ValueError("its isthing has values other than 0 and 1")
-    return Sample(image, _decode(image, mask, form), (tuple(sorted(fields)), form), clazz, isthing)
-
-
-def _vector(name: str, kind: str, data: bytes) -> np.ndarray:
-    """A field as uint8 [S]."""
-    if kind != "vector":
-        raise ValueError(f"its {name} is {kind}, not uint8 or bool of one dimension and of its data's length")
-    return np.frombuffer(data, np.uint8)
-
-
-def _decode(image: bytes, mask: bytes, form: str) -> np.ndarray:
-    """The index map, uint8 [H W]. Sizes are compared before anything is decoded."""
-    if not image.startswith((PNG, JPEG)):
-        raise ValueError(f"its image begins with {image[:8]!r} and is neither JPEG nor PNG")
-    with Image.open(io.BytesIO(image), formats=("JPEG", "PNG")) as opened:
-        size = opened.size
-    if form == "PNG":
-        exact, mask_size = mask[24:26] == b"\x08\x00", struct.unpack(">2I", mask[16:24])  # 8 bits, one channel
-    else:
-        [bits] = struct.unpack("<I", mask[21:25])
-        exact, mask_size = mask[12:16] == b"VP8L", ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)  # lossless
-    if not exact:
+    if (mask[24:26] != b"\x08\x00") if form == "PNG" else (mask[12:16] != b"VP8L"):  # 8 bits, one channel; lossless
         raise ValueError(f"its {form} mask is not of the kind that keeps 8-bit numbers exactly")
-    if mask_size != size or size[0] * size[1] > MAX_PIXELS:
-        found = f"its mask is {mask_size} (width, height) and its image {size}"
-        raise ValueError(f"{found}, of at most {MAX_PIXELS} pixels")
-    with Image.open(io.BytesIO(mask), formats=(form.upper(),)) as opened:
-        pixels = np.asarray(opened)
-    channels = pixels.reshape(*size[::-1], -1)  # WebP has three
+    with (
+        Image.open(io.BytesIO(image), formats=("JPEG", "PNG")) as photo,
+        Image.open(io.BytesIO(mask), formats=(form.upper(),)) as picture,
+    ):
+        if picture.size != photo.size or photo.width * photo.height > MAX_PIXELS:
+            found = f"its mask is {picture.size} (width, height) and its image {photo.size}"
+            raise ValueError(f"{found}, of at most {MAX_PIXELS} pixels")
+        channels = np.atleast_3d(np.asarray(picture))  # [H W 1], and three in a WebP
     if (channels != channels[..., :1]).any():
         raise ValueError("its mask has unequal channels, so it is no index map")
-    return channels[..., 0]
+    return form, channels[..., 0]

@@ -1,7 +1,6 @@
 """The built-in scenes -> stores. The splits are disjoint ranges of seeds."""
 
 import functools
-import io
 from pathlib import Path
 
 from PIL import Image
@@ -25,17 +24,13 @@ def convert(
         if not 1 <= count <= 10_000_000:
             raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
     out = Path(out)
-    command = ["python", "-m", "dias_lab", "convert", "scenes", "--out", out]
-    command += [word for split, count in counts.items() for word in (f"--{split}", count)]
     meta = {"source": "dias_lab.data.scenes", "difficulty": difficulty._asdict()}
     record = functools.partial(_record, difficulty=difficulty)
     splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
-    return common.write(out, "scenes", splits, command, "This is a defect of dias_lab", progress)
+    return common.write(out, "scenes", splits, {"out": out, **counts}, "This is a defect of dias_lab", progress)
 
 
 def _record(seed: int, difficulty: Difficulty) -> store.Record:
     image, segments = scene(seed, difficulty)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)  # noise hardly compresses; this is four times faster
-    things = {segment: True for segment in range(1, int(segments.max()) + 1)}
-    return store.Record(buffer.getvalue(), segments, {"source": f"scene {seed}", "things": things})
+    blob = store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
+    return store.Record(blob, segments, {"source": f"scene {seed}", "things": common.all_things(segments)})

@@ -79,20 +79,14 @@ def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes
         raise ValueError(f"it is not a pickled dict of at most {MAX_FIELDS} fields")
     if not all(type(name) is str and len(name) <= MAX_NAME for name in fields):
         raise ValueError("its pickle has a dict whose keys are not short texts")
-    parts = [described(name, field) for name, field in fields.items()]
-    return {name: (what, len(data)) for name, (what, data) in zip(fields, parts)}, [data for _, data in parts]
-
-
-def described(name: str, field: object) -> tuple[str, bytes]:
-    """What a field is, and its data."""
-    data = field.data if type(field) is Array else field
-    if type(data) not in (bytes, bytearray):
-        raise ValueError(f"its field {name!r} is neither bytes nor a numpy array of numbers")
-    if data is field:
-        return "bytes", data
-    if field.kind in ("u1", "b1") and field.shape == (len(data),):
-        return "vector", data
-    return f"an array {field.kind[:8]} of {len(field.shape)} dimensions", data
+    kinds, blobs = {}, []
+    for name, field in fields.items():
+        data = field.data if type(field) is Array else field
+        if type(data) not in (bytes, bytearray):
+            raise ValueError(f"its field {name!r} is neither bytes nor a numpy array of numbers")
+        kinds[name] = ("bytes" if data is field else field.what()), len(data)
+        blobs.append(data)
+    return kinds, blobs
 
 
 # Stand-ins
@@ -116,6 +110,11 @@ class Array:
 
     def __setstate__(self, state):
         _, self.shape, self.kind, _, self.data = state
+
+    def what(self) -> str:
+        if self.kind in ("u1", "b1") and self.shape == (len(self.data),):
+            return "vector"
+        return f"an array {self.kind[:8]} of {len(self.shape)} dimensions"
 
 
 STAND_INS = {

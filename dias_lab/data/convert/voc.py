@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from dias_lab.data import store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split, some
-from dias_lab.trace import OVERLAP, VOID
+from dias_lab.trace import OVERLAP
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -53,22 +53,13 @@ def convert(
     tested = set(test.names)
     leaked = {name for name in train.names if name.removeprefix("2007_") in tested}
     if train.year == test.year and leaked:
-        raise ConversionError(
-            f"{train.listed}: {some(sorted(leaked))} are in {test.listed}, too. Train on other images"
-        )
+        both = some(sorted(leaked))
+        raise ConversionError(f"{train.listed}: {both} are in {test.listed}, too. Train on other images")
     if drop_test_images:
         train.names = [name for name in train.names if name not in leaked]
-    held = common.held_out("voc", (name for name in train.names if name in train.masked - leaked), validation)
-    command = ["python", "-m", "dias_lab", "convert", "voc", "--root", root, "--out", out, "--validation", validation]
-    for option, value, default in (("splits", splits, "auto"), ("year", year, None), ("trainaug", trainaug, None)):
-        command += [f"--{option}", value] if value != default else []
-    command += ["--drop-test-images"] if drop_test_images else []
+    training, held = common.divide("voc", train.names, validation, among=train.masked - leaked)
     parts = {}
-    for split, part, names in (
-        ("test", test, test.names),
-        ("validation", train, [name for name in train.names if name in held]),
-        ("train", train, [name for name in train.names if name not in held]),
-    ):
+    for split, part, names in (("test", test, test.names), ("validation", train, held), ("train", train, training)):
         meta = {
             "classes": dict(enumerate(CLASSES, start=1)),
             "source": f"VOC {part.year}, {part.listed}, http://host.robots.ox.ac.uk/pascal/VOC",
@@ -79,7 +70,8 @@ def convert(
         parts[split] = Split(names, part.record, meta)
     if not validation:
         del parts["validation"]
-    paths = common.write(out, "voc", parts, command, WAY_OUT, progress)
+    options = {"root": root, "out": out, "validation": validation, "splits": splits, "year": year, "trainaug": trainaug}
+    paths = common.write(out, "voc", parts, options | {"drop_test_images": drop_test_images}, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
         note = f"note: {len(leak)} of the test images are in train, too, as in the reference"
         print(f"{note}; --drop-test-images leaves them out")
@@ -104,18 +96,16 @@ def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | Non
         splits = "dias" if there == list(YEARS) and year is None and trainaug is None else "lists"
     if splits == "dias":
         if there != list(YEARS) or year is not None or trainaug is not None:
-            raise ConversionError(
-                f"the splits dias take both years whole; {kit} has {some(there)}, and year={year}, trainaug={trainaug}. "
-                "Choose the splits lists, or unpack the other year beside it"
-            )
+            found = f"{kit} has {some(there)}, and year={year}, trainaug={trainaug}"
+            way_out = "Choose the splits lists, or unpack the other year beside it"
+            raise ConversionError(f"the splits dias take both years whole; {found}. {way_out}")
         train, test = _Year(kit, 2012), _Year(kit, 2007)
         train.names, test.names = sorted(train.masked), sorted(test.masked)
         return train, test, splits
     year = year or there[-1]
     if year not in there:
-        raise ConversionError(
-            f"year={year}, but {kit} has {some(there)}. {common.found(root, kit / f'VOC{year}', LAYOUT)}"
-        )
+        found = common.found(root, kit / f"VOC{year}", LAYOUT)
+        raise ConversionError(f"year={year}, but {kit} has {some(there)}. {found}")
     train, test = _Year(kit, year), _Year(kit, year)
     train.read_list(Path(trainaug) if trainaug else None, "train")
     test.read_list(None, "val")
@@ -156,12 +146,11 @@ class _Year:
         if name not in self.masked:
             return store.Record(blob, None, info)
         labels = indices(self.folder / "SegmentationObject" / f"{name}.png")
-        segments = [number for number in common.ranked(labels)[0] if number not in (0, VOID)]
-        if OVERLAP in segments:
+        info["things"] = common.all_things(labels)
+        if OVERLAP in info["things"]:
             raise ConversionError(f"{photo.stem}: instance {OVERLAP} is more than a store holds. Take this image out")
-        info["things"] = dict.fromkeys(segments, True)
         if self.has_classes:
-            info["classes"] = self._classes(name, labels, segments)
+            info["classes"] = self._classes(name, labels, list(info["things"]))
         return store.Record(blob, labels, info)
 
     def _classes(self, name: str, labels: np.ndarray, segments: list[int]) -> dict[int, int]:
@@ -173,9 +162,8 @@ class _Year:
         known = slice(1, len(CLASSES) + 1)
         counts = {number: np.bincount(classes[labels == number], minlength=256)[known] for number in segments}
         if bare := [number for number, count in counts.items() if not count.any()]:
-            raise ConversionError(
-                f"{path} gives the instances {some(bare)} no class from 1 to {len(CLASSES)}. {WAY_OUT}"
-            )
+            wrong = f"{path} gives the instances {some(bare)} no class from 1 to {len(CLASSES)}"
+            raise ConversionError(f"{wrong}. {WAY_OUT}")
         return {number: int(count.argmax()) + 1 for number, count in counts.items()}
 
 
@@ -192,10 +180,7 @@ _NUMBERS = {int(packed): number for number, packed in enumerate(palette().astype
 
 def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
     """A mask's numbers, by its colours: what a tool saved with another palette, or none, is mapped back or refused."""
-    picture = common.open_image(path, ["PNG"], WAY_OUT)
-    if picture.mode not in ("P", "RGB", "RGBA"):
-        raise ConversionError(f"{path} is a picture of mode {picture.mode}, not one with VOC's palette. {WAY_OUT}")
-    there, places = common.ranked(common.packed_colours(picture))
+    there, places = common.ranked(common.colours(path, WAY_OUT))
     if strange := [colour for colour in there if colour not in _NUMBERS]:
         shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
         raise ConversionError(f"{path} has colours that VOC's palette lacks: {some(shown, 3)}. {WAY_OUT}")
