@@ -69,13 +69,12 @@ def _stale_rows(leftovers, missing: list[dict]) -> list[dict]:
     """Of the runs that are not done, the newest finished one of an older notebook or package."""
     wanted, newest = {(row["setting"], row["seed"]) for row in missing}, {}
     for folder, why in leftovers:
-        if runs.state(folder) == "done":
-            made = runs.read_json(folder / "run.json")
-            key, when = (made["variant"], made["seed"]), (folder / "metrics.json").stat().st_mtime_ns
-            if key in wanted and "parameters changed" not in why and when > newest.get(key, (0,))[0]:
-                newest[key] = (when, folder, why)
-    found = ((setting, seed, *made) for (setting, seed), made in newest.items())
-    return [runs.row(folder) | {"setting": name, "seed": seed, "why": why} for name, seed, _, folder, why in found]
+        if runs.state(folder) == "done" and "parameters changed" not in why:
+            made, when = runs.read_json(folder / "run.json"), (folder / "metrics.json").stat().st_mtime_ns
+            key = made["variant"], made["seed"]
+            if key in wanted and when > newest.get(key, (0,))[0]:
+                newest[key] = when, runs.row(folder) | {"setting": key[0], "seed": key[1], "why": why}
+    return [row for _, row in newest.values()]
 
 
 def _default_metrics(results: pd.DataFrame, numbers: list[str], rows: list[dict]) -> list[str]:
@@ -142,13 +141,10 @@ def _title(metric: str) -> tuple[str, int]:
 def shown(of: Table) -> pd.DataFrame:
     """The table as people read it: every cell is text."""
     titles = [_title(metric)[0] for metric in of.metrics]
-    rows = []
-    for _, row in of.frame.iterrows():
-        cells = {"setting": row["setting"], "n": str(row["n"])}
-        for metric, title in zip(of.metrics, titles):
-            cells[title if titles.count(title) == 1 else metric] = _cell(row, metric)
-        rows.append(cells)
-    return pd.DataFrame(rows)
+    table = of.frame[["setting", "n"]].astype(str)
+    for metric, title in zip(of.metrics, titles):
+        table[title if titles.count(title) == 1 else metric] = [_cell(row, metric) for _, row in of.frame.iterrows()]
+    return table
 
 
 def _cell(row, metric: str) -> str:

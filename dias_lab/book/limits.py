@@ -50,15 +50,16 @@ class Watch:
                 return over
 
     def _memory(self) -> dict | None:
-        tree, limit = _tree(self.process.pid), self.limits.memory or float("inf")
+        tree, limit = [], self.limits.memory or float("inf")
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            process = psutil.Process(self.process.pid)
+            tree = [process, *process.children(recursive=True)]
         used = _sum(tree, "rss")
         if used > limit:
             used = min(used, _sum(tree, "pss"))
         self.peak = max(self.peak, used)
-        if used <= limit:
-            return None
-        reason = f"stopped at {size(used)} of memory, above its limit of {size(limit)}"
-        return {"ename": "OutOfMemory", "evalue": reason}
+        over = f"stopped at {size(used)} of memory, above its limit of {size(limit)}"
+        return {"ename": "OutOfMemory", "evalue": over} if used > limit else None
 
     def _disk(self) -> dict | None:
         reason = None
@@ -86,13 +87,6 @@ def folder_size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size
     return total
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    return []
 
 
 def _sum(tree: list[psutil.Process], kind: str) -> int:

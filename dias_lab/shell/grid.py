@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from dias_lab import runs
-from dias_lab.book import gallery, grid, grid_project, grid_run, grid_slurm, parameters
+from dias_lab.book import gallery, grid, grid_run, grid_slurm, parameters
 from dias_lab.book.limits import folder_size, size
 from dias_lab.shell import Flag, Refused, lazy, refusing
 
@@ -49,7 +49,8 @@ def start(
         grid_slurm.executor(found)  # refuses before anything is written
     text = grid.changed(file.read_text(encoding="utf-8"), given)
     if projected:
-        print(grid_project.sentence(found, chosen, workers), flush=True)
+        count, seconds = grid_run.projected(found, chosen, workers)
+        print(f"projected   {grid_run.duration(seconds)} for {count} runs on this machine", flush=True)
     if given or file != out / "grid.toml":
         runs.write_text(out / "grid.toml", text)
     if prepare_only:
@@ -105,7 +106,7 @@ def _execute(found, chosen, workers, slurm, skip_failed) -> int:
         print("python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
-        grid_run.Pool(found, wanted, workers).run()
+        grid_run.execute(found, wanted, workers)
     rows = grid.status(found)
     print(grid_run.progress(rows, workers or 1))
     return int(any(row["state"] != "done" for row in rows if row["id"] in chosen))

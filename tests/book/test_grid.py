@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from dias_lab import runs
 from dias_lab.__main__ import main
-from dias_lab.book import grid, grid_project, grid_run, grid_slurm, grid_table
+from dias_lab.book import grid, grid_run, grid_slurm, grid_table
 from dias_lab.book.parameters import Refused
 from dias_lab.book.unit import Unit
 from dias_lab.config import Config
@@ -137,7 +137,7 @@ def test_expansion_is_variants_times_axes_times_seeds(root):
         (GRID.replace("[1, 2, 3]", "[]"), "seeds: must be a list with at least one"),
         (GRID.replace("[1, 2, 3]", "[1, 1]"), "seeds: 1 is there twice"),
         (GRID.replace("[1, 2, 3]", '["a"]'), "seeds: must be whole numbers"),
-        (GRID.replace("width", "widht"), r"\[axes\] widht: unit.ipynb has no parameter 'widht'.*did you mean 'width'"),
+        (GRID.replace("width", "widht"), r"\[axes\] widht: .*unit.ipynb has no parameter 'widht'.*did you mean 'width'"),
         (GRID.replace("[1, 2]", '[1, "2"]'), r"\[axes\] width: .*'width' must be int, got '2'"),
         (GRID + "[fixed]\nkind = 'a'", r"\[fixed\] kind: \[axes\] kind sets it as well"),
         (GRID + "[fixed]\nseed = 1", r"\[fixed\] seed: seeds sets it as well"),
@@ -340,8 +340,8 @@ def test_start_prepares_directories_for_other_schedulers(root, capsys, monkeypat
     given = []
     monkeypatch.setattr(grid_run, "run_one", lambda folder, threads, environment: given.append((threads, environment)) or run.look())
     monkeypatch.setattr(grid_run, "cores", lambda: 8)
-    grid_run.Pool(grid.load("runs/g"), [run.id]).run()
-    assert given == [(8, {"CUDA_VISIBLE_DEVICES": "3"})] and grid_run.default_workers() == 2
+    grid_run.execute(grid.load("runs/g"), [run.id])
+    assert given == [(8, {"CUDA_VISIBLE_DEVICES": "3"})] and grid_run.shares(9) == (2, 4)
 
 
 def test_the_example_is_a_grid(monkeypatch):
@@ -412,22 +412,23 @@ def test_the_projected_time_follows_steps_and_evaluations(root, capsys, monkeypa
     text = 'notebook = "train.ipynb"\n[fixed]\nevaluate_every = 10\n[axes]\nslot_dim = [8, 16]\n'
     (root / "grid.toml").write_text(text)
     found = grid.read("grid.toml", "runs/g")
-    step, evaluation, rest = grid_project.measure(found, threads=1)
+    step, evaluation, rest = grid_run.measure(found, threads=1)
     assert (step, evaluation) == pytest.approx((0.1, 0.5)) and rest + 3.4 > 0
-    monkeypatch.setattr(grid_project, "measure", lambda of, threads: (0.1, 0.5, 7.0))
+    monkeypatch.setattr(grid_run, "measure", lambda of, threads: (0.1, 0.5, 7.0))
     all_of_them = {run.id for run in found.runs}
-    assert grid_project.seconds(found, {found.runs[0].id}, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)
-    assert grid_project.seconds(found, all_of_them, workers=2) == pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0)  # two runs at a time
-    assert grid_project.seconds(found, all_of_them, workers=1) == pytest.approx(2 * (0.1 * 100 + 0.5 * 10 + 7.0))
-    assert "projected   44 s for 2 runs" in grid_project.sentence(found, all_of_them, workers=1)
+    assert grid_run.projected(found, {found.runs[0].id}, workers=2) == (1, pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0))
+    assert grid_run.projected(found, all_of_them, workers=2) == (2, pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0))  # two runs at a time
+    assert grid_run.projected(found, all_of_them, workers=1) == (2, pytest.approx(2 * (0.1 * 100 + 0.5 * 10 + 7.0)))
     assert not (root / "runs").exists()
+    assert main(["grid", "start", "grid.toml", "--out", "runs/g", "--workers", "1", "--projected", "--prepare-only"]) == 0
+    assert "projected   44 s for 2 runs on this machine\n" in capsys.readouterr().out
 
 
 def test_a_notebook_that_trains_nothing_has_no_projected_time(root, capsys):
     (root / "grid.toml").write_text('notebook = "unit.ipynb"\nseeds = [1]\n')
     with pytest.raises(Refused, match="'steps'|cannot be projected"):
         found = grid.read("grid.toml", "runs/g")
-        grid_project.sentence(found, {run.id for run in found.runs})
+        grid_run.projected(found, {run.id for run in found.runs})
 
 
 def test_without_slurm_it_is_refused(root, capsys, monkeypatch):

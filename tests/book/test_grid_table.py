@@ -27,7 +27,7 @@ def found(tmp_path, monkeypatch) -> grid.Grid:
 
 def finish(run, ari: float, images: np.ndarray | None = None):
     """What a run leaves; with the scores of images, also those of the test split."""
-    grid.prepare(run)
+    run.prepare()
     scores = {"protocol": "dias", "images": 20, "store": "validation", "decoder": {"ari": ari, "mbo": ari / 3}}
     runs.write_json(run.folder / "metrics.json", {"steps": 10, "scores": scores})
     runs.write_json(run.folder / "outcome.json", {"run_seconds": 2.0, "peak_memory": 1})
