@@ -33,8 +33,8 @@ from dias_lab.book.unit import LIMITS, Unit, changes, code_of
 from dias_lab.config import nearest
 from dias_lab.files import checksum
 
-TABLES = {"notebook": str, "seeds": list, "variants": list}
-TABLES |= dict.fromkeys(("fixed", "axes", "limits", "table", "slurm", "changed"), dict)
+TABLES = {"notebook": "text", "seeds": "a list", "variants": "a list"}
+TABLES |= dict.fromkeys(("fixed", "axes", "limits", "table", "slurm", "changed"), "a table")
 STATES = ("done", "running", "queued", "failed", "interrupted", "todo")
 
 
@@ -52,6 +52,13 @@ class Grid:
     @property
     def settings(self) -> list[str]:
         return list(dict.fromkeys(run.setting for run in self.runs))
+
+    def prepared(self, wanted) -> list[Unit]:
+        """The runs with these ids; their records are written."""
+        chosen = [run for run in self.runs if run.id in wanted]
+        for run in chosen:
+            run.prepare()
+        return chosen
 
     def digest(self) -> str:
         """Changes with whatever its runs or its table depend on."""
@@ -119,9 +126,8 @@ def _tables(file: Path) -> dict:
     for name, value in tables.items():
         if name not in TABLES:
             raise Refused(f"{file}: there is no {name!r} in a grid{nearest(name, TABLES)}; parameters go below [fixed]")
-        if type(value) is not TABLES[name]:
-            kind = {str: "text", list: "a list", dict: "a table"}[TABLES[name]]
-            raise Refused(f"{file}: {name} must be {kind}, got {value!r}")
+        if TABLES[name] != {str: "text", list: "a list", dict: "a table"}.get(type(value)):
+            raise Refused(f"{file}: {name} must be {TABLES[name]}, got {value!r}")
     if "notebook" not in tables:
         raise Refused(f'{file} does not say which notebook: notebook = "notebooks/03_training.ipynb"')
     for name, value in tables.setdefault("limits", {}).items():
@@ -159,8 +165,8 @@ def _combinations(file: Path, tables: dict):
             raise Refused(f"{file}, {places[name]}: {varied.get(name, 'the grid')} sets it as well")
         for *chosen, seed in itertools.product(*axes.values(), seeds):
             choice = dict(zip(axes, chosen))
-            texts = {axis: value if type(value) is str else json.dumps(value, default=str) for axis, value in choice.items()}
-            setting = ", ".join(filter(None, [names[-1], *(f"{axis}={text}" for axis, text in texts.items())])) or "all"
+            texts = (value if type(value) is str else json.dumps(value, default=str) for value in chosen)
+            setting = ", ".join(filter(None, [names[-1], *map("{}={}".format, axes, texts)])) or "all"
             yield setting, fixed | own | choice | ({} if seed is None else {"seed": seed}), places | varied, seed
 
 

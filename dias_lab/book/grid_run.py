@@ -1,4 +1,4 @@
-"""The runs of a grid, executed: one of them, or all that are missing, some at a time on this machine; and how long that takes.
+"""The runs of a grid, executed: one, or all that are missing, some at a time on this machine; and how long that takes.
 
 Each run is a notebook in a process of its own (`headless.execute`), with its share of the cores and, where there are
 GPUs, one of them. Whatever is killed, what is left on the disk tells the truth, and the next call goes on from there.
@@ -73,9 +73,7 @@ def shares(count: int, workers: int | None = None) -> tuple[int, int]:
 
 def execute(of: grid.Grid, wanted: list[str], workers: int | None = None) -> None:
     """Execute these runs. Ctrl-C and SIGTERM end the running notebooks; they stay to be resumed."""
-    chosen = [run for run in of.runs if run.id in wanted]
-    for run in chosen:
-        run.prepare()
+    chosen = of.prepared(wanted)
     workers, threads = shares(len(chosen), workers)
     devices, free = gpus(), queue.SimpleQueue()
     for number in range(workers):
@@ -170,7 +168,7 @@ def duration(seconds: float) -> str:
 
 
 def projected(of: grid.Grid, chosen: set[str], workers: int | None = None) -> tuple[int, float]:
-    """How many of the chosen runs are not done yet, and the seconds until they are, by a short run of the first setting.
+    """How many of the chosen runs are not done, and the seconds until they are, by a short run of the first setting.
 
     Refused for a notebook that trains no model, or where the short run fails.
     """
@@ -195,7 +193,8 @@ def measure(of: grid.Grid, threads: int) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory(prefix="dias_lab-") as scratch:
         folder = Path(scratch) / "run"
         short = {"steps": STEPS, "evaluate_every": STEPS // EVALUATIONS, "log_every": STEPS // EVALUATIONS}
-        outcome = headless.execute(of.notebook, folder, of.runs[0].parameters | short | {"run_dir": str(folder)}, threads=threads)
+        given = of.runs[0].parameters | short | {"run_dir": str(folder)}
+        outcome = headless.execute(of.notebook, folder, given, threads=threads)
         if outcome.error:
             raise Refused(f"the short run that measures the time failed: {outcome.error['message']}")
         try:

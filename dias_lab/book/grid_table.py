@@ -37,13 +37,13 @@ def table(of: grid.Grid, metrics: list[str] | None = None, baseline: str | None 
     if baseline not in of.settings:
         known = "; ".join(of.settings)
         raise Refused(f"there is no setting {baseline!r}{nearest(baseline, of.settings)}; there are: {known}")
-    status, folders = grid.status(of), {run.id: run.folder for run in of.runs}
-    done = [row for row in status if row["state"] == "done"]
-    rows = [runs.row(folders[row["id"]]) | {name: row[name] for name in ("setting", "seed")} for row in done]
-    notes = [_note(row) for row in status if row["state"] != "done"]
-    leftovers = grid.stale(of)
+    leftovers, stands = grid.stale(of), list(zip(of.runs, grid.status(of)))
+    done = [run for run, row in stands if row["state"] == "done"]
+    rows = [runs.row(run.folder) | {"setting": run.setting, "seed": run.seed} for run in done]
+    absent = [row for _, row in stands if row["state"] != "done"]
+    notes = [_note(row) for row in absent]
     if old:
-        rows += (taken := _stale_rows(leftovers, [row for row in status if row["state"] != "done"]))
+        rows += (taken := _stale_rows(leftovers, absent))
         notes += [f"{row['setting']}, seed {row['seed']}: stale result, {row['why']}" for row in taken]
     elif count := sum(runs.state(folder) == "done" for folder, _ in leftovers):
         notes.append(f"{count} finished runs are stale and left out; --stale takes those that have no new result")
@@ -55,9 +55,9 @@ def table(of: grid.Grid, metrics: list[str] | None = None, baseline: str | None 
     if unknown := [metric for metric in metrics if metric not in numbers]:
         raise Refused(f"no run has a number {unknown[0]!r}{nearest(unknown[0], results.columns)}")
     parts = {setting: results[results["setting"] == setting] for setting in of.settings}
-    none = results[:0]
-    found = [_row(own, none if name == baseline else parts[baseline], metrics) for name, own in parts.items() if len(own)]
-    return Table(pd.DataFrame(found), metrics, baseline, _caption(results, metrics, baseline), notes)
+    others = {name: parts[baseline] if name != baseline else results[:0] for name in parts}
+    frame = pd.DataFrame([_row(own, others[name], metrics) for name, own in parts.items() if len(own)])
+    return Table(frame, metrics, baseline, _caption(results, metrics, baseline), notes)
 
 
 def _note(row: dict) -> str:

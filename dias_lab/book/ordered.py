@@ -54,7 +54,8 @@ def run(options: Options) -> int:
         return 2
     try:
         with runs.claim(book):
-            entries = {step.id: entry for step in steps if step.id not in wanted and (entry := _found(step))}
+            entries = {step.id: _entry(step) for step in steps if step.id not in wanted}
+            entries = {name: entry for name, entry in entries.items() if entry.state == "done"}
             for step in (step for step in steps if step.id in wanted):
                 entries[step.id] = _run(step, entries, options.jobs)
     except runs.RunBusy as error:
@@ -89,14 +90,12 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     if options.jobs < 1 or (options.ablation_steps or 1) < 1:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
     data, root = _data(options.data, preset, config.data)
-    book = Path("runs") / f"book-{checksum(_hashed(options) | {'data': [data, root]}, 8)}"
-    ablation = Path(options.ablation_dir).expanduser().resolve() if options.ablation_dir else book / "ablation"
+    book = f"runs/book-{checksum(_hashed(options) | {'data': [data, root]}, 8)}"
+    ablation = Path(options.ablation_dir).expanduser().resolve().as_posix() if options.ablation_dir else f"{book}/ablation"
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
-    pieces |= {"data": data} | ({"root": root} if root else {}) | {
-        "live": False,  # nobody is there to move a control
-        "book": book.as_posix(), "run_dir": f"{book.as_posix()}/training", "trace": f"{book.as_posix()}/training/trace.npz",
-        "ablation_dir": ablation.as_posix(),
-    }  # fmt: skip
+    pieces |= {"data": data} | ({"root": root} if root else {}) | {"live": False}  # nobody is there to move a control
+    pieces |= {"book": book, "ablation_dir": ablation}
+    pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
 
     steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
@@ -104,7 +103,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         if number == "05" and not options.ablation:
             continue
         if number == "05" and not options.ablation_dir:
-            small = _ablation(options, config, pieces | fields, folder / "ablation")
+            small = _ablation(options, config, pieces, folder / "ablation")
             small.needs = [step for step in steps if step.id.startswith("01")]
             steps.append(small)
         values = _taken(notebook, pieces)
@@ -184,19 +183,13 @@ def _selected(steps: list[Unit | grid.Grid], only: list[str] | None) -> set[str]
 
 
 def _entry(step: Unit | grid.Grid) -> gallery.Entry:
-    """How a step stands; of a notebook, what the gallery shows."""
+    """How a step stands, done or to be executed; of a notebook, what the gallery shows."""
     if isinstance(step, grid.Grid):
         done = all(row["state"] == "done" for row in grid.status(step))
         return gallery.Entry(step.id, "done" if done else "failed", part="ablation")
     row, file = step.look(), step.folder / "error.json"
     state, error = "done" if row["state"] == "done" else "failed", runs.read_json(file) if file.exists() else None
     return gallery.Entry(step.id, state, row["seconds"] or 0.0, step.folder / "run.ipynb", error)
-
-
-def _found(step: Unit | grid.Grid) -> gallery.Entry | None:
-    """The step's entry when it is done and nothing has changed since."""
-    entry = _entry(step)
-    return entry if entry.state == "done" else None
 
 
 def _set_aside(unit: Unit) -> None:
@@ -210,14 +203,15 @@ def _set_aside(unit: Unit) -> None:
 
 
 def _run(step: Unit | grid.Grid, entries: dict[str, gallery.Entry], jobs: int) -> gallery.Entry:
-    """Execute one step, or find it done; prints its line. After a failed ablation the book goes on: 05 shows what failed."""
+    """Execute one step, or find it done; prints its line. A failed ablation stops nothing: 05 shows what failed."""
     needed, part = [entries[need.id] for need in step.needs], "ablation" if isinstance(step, grid.Grid) else "notebook"
     failed = [entry.name for entry in needed if entry.state == "skipped" or (entry.state, entry.part) == ("failed", "notebook")]
     if failed:
         print(f"skipped   {step.id}: it needs {', '.join(failed)}", flush=True)
         return gallery.Entry(step.id, "skipped", part=part)
     place = runs.short(step.folder / ("run.ipynb" if part == "notebook" else ""))
-    if entry := _found(step):
+    entry = _entry(step)
+    if entry.state == "done":
         print(f"reused    {step.id}   {place}", flush=True)
         return entry
     if part == "ablation":

@@ -54,8 +54,7 @@ def start(
     if given or file != out / "grid.toml":
         runs.write_text(out / "grid.toml", text)
     if prepare_only:
-        for run in (run for run in found.runs if run.id in chosen):
-            run.prepare()
+        for run in found.prepared(chosen):
             print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
         return 0
     return _execute(found, chosen, workers, slurm, skip_failed=False)
@@ -173,9 +172,7 @@ def open_(folder: Folder, run: str | None = None):
     error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
     page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), name, error)
     if "plotly.min.js" in text:
-        import plotly.offline
-
-        runs.write_text(found.folder / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+        gallery.write_plotly(found.folder)
     runs.write_text(page, re.sub(r'<nav class="back">.*?</nav>', "", text))
     print(f"wrote {runs.short(page)}" + (f": {error['message']}" if error and "message" in error else ""))
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
