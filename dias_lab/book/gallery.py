@@ -4,6 +4,7 @@
 one copy of plotly.js, in `assets/`.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import jinja2
 
 from dias_lab import runs
+from dias_lab.book import parameters
 from dias_lab.book.page import Link, linker, outputs, page
 
 
@@ -32,7 +34,7 @@ class Entry:
 def publish(site, name: str, options: dict, entries: list[Entry]) -> Path:
     """Write the pages of one book to site/name, all at once, the docs, and the front page; gives its path."""
     site, docs = Path(site), [path for path in sorted(runs.resolve("docs").glob("*")) if path.is_file()]
-    new = site / f".{name}.new"
+    new, old = (site / f".{name}.{state}" for state in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     places = {f"docs/{path.name}": f"docs/{_page_name(path)}" for path in docs}
@@ -41,11 +43,13 @@ def publish(site, name: str, options: dict, entries: list[Entry]) -> Path:
     link = linker("notebooks", name, places | here)
     cards = [_card(entry, notebooks.get(entry.name), new, link) for entry in entries]
     runs.write_json(new / "book.json", {"name": name, "options": options, "about": runs.about(), "cards": cards})
-    _swap(new, site / name)
+    shutil.rmtree(old, ignore_errors=True)
+    if (site / name).exists():
+        (site / name).rename(old)
+    new.rename(site / name)
+    shutil.rmtree(old, ignore_errors=True)
     if any(card["plotly"] for card in cards):
-        import plotly.offline
-
-        runs.write_text(site / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+        write_plotly(site)
 
     books = sorted(map(runs.read_json, site.glob("*/book.json")), key=lambda book: book["about"]["created"])
     for book in books:  # the newest last: the docs lead to its pages
@@ -63,22 +67,16 @@ def _page_name(path: Path) -> str:
     return f"{path.stem}.html" if path.suffix == ".md" else path.name
 
 
-def _swap(new: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def write_plotly(folder: Path) -> None:
+    """What pages with plotly's figures, in the folders of this one, load."""
+    import plotly.offline
+
+    runs.write_text(folder / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
 
 
 def _read(path: Path | None):
-    import nbformat
-
-    try:
-        return nbformat.read(path, as_version=4)
-    except (TypeError, OSError, ValueError):  # skipped, or killed while it was being written
-        return None
+    with contextlib.suppress(parameters.Refused):  # killed while it was being written
+        return path and parameters.read(path)
 
 
 def _card(entry: Entry, notebook, folder: Path, link: Link) -> dict:
@@ -104,12 +102,13 @@ def _write_docs(docs: list[Path], folder: Path, link: Link) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     titles = {}
     for path in docs:
-        if path.suffix != ".md":
+        name = _page_name(path)
+        if path.suffix == ".md":
+            notebook = new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))])
+            titles[name], _ = _opening(notebook, path.stem)
+            runs.write_text(folder / name, page(notebook, titles[name], link=link))
+        else:
             shutil.copy(path, folder)
-            continue
-        notebook = new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))])
-        titles[_page_name(path)], _ = _opening(notebook, path.stem)
-        runs.write_text(folder / _page_name(path), page(notebook, titles[_page_name(path)], link=link))
     return titles
 
 

@@ -19,35 +19,46 @@ A run is a `Unit`; the name of its directory carries a hash of its identity. So 
 never taken for new ones: they stay, and are listed as stale.
 """
 
+import dataclasses
 import itertools
 import json
 import re
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
 
 from dias_lab import runs
 from dias_lab.book import parameters
 from dias_lab.book.parameters import Refused
-from dias_lab.book.unit import Unit, changes, code_of
-from dias_lab.config import Config, nearest
+from dias_lab.book.unit import LIMITS, Unit, changes, code_of
+from dias_lab.config import nearest
 from dias_lab.files import checksum
 
-TABLES = {"notebook": str, "seeds": list, "variants": list}
-TABLES |= dict.fromkeys(("fixed", "axes", "limits", "table", "slurm", "changed"), dict)
-LIMITS = ("minutes", "memory_gb", "disk_gb")
+TABLES = {"notebook": "text", "seeds": "a list", "variants": "a list"}
+TABLES |= dict.fromkeys(("fixed", "axes", "limits", "table", "slurm", "changed"), "a table")
 STATES = ("done", "running", "queued", "failed", "interrupted", "todo")
 
 
-class Grid(NamedTuple):
+@dataclasses.dataclass
+class Grid:
     folder: Path
     notebook: Path
     runs: list[Unit]
     tables: dict  # the TOML file's own
+    needs: list[Unit] = dataclasses.field(default_factory=list)  # to be executed before; of no weight for what is done
+
+    def __post_init__(self):
+        self.id = self.folder.name
 
     @property
     def settings(self) -> list[str]:
         return list(dict.fromkeys(run.setting for run in self.runs))
+
+    def prepared(self, wanted) -> list[Unit]:
+        """The runs with these ids; their records are written."""
+        chosen = [run for run in self.runs if run.id in wanted]
+        for run in chosen:
+            run.prepare()
+        return chosen
 
     def digest(self) -> str:
         """Changes with whatever its runs or its table depend on."""
@@ -76,18 +87,15 @@ def read(file, folder, given: dict | None = None) -> Grid:
     tables["changed"] = tables.get("changed", {}) | (given or {})
     notebook = runs.resolve(tables["notebook"])
     known = {name: default for name, (_, default) in parameters.declared(notebook).items()}
-    names = {*known, *(Config.field_names() if parameters.takes_config(notebook) else [])}
     if "run_dir" not in known:
         raise Refused(f"{notebook} has no parameter run_dir; by it, a grid tells each run where its results go")
     found, ids, code = [], {}, code_of(notebook)
     for setting, choice, places, seed in _combinations(file, tables):
-        for name in choice:
-            if name not in names:
-                raise Refused(f"{file}, {places[name]}: {notebook.name} has no parameter {name!r}{nearest(name, names)}")
         try:
             parameters.check(notebook, choice)
         except Refused as error:
-            about = [place for name, place in places.items() if re.search(rf"\b{name}\b", str(error))]
+            wrong = str(error).partition(";")[0]  # without the names that it might have been
+            about = [place for name, place in places.items() if re.search(rf"\b{re.escape(name)}\b", wrong)]
             raise Refused(f"{file}, {', '.join(about) or setting}: {error}") from None
         effective = json.dumps(known | choice, sort_keys=True)
         label = setting if seed is None else f"{setting}, seed {seed}"
@@ -118,9 +126,8 @@ def _tables(file: Path) -> dict:
     for name, value in tables.items():
         if name not in TABLES:
             raise Refused(f"{file}: there is no {name!r} in a grid{nearest(name, TABLES)}; parameters go below [fixed]")
-        if type(value) is not TABLES[name]:
-            kind = {str: "text", list: "a list", dict: "a table"}[TABLES[name]]
-            raise Refused(f"{file}: {name} must be {kind}, got {value!r}")
+        if TABLES[name] != {str: "text", list: "a list", dict: "a table"}.get(type(value)):
+            raise Refused(f"{file}: {name} must be {TABLES[name]}, got {value!r}")
     if "notebook" not in tables:
         raise Refused(f'{file} does not say which notebook: notebook = "notebooks/03_training.ipynb"')
     for name, value in tables.setdefault("limits", {}).items():
@@ -154,20 +161,13 @@ def _combinations(file: Path, tables: dict):
             raise Refused(f"{file}, {place}: the name {names[-1]!r} is there twice")
         own = {name: value for name, value in variant.items() if name != "name"}
         places = origins | {name: f"{place} ({names[-1]}), {name}" for name in own}
-        for name, reason in [*((name, varied[name]) for name in {*fixed, *own} & set(varied)), ("run_dir", "the grid")]:
-            if name in fixed or name in own:
-                raise Refused(f"{file}, {places[name]}: {reason} sets it as well")
-        for chosen in itertools.product(*axes.values()):
+        for name in places.keys() & {*varied, "run_dir"}:
+            raise Refused(f"{file}, {places[name]}: {varied.get(name, 'the grid')} sets it as well")
+        for *chosen, seed in itertools.product(*axes.values(), seeds):
             choice = dict(zip(axes, chosen))
-            parts = [names[-1]] if names[-1] else []
-            setting = ", ".join(parts + [f"{axis}={_shown(value)}" for axis, value in choice.items()]) or "all"
-            for seed in seeds:
-                given = fixed | own | choice | ({} if seed is None else {"seed": seed})
-                yield setting, given, places | varied, seed
-
-
-def _shown(value) -> str:
-    return value if type(value) is str else json.dumps(value, default=str)
+            texts = (value if type(value) is str else json.dumps(value, default=str) for value in chosen)
+            setting = ", ".join(filter(None, [names[-1], *map("{}={}".format, axes, texts)])) or "all"
+            yield setting, fixed | own | choice | ({} if seed is None else {"seed": seed}), places | varied, seed
 
 
 def job_of(grid: Grid) -> dict[str, str]:
@@ -189,20 +189,10 @@ def stale(grid: Grid) -> list[tuple[Path, str]]:
     for path in sorted(path for path in grid.folder.glob("*/run.json") if path.parent.name not in wanted):
         try:
             made = dict(runs.read_json(path))
+            there = (made.get("variant"), made.get("seed")) in known
+            reasons = [f"the {what} changed" for what in changes(made, grid.runs[0].code)]
+            why = " and ".join(reasons) or ("its parameters changed" if there else "no longer in the grid file")
         except (ValueError, TypeError) as error:
-            found.append((path.parent, str(error)))
-            continue
-        gone = (made.get("variant"), made.get("seed")) not in known
-        reasons = [f"the {what} changed" for what in changes(made, grid.runs[0].code)]
-        found.append((path.parent, " and ".join(reasons) or ("no longer in the grid file" if gone else "its parameters changed")))
+            why = str(error)
+        found.append((path.parent, why))
     return found
-
-
-def time_left(rows: list[dict], workers: int) -> float | None:
-    """Seconds until all is done, from those that are; None while none is."""
-    done = [row["seconds"] for row in rows if row["state"] == "done" and row["seconds"]]
-    if not done:
-        return None
-    mean = sum(done) / len(done)
-    left = sum(max(0.0, mean - (row["seconds"] or 0)) for row in rows if row["state"] == "running")
-    return (left + mean * sum(row["state"] in ("todo", "queued", "interrupted") for row in rows)) / max(workers, 1)

@@ -1,24 +1,32 @@
-"""The runs of a grid, executed: one of them, or all that are missing in a pool of processes on this machine.
+"""The runs of a grid, executed: one, or all that are missing, some at a time on this machine; and how long that takes.
 
 Each run is a notebook in a process of its own (`headless.execute`), with its share of the cores and, where there are
 GPUs, one of them. Whatever is killed, what is left on the disk tells the truth, and the next call goes on from there.
 """
 
 import contextlib
+import math
 import os
 import queue
 import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections import Counter
+from concurrent import futures
 from pathlib import Path
 
 from dias_lab import runs
-from dias_lab.book import grid, headless, unit
+from dias_lab.book import grid, headless, parameters, unit
 from dias_lab.book.limits import size
+from dias_lab.book.parameters import Refused
+from dias_lab.config import Config
 
 QUIET = 60  # seconds between lines of progress where nobody watches a terminal
+STEPS, EVALUATIONS = 24, 2  # of the short run that measures the time
 
 
 def run_one(folder, threads: int | None = None, environment: dict | None = None) -> dict:
@@ -54,78 +62,70 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers() -> int:
-    """One a GPU; without GPUs, one for every two cores, and not more than four."""
-    return len(gpus()) or max(1, min(4, cores() // 2))
+def shares(count: int, workers: int | None = None) -> tuple[int, int]:
+    """How many of so many runs go at a time, and the threads of each.
+
+    By default one a GPU; without GPUs, one for every two cores, and not more than four.
+    """
+    workers = max(1, min(workers or len(gpus()) or min(4, cores() // 2), count))
+    return workers, max(1, cores() // workers)
 
 
-class Pool:
-    """Runs of a grid, some at a time."""
+def execute(of: grid.Grid, wanted: list[str], workers: int | None = None) -> None:
+    """Execute these runs. Ctrl-C and SIGTERM end the running notebooks; they stay to be resumed."""
+    chosen = of.prepared(wanted)
+    workers, threads = shares(len(chosen), workers)
+    devices, free = gpus(), queue.SimpleQueue()
+    for number in range(workers):
+        free.put({"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {})
+    shared = f", {len(devices)} GPUs" + (" shared" if workers > len(devices) else "") if devices else ""
+    print(f"runs: {len(chosen)}, {workers} at a time, OMP_NUM_THREADS={threads}{shared}", flush=True)
 
-    def __init__(self, of: grid.Grid, wanted: list[str], workers: int | None = None):
-        self.grid, self.stopped, self.waiting = of, False, queue.SimpleQueue()
-        self.workers = max(1, min(workers or default_workers(), len(wanted)))
-        self.threads = max(1, cores() // self.workers)
-        for run in (run for run in of.runs if run.id in wanted):
-            run.prepare()
-            self.waiting.put(run)
-        devices = gpus()
-        own = [{"CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else {} for n in range(self.workers)]
-        self.pool = [threading.Thread(target=self._work, args=(environment,)) for environment in own]
-        self.said = time.monotonic()
-        shared = f", {len(devices)} GPUs" + (" shared" if self.workers > len(devices) else "") if devices else ""
-        print(f"runs: {len(wanted)}, {self.workers} at a time, OMP_NUM_THREADS={self.threads}{shared}", flush=True)
+    def work(run):
+        environment = free.get()
+        told = _executed(run, threads, environment)
+        free.put(environment)
+        _say(told)
 
-    def run(self) -> None:
-        """Until all are through. Ctrl-C and SIGTERM end the running notebooks; they stay to be resumed."""
-        outermost = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, _interrupt) if outermost else None
-        try:
-            for thread in self.pool:
-                thread.start()
-            while alive := [thread for thread in self.pool if thread.is_alive()]:
-                alive[0].join(0.5)
-                self._say_progress()
-        finally:
-            self.stopped = True
-            while any(thread.is_alive() for thread in self.pool):
-                headless.stop()
-                time.sleep(0.1)
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
-
-    def _work(self, environment: dict) -> None:
-        while not self.stopped:
-            try:
-                run = self.waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self._say(line(run_one(run.folder, self.threads, environment), run.folder))
-            except runs.RunBusy:
-                self._say(f"left out    {run.id}: another process executes it")
-            except Exception as error:  # of one run: the others still count
-                with contextlib.suppress(OSError):
-                    runs.write_json(run.folder / "error.json", {"ename": type(error).__name__, "evalue": str(error)})
-                self._say(f"failed      {run.id}: {type(error).__name__}: {error}")
-
-    def _say(self, text: str) -> None:
-        print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
-
-    def _say_progress(self) -> None:
-        watched = sys.stdout.isatty()
-        if time.monotonic() - self.said < (2 if watched else QUIET):
-            return
-        self.said = time.monotonic()
-        text = progress(grid.status(self.grid), self.workers)
-        if watched:
-            print(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
-        else:
-            print(text, flush=True)
+    jobs, pool, said = [], futures.ThreadPoolExecutor(workers), time.monotonic()
+    outermost = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if outermost else None
+    try:
+        for run in chosen:
+            jobs.append(pool.submit(work, run))
+        while futures.wait(jobs, 0.5).not_done:
+            if time.monotonic() - said >= (2 if sys.stdout.isatty() else QUIET):
+                said = time.monotonic()
+                _say(progress(grid.status(of), workers), passing=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(job.done() for job in jobs):
+            headless.stop()
+            time.sleep(0.1)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(number, frame):
-    raise KeyboardInterrupt
+def _executed(run: unit.Unit, threads: int, environment: dict) -> str:
+    """Execute one run of many; gives the line that tells its end."""
+    try:
+        return line(run_one(run.folder, threads, environment), run.folder)
+    except runs.RunBusy:
+        return f"left out    {run.id}: another process executes it"
+    except Exception as error:  # of one run: the others still count
+        with contextlib.suppress(OSError):
+            runs.write_json(run.folder / "error.json", {"ename": type(error).__name__, "evalue": str(error)})
+        return f"failed      {run.id}: {type(error).__name__}: {error}"
+
+
+def _say(text: str, passing: bool = False) -> None:
+    """A line; on a terminal, a passing one is written over by the next."""
+    if not sys.stdout.isatty():
+        print(text, flush=True)
+    elif passing:
+        print(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
+    else:
+        print(f"\r\x1b[K{text}", flush=True)
 
 
 def line(row: dict, folder: Path) -> str:
@@ -137,14 +137,20 @@ def line(row: dict, folder: Path) -> str:
 
 def progress(rows: list[dict], workers: int) -> str:
     """Counts, the running ones with step and loss, and the time left."""
-    counts = {state: sum(row["state"] == state for row in rows) for state in grid.STATES}
+    counts = Counter(row["state"] for row in rows)
     text = f"{counts['done']} of {len(rows)} done"
-    text += "".join(f", {count} {state}" for state, count in counts.items() if count and state != "done")
-    left = grid.time_left(rows, workers)
-    if left and counts["done"] < len(rows):
+    text += "".join(f", {counts[state]} {state}" for state in grid.STATES[1:] if counts[state])
+    if counts["done"] < len(rows) and (left := _time_left(rows, workers)):
         text += f", about {duration(left)} left"
     shown = [f"{row['setting']} seed {row['seed']}{step(row)}" for row in rows if row["state"] == "running"]
     return text + (": " + "; ".join(shown) if shown else "")
+
+
+def _time_left(rows: list[dict], workers: int) -> float:
+    """Seconds until all is done, from those that are; 0 while none is."""
+    mean = statistics.mean([row["seconds"] for row in rows if row["state"] == "done" and row["seconds"]] or [0])
+    left = sum(max(0, mean - (row["seconds"] or 0)) for row in rows if row["state"] == "running")
+    return (left + mean * sum(row["state"] in ("todo", "queued", "interrupted") for row in rows)) / max(workers, 1)
 
 
 def step(row: dict) -> str:
@@ -159,3 +165,42 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def projected(of: grid.Grid, chosen: set[str], workers: int | None = None) -> tuple[int, float]:
+    """How many of the chosen runs are not done, and the seconds until they are, by a short run of the first setting.
+
+    Refused for a notebook that trains no model, or where the short run fails.
+    """
+    left = chosen.intersection(missing(grid.status(of)))
+    if not left:
+        return 0, 0.0
+    workers, threads = shares(len(left), workers)
+    step, evaluation, rest = measure(of, threads)
+    total, defaults = 0.0, {name: value for name, (_, value) in parameters.declared(of.notebook).items()}
+    for run in (run for run in of.runs if run.id in left):
+        config = Config.from_parameters(defaults | run.parameters)
+        total += rest + step * config.steps + evaluation * math.ceil(config.steps / config.evaluate_every)
+    return len(left), total / workers
+
+
+def measure(of: grid.Grid, threads: int) -> tuple[float, float, float]:
+    """Seconds of a step, of an evaluation, and of all that a run has besides: kernel, figures, scores.
+
+    By a run of STEPS steps and EVALUATIONS evaluations. Its log tells what a step takes, its metrics.json what training
+    and evaluations take together.
+    """
+    with tempfile.TemporaryDirectory(prefix="dias_lab-") as scratch:
+        folder = Path(scratch) / "run"
+        short = {"steps": STEPS, "evaluate_every": STEPS // EVALUATIONS, "log_every": STEPS // EVALUATIONS}
+        given = of.runs[0].parameters | short | {"run_dir": str(folder)}
+        outcome = headless.execute(of.notebook, folder, given, threads=threads)
+        if outcome.error:
+            raise Refused(f"the short run that measures the time failed: {outcome.error['message']}")
+        try:
+            training = runs.read_json(folder / "metrics.json")["seconds"]
+            lines = [line for line in runs.read_lines(folder / "metrics.jsonl") if "images_per_second" in line]
+            step = runs.read_json(folder / "config.json")["batch_size"] / lines[-1]["images_per_second"]
+        except (FileNotFoundError, KeyError, IndexError):
+            raise Refused(f"{of.notebook.name} leaves no training in run_dir: its time cannot be projected") from None
+    return step, max(0.0, training - STEPS * step) / EVALUATIONS, outcome.seconds - training

@@ -25,13 +25,10 @@ class Task:
         """Execute the run; gives its state. In a thread, because submitit's signals need this one."""
         cores = os.environ.get("SLURM_CPUS_PER_TASK")
         with futures.ThreadPoolExecutor(1) as pool:
-            work = pool.submit(grid_run.run_one, folder, int(cores) if cores else None)
-            while not work.done():
-                futures.wait([work], 0.5)
-        result = work.result()
-        if result["state"] != "done":
-            raise RuntimeError(f"{result['id']}: {result['state']}: {result['problem']}")
-        return result["state"]
+            row = pool.submit(grid_run.run_one, folder, int(cores) if cores else None).result()
+        if row["state"] != "done":
+            raise RuntimeError(f"{row['id']}: {row['state']}: {row['problem']}")
+        return row["state"]
 
     def checkpoint(self, folder: str):
         """End the notebook; a training in it loses what it did since its last checkpoint."""
@@ -64,9 +61,7 @@ def executor(of: grid.Grid):
 
 def submit(of: grid.Grid, wanted: list[str]) -> list[str]:
     """Put the runs into the queue; gives their jobs, which are also noted in slurm/jobs.jsonl."""
-    slurm, chosen = executor(of), [run for run in of.runs if run.id in wanted]
-    for run in chosen:
-        run.prepare()
+    slurm, chosen = executor(of), of.prepared(wanted)
     with slurm.batch():
         jobs = [slurm.submit(Task(), str(run.folder)) for run in chosen]
     for run, job in zip(chosen, jobs):

@@ -37,13 +37,13 @@ def table(of: grid.Grid, metrics: list[str] | None = None, baseline: str | None 
     if baseline not in of.settings:
         known = "; ".join(of.settings)
         raise Refused(f"there is no setting {baseline!r}{nearest(baseline, of.settings)}; there are: {known}")
-    status, folders = grid.status(of), {run.id: run.folder for run in of.runs}
-    done = [row for row in status if row["state"] == "done"]
-    rows = [runs.row(folders[row["id"]]) | {name: row[name] for name in ("setting", "seed")} for row in done]
-    notes = [_note(row) for row in status if row["state"] != "done"]
-    leftovers = grid.stale(of)
+    leftovers, stands = grid.stale(of), list(zip(of.runs, grid.status(of)))
+    done = [run for run, row in stands if row["state"] == "done"]
+    rows = [runs.row(run.folder) | {"setting": run.setting, "seed": run.seed} for run in done]
+    absent = [row for _, row in stands if row["state"] != "done"]
+    notes = [_note(row) for row in absent]
     if old:
-        rows += (taken := _stale_rows(leftovers, [row for row in status if row["state"] != "done"]))
+        rows += (taken := _stale_rows(leftovers, absent))
         notes += [f"{row['setting']}, seed {row['seed']}: stale result, {row['why']}" for row in taken]
     elif count := sum(runs.state(folder) == "done" for folder, _ in leftovers):
         notes.append(f"{count} finished runs are stale and left out; --stale takes those that have no new result")
@@ -55,9 +55,9 @@ def table(of: grid.Grid, metrics: list[str] | None = None, baseline: str | None 
     if unknown := [metric for metric in metrics if metric not in numbers]:
         raise Refused(f"no run has a number {unknown[0]!r}{nearest(unknown[0], results.columns)}")
     parts = {setting: results[results["setting"] == setting] for setting in of.settings}
-    none = results[:0]
-    found = [_row(own, none if name == baseline else parts[baseline], metrics) for name, own in parts.items() if len(own)]
-    return Table(pd.DataFrame(found), metrics, baseline, _caption(results, metrics, baseline), notes)
+    others = {name: parts[baseline] if name != baseline else results[:0] for name in parts}
+    frame = pd.DataFrame([_row(own, others[name], metrics) for name, own in parts.items() if len(own)])
+    return Table(frame, metrics, baseline, _caption(results, metrics, baseline), notes)
 
 
 def _note(row: dict) -> str:
@@ -69,13 +69,12 @@ def _stale_rows(leftovers, missing: list[dict]) -> list[dict]:
     """Of the runs that are not done, the newest finished one of an older notebook or package."""
     wanted, newest = {(row["setting"], row["seed"]) for row in missing}, {}
     for folder, why in leftovers:
-        if runs.state(folder) == "done":
-            made = runs.read_json(folder / "run.json")
-            key, when = (made["variant"], made["seed"]), (folder / "metrics.json").stat().st_mtime_ns
-            if key in wanted and "parameters changed" not in why and when > newest.get(key, (0,))[0]:
-                newest[key] = (when, folder, why)
-    found = ((setting, seed, *made) for (setting, seed), made in newest.items())
-    return [runs.row(folder) | {"setting": name, "seed": seed, "why": why} for name, seed, _, folder, why in found]
+        if runs.state(folder) == "done" and "parameters changed" not in why:
+            made, when = runs.read_json(folder / "run.json"), (folder / "metrics.json").stat().st_mtime_ns
+            key = made["variant"], made["seed"]
+            if key in wanted and when > newest.get(key, (0,))[0]:
+                newest[key] = when, runs.row(folder) | {"setting": key[0], "seed": key[1], "why": why}
+    return [row for _, row in newest.values()]
 
 
 def _default_metrics(results: pd.DataFrame, numbers: list[str], rows: list[dict]) -> list[str]:
@@ -142,13 +141,10 @@ def _title(metric: str) -> tuple[str, int]:
 def shown(of: Table) -> pd.DataFrame:
     """The table as people read it: every cell is text."""
     titles = [_title(metric)[0] for metric in of.metrics]
-    rows = []
-    for _, row in of.frame.iterrows():
-        cells = {"setting": row["setting"], "n": str(row["n"])}
-        for metric, title in zip(of.metrics, titles):
-            cells[title if titles.count(title) == 1 else metric] = _cell(row, metric)
-        rows.append(cells)
-    return pd.DataFrame(rows)
+    table = of.frame[["setting", "n"]].astype(str)
+    for metric, title in zip(of.metrics, titles):
+        table[title if titles.count(title) == 1 else metric] = [_cell(row, metric) for _, row in of.frame.iterrows()]
+    return table
 
 
 def _cell(row, metric: str) -> str:

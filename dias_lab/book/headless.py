@@ -7,7 +7,6 @@ that every cell of the saved notebook was executed without an unexpected error. 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -24,13 +23,14 @@ from typing import NamedTuple
 import psutil
 
 from dias_lab import runs
-from dias_lab.book.limits import Limits, Watch, size
-from dias_lab.book.parameters import Refused, check, first_line, read
+from dias_lab.book.limits import size, watch
+from dias_lab.book.parameters import check, first_line, read
+from dias_lab.files import checksum
 
-__all__ = ["Outcome", "Refused", "execute", "stop"]
 KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 LOG = "log.txt"
 NOT_TRIED_AGAIN = ("Timeout", "Interrupted", "OutOfMemory", "DiskFull", "RunDirectoryGone")
+SCRATCH = f"dias_lab-{checksum(platform.node(), 4)}-"  # then the process; containers may share the folder, not processes
 _running: dict[str, subprocess.Popen] = {}  # by token; stop() ends them all
 
 
@@ -48,20 +48,20 @@ def execute(
 
     timeout: seconds for the whole notebook; threads: OMP_NUM_THREADS in it; memory: bytes that all its processes may take
     together; disk: bytes that out_dir may take; environment: variables for its process. Relative paths start at
-    runs.root(), which is also the working directory. Raises Refused before anything starts, runs.RunBusy when another
-    process uses out_dir.
+    runs.root(), which is also the working directory. Raises parameters.Refused before anything starts; runs.RunBusy
+    when another process uses out_dir.
     """
     notebook, out_dir = runs.resolve(notebook), runs.resolve(out_dir)
-    parameters, limits = check(notebook, parameters), Limits(timeout, memory, disk)
+    parameters, limits = check(notebook, parameters), (timeout, memory, disk)
     environment = (environment or {}) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     start = time.monotonic()
     with runs.claim(out_dir) as token:
         for name in ("error.json", "outcome.json"):  # of an earlier attempt
             (out_dir / name).unlink(missing_ok=True)
-        error, peak = _attempt(notebook, out_dir, parameters, limits, environment, token, "wb")
-        if error and error["cell"] is None and error["ename"] not in NOT_TRIED_AGAIN:
-            # the kernel did not start: the machine is crowded
-            error, peak = _attempt(notebook, out_dir, parameters, limits, environment, token, "ab")
+        for log_mode in ("wb", "ab"):
+            error, peak = _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode)
+            if not error or error["cell"] is not None or error["ename"] in NOT_TRIED_AGAIN:
+                break  # else the kernel did not start, since the machine is crowded: once more
         seconds = time.monotonic() - start
         if not error:
             facts = {"run_seconds": seconds, "peak_memory": peak, "about": runs.about()}
@@ -82,8 +82,7 @@ def stop() -> None:
 def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode) -> tuple[dict | None, int]:
     """None, or the content of error.json; and the peak of memory."""
     _sweep()
-    owner = f"{_scratch_of_this_machine()}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=owner, ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", ignore_cleanup_errors=True) as scratch:
         kernel = {"argv": KERNEL, "display_name": "Python 3", "language": "python"}
         runs.write_json(Path(scratch, "kernels/python3/kernel.json"), kernel)
         request = {"notebook": str(notebook), "out_dir": str(out_dir), "parameters": parameters, "scratch": scratch}
@@ -94,12 +93,11 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
                 cwd=runs.root(), env=_environment(scratch, token) | environment, start_new_session=True,
             )  # fmt: skip
         _running[token] = process
-        watch, over = Watch(process, out_dir, limits), None
         try:
             with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code says so
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()  # and stays open: its end tells the child that this process is gone
-            over = watch.wait()
+            over, peak = watch(process, out_dir, *limits)
         finally:
             stopped = _running.pop(token, None) is None
             _kill(process, token)
@@ -107,7 +105,7 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
         result = {}
         with contextlib.suppress(FileNotFoundError, ValueError):  # it ended before it wrote that
             result = runs.read_json(Path(scratch, "result.json"))
-    peak = max(watch.peak, result.get("peak_memory", 0))
+    peak = max(peak, result.get("peak_memory", 0))
     if stopped:
         result |= {"ename": "Interrupted", "evalue": "stopped on demand"}
     elif over:
@@ -124,14 +122,9 @@ def _attempt(notebook, out_dir, parameters, limits, environment, token, log_mode
     return _error(notebook, out_dir, result, result.get("exit_code", process.returncode), peak), peak
 
 
-def _scratch_of_this_machine() -> str:
-    """How scratch folders begin; the process follows. Containers may share the folder and not the processes."""
-    return f"dias_lab-{hashlib.sha256(platform.node().encode()).hexdigest()[:4]}-"
-
-
 def _sweep() -> None:
     """Remove the scratch folders of processes that were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_scratch_of_this_machine()}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         process = folder.name.split("-")[2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
             shutil.rmtree(folder, ignore_errors=True)

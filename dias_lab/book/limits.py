@@ -11,63 +11,58 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
 FREE_DISK = 200 * 2**20  # bytes that stay free, so that what happened can still be written down
 
 
-class Limits(NamedTuple):
-    """None: no limit."""
+def watch(process: subprocess.Popen, folder: Path, seconds=None, memory=None, disk=None) -> tuple[dict | None, int]:
+    """Wait until the process ends (None) or passes a limit (which one, as `ename` and `evalue`); and its peak of memory.
 
-    seconds: float | None = None
-    memory: int | None = None  # bytes, all processes of the notebook together
-    disk: int | None = None  # bytes in the run directory
+    memory: bytes of all its processes together; disk: bytes in the folder. None: no limit.
+    """
+    start, looked, peak, over = time.monotonic(), 0.0, 0, None
+    while not over:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1 if memory else 0.5)
+            break
+        now, used = time.monotonic(), _memory(process.pid, memory or float("inf"))
+        peak = max(peak, used)
+        if seconds is not None and now - start >= seconds:
+            over = "Timeout", f"stopped after {seconds} s"
+        elif memory and used > memory:
+            over = "OutOfMemory", f"stopped at {size(used)} of memory, above its limit of {size(memory)}"
+        elif now - looked > 2:
+            looked, over = now, _disk(folder, disk)
+    return over and {"ename": over[0], "evalue": over[1]}, peak
 
 
-class Watch:
-    """Waits for a process and looks at what it takes."""
+def _memory(pid: int, limit: float) -> int:
+    """Bytes of a process and all that it started; exactly only where they seem to be above the limit."""
+    tree = []
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    used = _sum(tree, "rss")
+    return min(used, _sum(tree, "pss")) if used > limit else used
 
-    def __init__(self, process: subprocess.Popen, folder: Path, limits: Limits):
-        self.process, self.folder, self.limits = process, folder, limits
-        self.peak = 0  # bytes of memory
 
-    def wait(self) -> dict | None:
-        """Until the process ends: None; until it passes a limit: which one, as `ename` and `evalue`."""
-        start, looked = time.monotonic(), 0.0
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.1 if self.limits.memory else 0.5)
-                return None
-            now = time.monotonic()
-            if self.limits.seconds is not None and now - start >= self.limits.seconds:
-                return {"ename": "Timeout", "evalue": f"stopped after {self.limits.seconds} s"}
-            over = self._memory()
-            if not over and now - looked > 2:
-                looked, over = now, self._disk()
-            if over:
-                return over
+def _sum(tree: list[psutil.Process], kind: str) -> int:
+    total = 0
+    for process in tree:
+        with contextlib.suppress(psutil.Error, OSError):
+            info = process.memory_info() if kind == "rss" else process.memory_full_info()
+            total += getattr(info, kind, info.rss)  # only Linux knows the proportional one
+    return total
 
-    def _memory(self) -> dict | None:
-        tree, limit = _tree(self.process.pid), self.limits.memory or float("inf")
-        used = _sum(tree, "rss")
-        if used > limit:
-            used = min(used, _sum(tree, "pss"))
-        self.peak = max(self.peak, used)
-        if used <= limit:
-            return None
-        reason = f"stopped at {size(used)} of memory, above its limit of {size(limit)}"
-        return {"ename": "OutOfMemory", "evalue": reason}
 
-    def _disk(self) -> dict | None:
-        reason = None
-        with contextlib.suppress(OSError):  # the run directory is gone: headless.execute tells that
-            if (free := shutil.disk_usage(self.folder).free) < FREE_DISK:
-                reason = f"stopped because only {size(free)} are free on the disk of {self.folder}"
-            elif self.limits.disk is not None and (used := folder_size(self.folder)) > self.limits.disk:
-                reason = f"stopped with {size(used)} in {self.folder}, above its limit of {size(self.limits.disk)}"
-        return reason and {"ename": "DiskFull", "evalue": reason}
+def _disk(folder: Path, limit: int | None) -> tuple[str, str] | None:
+    with contextlib.suppress(OSError):  # the run directory is gone: headless.execute tells that
+        if (free := shutil.disk_usage(folder).free) < FREE_DISK:
+            return "DiskFull", f"stopped because only {size(free)} are free on the disk of {folder}"
+        if limit is not None and (used := folder_size(folder)) > limit:
+            return "DiskFull", f"stopped with {size(used)} in {folder}, above its limit of {size(limit)}"
+    return None
 
 
 def size(count: float) -> str:
@@ -85,20 +80,4 @@ def folder_size(folder: Path) -> int:
         for name in names:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size
-    return total
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    return []
-
-
-def _sum(tree: list[psutil.Process], kind: str) -> int:
-    total = 0
-    for process in tree:
-        with contextlib.suppress(psutil.Error, OSError):
-            info = process.memory_info() if kind == "rss" else process.memory_full_info()
-            total += getattr(info, kind, info.rss)  # only Linux knows the proportional one
     return total

@@ -25,12 +25,8 @@ TRAINING = "03"  # the notebook whose run_dir is a training
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
 
-Fields = dataclasses.make_dataclass(
-    "Fields",
-    [(field.name, field.type | None, None) for field in dataclasses.fields(Config) if field.name != "data"],
-    frozen=True,
-)
-Fields.__module__ = __name__
+FIELDS = [(field.name, field.type | None, None) for field in dataclasses.fields(Config) if field.name != "data"]
+Fields = dataclasses.make_dataclass("Fields", FIELDS, frozen=True, namespace={"__module__": __name__})
 Fields.__doc__ = "Every field of Config; None means as the preset has it."
 
 
@@ -48,20 +44,6 @@ class Options(Fields):
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
 
-@dataclasses.dataclass
-class Step:
-    """A notebook to execute, or the small ablation."""
-
-    name: str
-    work: Unit | grid.Grid
-    needs: list[str]  # names of steps
-    training: Path | None = None  # the run directory that it trains
-
-    @property
-    def part(self) -> str:
-        return "notebook" if isinstance(self.work, Unit) else "ablation"
-
-
 def run(options: Options) -> int:
     """Execute the book and write its gallery. Exit status: 0 done, 1 something failed, 2 refused before the start."""
     try:
@@ -72,9 +54,10 @@ def run(options: Options) -> int:
         return 2
     try:
         with runs.claim(book):
-            entries = {step.name: entry for step in steps if step.name not in wanted and (entry := _found(step))}
-            for step in (step for step in steps if step.name in wanted):
-                entries[step.name] = _run(step, entries, options.jobs)
+            entries = {step.id: _entry(step) for step in steps if step.id not in wanted}
+            entries = {name: entry for name, entry in entries.items() if entry.state == "done"}
+            for step in (step for step in steps if step.id in wanted):
+                entries[step.id] = _run(step, entries, options.jobs)
     except runs.RunBusy as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
@@ -82,15 +65,15 @@ def run(options: Options) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 1
     name = book.name.replace("book", options.preset or "scenes", 1)
-    given = {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
-    shown = [entries[step.name] for step in steps if step.name in entries and step.part == "notebook"]
-    small = [_entry(unit, unit.id, step.part) for step in steps if step.part == "ablation" for unit in step.work.runs]
-    shown += [entry for entry in small if entry.notebook.exists()]
-    print(f"gallery   {runs.short(gallery.publish(runs.resolve('site'), name, given, shown))}", flush=True)
+    shown = [entries[step.id] for step in steps if step.id in entries and isinstance(step, Unit)]
+    small = [_entry(run) for step in steps if isinstance(step, grid.Grid) for run in step.runs]
+    shown += [dataclasses.replace(entry, part="ablation") for entry in small if entry.notebook.exists()]
+    front = gallery.publish(runs.resolve("site"), name, _hashed(options), shown)
+    print(f"gallery   {runs.short(front)}", flush=True)
     return 0 if all(entries[name].state == "done" for name in wanted) else 1
 
 
-def plan(options: Options) -> tuple[Path, list[Step]]:
+def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     """The book's directory and its steps in order; ValueError for whatever can be known to be wrong before the start."""
     preset, given = options.preset or "scenes", _given(options)
     fields = {name: value for name, value in given.items() if name in Config.field_names() and name != "data"}
@@ -107,33 +90,28 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
     if options.jobs < 1 or (options.ablation_steps or 1) < 1:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
     data, root = _data(options.data, preset, config.data)
-    hashed = {name: value for name, value in given.items() if name not in NOT_HASHED} | {"data": [data, root]}
-    book = Path("runs") / f"book-{checksum(hashed, 8)}"
+    book = f"runs/book-{checksum(_hashed(options) | {'data': [data, root]}, 8)}"
+    ablation = Path(options.ablation_dir).expanduser().resolve().as_posix() if options.ablation_dir else f"{book}/ablation"
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
-    pieces |= {"data": data} | ({"root": root} if root else {})
-    pieces |= {"live": False}  # nobody is there to move a control
-    ablation = Path(options.ablation_dir).expanduser().resolve() if options.ablation_dir else book / "ablation"
-    places = {"book": book, "run_dir": book / "training", "ablation_dir": ablation}
-    pieces |= {name: path.as_posix() for name, path in (places | {"trace": book / "training/trace.npz"}).items()}
+    pieces |= {"data": data} | ({"root": root} if root else {}) | {"live": False}  # nobody is there to move a control
+    pieces |= {"book": book, "ablation_dir": ablation}
+    pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
 
     steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
         number = notebook.stem[:2]
-        if number == "05" and options.ablation and not options.ablation_dir:
-            small = _ablation(options, config, pieces | fields, folder / "ablation")
-            steps.append(Step("ablation", small, [step.name for step in steps if step.name.startswith("01")]))
-        if number != "05" or options.ablation:
-            values = _taken(notebook, pieces)
-            training = runs.resolve(values["run_dir"]) if number == TRAINING and "run_dir" in values else None
-            makes = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
-            makes += [training / "metrics.json"] if training else []
-            wanted = NEEDS.get(number, [TRAINING])
-            needed = [step for step in steps if {step.part, step.name[:2]} & set(wanted)]
-            unit = Unit(
-                folder / notebook.stem, notebook, values, code_of(notebook),
-                makes=makes, needs=[step.work for step in needed], record="step.json",
-            )  # fmt: skip
-            steps.append(Step(notebook.stem, unit, [step.name for step in needed], training))
+        if number == "05" and not options.ablation:
+            continue
+        if number == "05" and not options.ablation_dir:
+            small = _ablation(options, config, pieces, folder / "ablation")
+            small.needs = [step for step in steps if step.id.startswith("01")]
+            steps.append(small)
+        values = _taken(notebook, pieces)
+        makes = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
+        makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
+        needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
+        code, place = code_of(notebook), folder / notebook.stem
+        steps.append(Unit(place, notebook, values, code, makes=makes, needs=needs, record="step.json"))
     if not steps:
         raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")
     return folder, steps
@@ -141,8 +119,12 @@ def plan(options: Options) -> tuple[Path, list[Step]]:
 
 def _given(options: Options) -> dict:
     """The options that differ from their defaults."""
-    default = Options()
-    return {name: value for name, value in dataclasses.asdict(options).items() if value != getattr(default, name)}
+    return {name: value for name, value in vars(options).items() if value != getattr(Options, name)}
+
+
+def _hashed(options: Options) -> dict:
+    """Those of them that change what a step gives."""
+    return {name: value for name, value in _given(options).items() if name not in NOT_HASHED}
 
 
 def _data(data: str | None, preset: str, own: str) -> tuple[str, str | None]:
@@ -168,7 +150,7 @@ def _taken(notebook: Path, pieces: dict) -> dict:
     """The pieces that the notebook takes, checked."""
     names = set(parameters.declared(notebook))
     if parameters.takes_config(notebook):
-        names |= {"preset", "form", *Config.field_names()} & set(pieces)
+        names |= {"preset", "form", *Config.field_names()}
     return parameters.check(notebook, {name: value for name, value in pieces.items() if name in names})
 
 
@@ -177,89 +159,79 @@ def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> g
     file = runs.resolve(ABLATION)
     if not file.exists():
         raise ValueError(f"the ablation needs {file}; leave it out with --no-ablation")
+    small, steps = {}, -(-config.steps // 4)
     if options.preset in (None, "scenes"):
-        small = SCENES_ABLATION | {"steps": min(SCENES_ABLATION["steps"], config.steps)}
-    else:
-        small = {"steps": -(-config.steps // 4)}
-    small |= {"steps": options.ablation_steps} if options.ablation_steps else {}
+        small, steps = SCENES_ABLATION, min(SCENES_ABLATION["steps"], config.steps)
     fields = {name: value for name, value in pieces.items() if name in {"preset", "form", *Config.field_names()}}
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}
-    given = {name: value for name, value in (small | fields | {"steps": small["steps"]}).items() if name not in varied}
-    return grid.read(file, folder, given)
+    given = small | fields | {"steps": options.ablation_steps or steps}
+    return grid.read(file, folder, {name: value for name, value in given.items() if name not in varied})
 
 
-def _selected(steps: list[Step], only: list[str] | None) -> set[str]:
+def _selected(steps: list[Unit | grid.Grid], only: list[str] | None) -> set[str]:
     """The names of the steps to run: those that `only` names, and what they need."""
-    named = {step.name: step for step in steps}
-    wanted = []
+    named, wanted = {step.id: step for step in steps}, []
     for prefix in [""] if only is None else only:
         found = [name for name in named if name.startswith(prefix)]
         if not found:
             raise ValueError(f"--only {prefix}: there is no such notebook; there are {', '.join(named)}")
         wanted += found
     for name in wanted:  # grows while it is read
-        wanted += named[name].needs
+        wanted += [need.id for need in named[name].needs]
     return set(wanted)
 
 
-def _found(step: Step) -> gallery.Entry | None:
-    """The step's entry when it is done and nothing has changed since."""
-    units = [step.work] if step.part == "notebook" else step.work.runs
-    entries = [_entry(unit, step.name, step.part) for unit in units]
-    if any(entry.state != "done" for entry in entries):
-        return None
-    return entries[0] if step.part == "notebook" else gallery.Entry(step.name, "done", part=step.part)
-
-
-def _entry(unit: Unit, name: str, part: str) -> gallery.Entry:
-    """What the gallery shows of an executed notebook."""
-    row, file = unit.look(), unit.folder / "error.json"
+def _entry(step: Unit | grid.Grid) -> gallery.Entry:
+    """How a step stands, done or to be executed; of a notebook, what the gallery shows."""
+    if isinstance(step, grid.Grid):
+        done = all(row["state"] == "done" for row in grid.status(step))
+        return gallery.Entry(step.id, "done" if done else "failed", part="ablation")
+    row, file = step.look(), step.folder / "error.json"
     state, error = "done" if row["state"] == "done" else "failed", runs.read_json(file) if file.exists() else None
-    return gallery.Entry(name, state, row["seconds"] or 0.0, unit.folder / "run.ipynb", error, part)
+    return gallery.Entry(step.id, state, row["seconds"] or 0.0, step.folder / "run.ipynb", error)
 
 
-def _set_aside(step: Step) -> None:
+def _set_aside(unit: Unit) -> None:
     """Nothing of the old notebook, parameters or code may be taken for the new; but a training may have cost hours."""
-    if step.training and (step.training / "checkpoints").exists():
-        kept = runs.resolve("runs/replaced") / f"{step.training.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for made in (path.parent for path in unit.makes if (path.parent / "checkpoints").exists()):
+        kept = runs.resolve("runs/replaced") / f"{made.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         kept.parent.mkdir(parents=True, exist_ok=True)
-        step.training.rename(kept)
+        made.rename(kept)
         print(f"set aside {runs.short(kept)}: trained by other code, parameters or data; delete it when you like", flush=True)
-    shutil.rmtree(step.work.folder, ignore_errors=True)
+    shutil.rmtree(unit.folder, ignore_errors=True)
 
 
-def _run(step: Step, entries: dict[str, gallery.Entry], jobs: int) -> gallery.Entry:
-    """Execute one step, or find it done; prints its line."""
-    needed = [entries[name] for name in step.needs]
+def _run(step: Unit | grid.Grid, entries: dict[str, gallery.Entry], jobs: int) -> gallery.Entry:
+    """Execute one step, or find it done; prints its line. A failed ablation stops nothing: 05 shows what failed."""
+    needed, part = [entries[need.id] for need in step.needs], "ablation" if isinstance(step, grid.Grid) else "notebook"
     failed = [entry.name for entry in needed if entry.state == "skipped" or (entry.state, entry.part) == ("failed", "notebook")]
     if failed:
-        print(f"skipped   {step.name}: it needs {', '.join(failed)}", flush=True)
-        return gallery.Entry(step.name, "skipped", part=step.part)
-    unit, place = step.work, runs.short(step.work.folder / ("run.ipynb" if step.part == "notebook" else ""))
-    if entry := _found(step):
-        print(f"reused    {step.name}   {place}", flush=True)
+        print(f"skipped   {step.id}: it needs {', '.join(failed)}", flush=True)
+        return gallery.Entry(step.id, "skipped", part=part)
+    place = runs.short(step.folder / ("run.ipynb" if part == "notebook" else ""))
+    entry = _entry(step)
+    if entry.state == "done":
+        print(f"reused    {step.id}   {place}", flush=True)
         return entry
-    if step.part == "ablation":
+    if part == "ablation":
         return _run_ablation(step, jobs)
-    if not unit.same():
+    if not step.same():
         _set_aside(step)
-    unit.prepare()
-    outcome, row = unit.execute(), unit.look()
+    step.prepare()
+    outcome, row = step.execute(), step.look()
     if row["state"] == "done":
-        print(f"{outcome.seconds:7.1f} s {step.name}   {place}", flush=True)
+        print(f"{outcome.seconds:7.1f} s {step.id}   {place}", flush=True)
     else:
         print(f"failed    {outcome.error['message'] if outcome.error else row['problem']}", flush=True)
-    entry = _entry(unit, step.name, step.part)
-    return dataclasses.replace(entry, seconds=outcome.seconds, error=outcome.error)
+    return dataclasses.replace(_entry(step), seconds=outcome.seconds, error=outcome.error)
 
 
-def _run_ablation(step: Step, jobs: int) -> gallery.Entry:
+def _run_ablation(small: grid.Grid, jobs: int) -> gallery.Entry:
     """Execute what is missing of the small grid. What old code or an old notebook made stays there, as stale runs."""
-    file, folder, given = runs.resolve(ABLATION), step.work.folder, step.work.tables["changed"]
-    step.work = found = grid.read(file, folder, given)  # again: the code may have changed since the book began
-    if wanted := grid_run.missing(grid.status(found)):
-        runs.write_text(folder / "grid.toml", grid.changed(file.read_text(encoding="utf-8"), given))
-        grid_run.Pool(found, wanted, jobs).run()
-    done = all(row["state"] == "done" for row in grid.status(found))
-    return gallery.Entry(step.name, "done" if done else "failed", part=step.part)
+    file, given = runs.resolve(ABLATION), small.tables["changed"]
+    small.runs = grid.read(file, small.folder, given).runs  # again: the code may have changed since the book began
+    if wanted := grid_run.missing(grid.status(small)):
+        runs.write_text(small.folder / "grid.toml", grid.changed(file.read_text(encoding="utf-8"), given))
+        grid_run.execute(small, wanted, jobs)
+    return _entry(small)

@@ -25,18 +25,23 @@ def page(notebook, title: str, error: dict | None = None, link: Link | None = No
     """
     from plotly.io import to_html
 
-    figures = 0
-    for data in outputs(notebook):
-        if figure := data.pop(PLOTLY, None):
-            options = {"full_html": False, "include_plotlyjs": False, "auto_play": False, "validate": False}
-            parts = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
-            data["text/html"] = to_html(parts, **options)
-            figures += 1
+    figures = [data for data in outputs(notebook) if PLOTLY in data]
+    for data in figures:
+        figure = data.pop(PLOTLY)
+        parts = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
+        data["text/html"] = to_html(parts, full_html=False, include_plotlyjs=False, auto_play=False, validate=False)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["title"] = title
-    _mark_failure(notebook, error)
-    resources = {"plotly": figures > 0, "link": link or linker("", "", {}), "alone": link is None}
+    notebook.cells = _without("papermill-error-cell-tag", notebook.cells)
+    if error and (cells := _without("injected-parameters", notebook.cells)):
+        index = error.get("cell") or 0
+        cells[index if index < len(cells) else 0].metadata["failure"] = error["message"]  # the template shows it above
+    resources = {"plotly": figures, "link": link or linker("", "", {}), "alone": link is None}
     return _exporter().from_notebook_node(notebook, resources)[0]
+
+
+def _without(tag: str, cells: list) -> list:
+    return [cell for cell in cells if tag not in cell.metadata.get("tags", [])]
 
 
 def outputs(notebook) -> list[dict]:
@@ -64,18 +69,6 @@ def linker(source: str, place: str, places: dict[str, str]) -> Link:
 def slug(heading: str) -> str:
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-
-
-def _mark_failure(notebook, error: dict | None) -> None:
-    """Mark the cell above which the page shows the error, with the anchor that the front page leads to."""
-
-    def without(tag):
-        return [cell for cell in notebook.cells if tag not in cell.metadata.get("tags", [])]
-
-    notebook.cells = without("papermill-error-cell-tag")
-    if error and (cells := without("injected-parameters")):
-        index = error.get("cell")
-        cells[index if index is not None and index < len(cells) else 0].metadata["failure"] = error["message"]
 
 
 @functools.cache

@@ -50,18 +50,17 @@ def takes_config(notebook) -> bool:
 
 def check(notebook, parameters: dict | None = None) -> dict:
     """The parameters, if the notebook can take them; else Refused, with the name, the reason and the way out."""
-    parameters, known, config = dict(parameters or {}), declared(notebook), takes_config(notebook)
-    names = {*known, *(Config.field_names() if config else [])}
+    parameters, known = dict(parameters or {}), declared(notebook)
+    fields = Config.field_names() if takes_config(notebook) else []
     for name, value in parameters.items():
-        if name not in names:
-            raise Refused(f"{notebook} has no parameter {name!r}{nearest(name, names)}")
+        if name not in [*known, *fields]:
+            raise Refused(f"{notebook} has no parameter {name!r}{nearest(name, {*known, *fields})}")
         _check_json(f"{notebook}: parameter {name!r}", value)
-        annotation = known.get(name, (None, None))[0]
-        by_config = config and name in Config.field_names()
-        if annotation is not None and value is not None and not by_config and not _fits(value, annotation):
+        annotation = None if name in fields else known[name][0]
+        if annotation is not None and value is not None and not _fits(value, annotation):
             text = ast.unparse(annotation)
             raise Refused(f"{notebook}: parameter {name!r} must be {text}, got {value!r} ({type(value).__name__})")
-    if config:
+    if fields:
         try:
             Config.from_parameters({name: default for name, (_, default) in known.items()} | parameters)
         except ValueError as error:

@@ -23,6 +23,9 @@ def code_of(notebook) -> dict[str, str]:
     return {"notebook": identity.notebook_hash(notebook), "package": identity.code_hash(notebook)}
 
 
+LIMITS = {"minutes": ("timeout", 60), "memory_gb": ("memory", 1e9), "disk_gb": ("disk", 1e9)}  # for headless.execute
+
+
 @dataclasses.dataclass
 class Unit:
     folder: Path
@@ -37,11 +40,8 @@ class Unit:
     record: str = "run.json"  # by that name runs.collect knows a run
 
     def __post_init__(self):
+        self.id = self.folder.name
         self.makes = [self.folder / "metrics.json"] if self.makes is None else self.makes
-
-    @property
-    def id(self) -> str:
-        return self.folder.name
 
     @property
     def asked(self) -> dict:
@@ -69,11 +69,9 @@ class Unit:
 
     def execute(self, threads: int | None = None, environment: dict | None = None) -> headless.Outcome:
         """Run the notebook, done or not. Raises runs.RunBusy where another process does."""
-        minutes, memory, disk = (self.limits.get(name) for name in ("minutes", "memory_gb", "disk_gb"))
-        outcome = headless.execute(
-            self.notebook, self.folder, self.parameters, threads=threads, environment=environment,
-            timeout=minutes and minutes * 60, memory=memory and memory * 1e9, disk=disk and disk * 1e9,
-        )  # fmt: skip
+        how = {name: self.limits[key] * factor for key, (name, factor) in LIMITS.items() if key in self.limits}
+        how |= {"threads": threads, "environment": environment}
+        outcome = headless.execute(self.notebook, self.folder, self.parameters, **how)
         self.prepare()
         return outcome
 
@@ -84,19 +82,19 @@ class Unit:
         """
         state, problem = self._state()
         if job and state not in ("done", "running"):
-            job_state = (runs.slurm_states() or {}).get(job)
-            if job_state and (job_state not in ("RUNNING", "COMPLETING") or state in ("todo", "interrupted")):
+            queued = (runs.slurm_states() or {}).get(job)
+            if queued and (queued not in ("RUNNING", "COMPLETING") or state in ("todo", "interrupted")):
                 state, problem = "queued", None
-        found = {"id": self.id, "setting": self.setting, "seed": self.seed, "state": state, "problem": problem}
-        found |= dict.fromkeys(("step", "steps", "loss", "seconds"))
+        row = {"id": self.id, "setting": self.setting, "seed": self.seed, "state": state, "problem": problem}
+        row |= dict.fromkeys(("step", "steps", "loss", "seconds"))
         if state == "done":
-            found["seconds"] = _read(self.folder / "outcome.json").get("run_seconds")
-        return found | (_progress(self.folder) if state == "running" else {})
+            row["seconds"] = _read(self.folder / "outcome.json").get("run_seconds")
+        return row | (_progress(self.folder) if state == "running" else {})
 
     def _state(self) -> tuple[str, str | None]:
-        error, ended, same = _time(self.folder / "error.json"), self.ended(), self.same()
+        error, ended = _time(self.folder / "error.json"), self.ended() if self.same() else -1
         absent = [path for path in self.makes if max(map(_time, path.parent.glob(path.name)), default=-1) <= error]
-        if same and ended >= 0 and not absent and all(need.ended() <= ended for need in self.needs):
+        if ended >= 0 and not absent and all(need.ended() <= ended for need in self.needs):
             return "done", None
         if runs.holder(self.folder / "lock"):
             return "running", None
@@ -107,7 +105,7 @@ class Unit:
                 return "failed", str(broken)
             if known.get("ename") != "Interrupted":
                 return "failed", known.get("message") or f"{known.get('ename')}: {known.get('evalue')}"
-        elif same and ended >= 0 and absent:
+        elif ended >= 0 and absent:
             missing = ", no ".join(f"{path.name} into {runs.short(path.parent)}" for path in absent)
             return "failed", f"{runs.short(self.folder / 'run.ipynb')} wrote no {missing}"
         return ("interrupted" if (self.folder / "log.txt").exists() else "todo"), None

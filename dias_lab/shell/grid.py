@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from dias_lab import runs
-from dias_lab.book import gallery, grid, grid_project, grid_run, grid_slurm, parameters
+from dias_lab.book import gallery, grid, grid_run, grid_slurm, parameters
 from dias_lab.book.limits import folder_size, size
 from dias_lab.shell import Flag, Refused, refusing
 
@@ -49,15 +49,14 @@ def start(
         grid_slurm.executor(found)  # refuses before anything is written
     text = grid.changed(file.read_text(encoding="utf-8"), given)
     if projected:
-        print(grid_project.sentence(found, chosen, workers), flush=True)
+        count, seconds = grid_run.projected(found, chosen, workers)
+        print(f"projected   {grid_run.duration(seconds)} for {count} runs on this machine", flush=True)
     if given or file != out / "grid.toml":
         runs.write_text(out / "grid.toml", text)
     if not prepare_only:
         return _execute(found, chosen, workers, slurm)
-    for run in found.runs:
-        if run.id in chosen:
-            run.prepare()
-            print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
+    for run in found.prepared(chosen):
+        print(f"python -m dias_lab grid run-one {runs.short(run.folder)}")
 
 
 def resume(folder: Folder, only: Only = (), workers: Workers = None, slurm: Slurm = False, skip_failed: Flag = False):
@@ -102,7 +101,7 @@ def _execute(found, chosen: set[str], workers: int | None, slurm: bool, skip_fai
         print("python -m dias_lab grid status tells how they stand")
         return 0
     if wanted:
-        grid_run.Pool(found, wanted, workers).run()
+        grid_run.execute(found, wanted, workers)
     rows = grid.status(found)
     print(grid_run.progress(rows, workers or 1))
     return int(any(row["state"] != "done" for row in rows if row["id"] in chosen))
@@ -175,9 +174,7 @@ def open_(folder: Folder, run: str | None = None):
     error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
     page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), name, error)
     if "plotly.min.js" in text:
-        import plotly.offline
-
-        runs.write_text(found.folder / "assets/plotly.min.js", plotly.offline.get_plotlyjs())
+        gallery.write_plotly(found.folder)
     runs.write_text(page, re.sub(r'<nav class="back">.*?</nav>', "", text))
     print(f"wrote {runs.short(page)}" + (f": {error['message']}" if error and "message" in error else ""))
     if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):

@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dias_lab.book import gallery
-from dias_lab.book.page import linker, math, page
+from dias_lab.book.page import page
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLOT = {"application/vnd.plotly.v1+json": {"data": [{"y": [1, 2, 3], "type": "scatter"}], "layout": {}}}
@@ -155,22 +155,3 @@ def test_an_older_book_is_replaced_at_once_and_a_page_may_stand_alone(root):
     assert dead_links(root / "site") == []
     alone = page(nbformat.read(root / "00.ipynb", 4), "00")
     assert "01.html" not in alone and 'href="#part-two"' in alone and "Gallery" not in alone
-
-
-def test_links_of_other_sites_and_pasted_pictures_stay():
-    link = linker("notebooks", "docs", {"docs/a b.md": "docs/a b.html"})
-    assert link("https://arxiv.org/abs/2507.23755#A") == "https://arxiv.org/abs/2507.23755#A"
-    assert link("../docs/a%20b.md#Some-Words?") == "a%20b.html#some-words"
-    assert link("../README.md") is None
-    cell = new_markdown_cell("![x](attachment:x.png)", attachments={"x.png": {"image/png": "QUJD"}})
-    assert "data:image/png;base64,QUJD" in page(new_notebook(cells=[cell]), "x")
-
-
-@pytest.mark.parametrize("tex", [r"\operatorname*{arg\,max}_n a", r"\begin{align} a &= b \\ c &= d \end{align}", r"\lVert x \rVert < 1"])
-def test_equations_become_mathml(tex):
-    assert math(tex, "block").startswith("<math ")
-
-
-@pytest.mark.parametrize("tex", [r"\unknown{x}", "a & b", r"\left( a"])
-def test_equations_without_translation_stay_tex(tex):
-    assert math(tex, "inline").startswith('<code class="tex">')

@@ -5,29 +5,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
-import numpy as np
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell
 
 from dias_lab import runs
-from dias_lab.book import headless, parameters
-
-CONFIG = "from dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """write(*cells, parameters=source) makes a notebook; its execution goes to tmp_path / "out"."""
-    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
-
-    def write(*cells, parameters="x: int = 1", name="toy"):
-        first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
-        notebook = new_notebook(cells=[first, *(new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells)])
-        nbformat.write(notebook, tmp_path / f"{name}.ipynb")  # without metadata: which Python is not the notebook's to say
-        return tmp_path / f"{name}.ipynb"
-
-    return write
+from dias_lab.book import headless
 
 
 def _left_behind(token_holder: str) -> list:
@@ -163,50 +146,3 @@ def test_eight_at_a_time_do_not_mix(write, tmp_path):
             outputs = nbformat.read(tmp_path / f"out{turn}-{x}/run.ipynb", as_version=4).cells[-1].outputs
             assert "".join(output.text for output in outputs) == f"{x} " * 20
     assert _left_behind(str(tmp_path)) == []
-
-
-DECLARED = "x: int = 1\nrate: float = 0.1\nname: str | None = None\nsizes: list[int] = [1]\nnum_slots: int = None"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"ratte": 1.0}, "did you mean 'rate'"),
-        ({"num_slotz": 4}, "did you mean 'num_slots'"),
-        ({"x": 1.5}, "'x' must be int, got 1.5"),
-        ({"x": True}, "must be int"),
-        ({"name": 3}, "must be str | None"),
-        ({"sizes": (1, 2)}, r"list\(...\)"),
-        ({"x": np.int64(3)}, r"\.item\(\)"),
-        ({"name": runs.PACKAGE}, r"str\(...\)"),
-        ({"rate": float("nan")}, "JSON cannot hold"),
-        ({"sizes": [1, {"a": np.float32(1)}]}, r"\[1\]\['a'\]"),
-        ({"merging": "nonne"}, "did you mean 'none'"),
-        ({"steps": "40"}, "Config.steps must be int"),
-        ({"preset": "cocoo"}, "did you mean 'coco'"),
-    ],
-)
-def test_refused_before_the_start(write, tmp_path, given, message):
-    notebook = write(CONFIG, parameters=DECLARED + "\npreset: str = 'scenes'")
-    with pytest.raises(headless.Refused, match=message):
-        headless.execute(notebook, "out", given)
-    assert not (tmp_path / "out").exists()
-
-
-def test_fields_of_config_count_only_where_config_is_built(write):
-    assert parameters.check(write(CONFIG), {"merging": "none", "x": None}) == {"merging": "none", "x": None}
-    with pytest.raises(headless.Refused, match="no parameter 'merging'"):
-        parameters.check(write("1"), {"merging": "none"})
-
-
-def test_notebook_must_have_a_readable_parameters_cell(write, tmp_path):
-    with pytest.raises(headless.Refused, match="there is no notebook"):
-        headless.execute("nowhere.ipynb", "out")
-    with pytest.raises(headless.Refused, match="literal"):
-        headless.execute(write("1", parameters="x = dict(a=1)"), "out")
-    with pytest.raises(headless.Refused, match="cannot be read as a notebook"):
-        (tmp_path / "torn.ipynb").write_text('{"cells": [')
-        headless.execute("torn.ipynb", "out")
-    nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "bare.ipynb")
-    with pytest.raises(headless.Refused, match="0 cells with the tag"):
-        headless.execute("bare.ipynb", "out")

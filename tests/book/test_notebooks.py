@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from dias_lab import runs
+from dias_lab.config import Config
 from dias_lab.trace import AttentionTrace
 
 PROJECT = Path(__file__).parents[2]
@@ -92,6 +93,14 @@ def private_names(source: str) -> list[str]:
 def test_cells_call_no_private_names(path):
     found = {name: private for name, source in code_of(path).items() if (private := private_names(source))}
     assert not found
+
+
+@each_notebook
+def test_no_import_hides_a_field_of_config(path):
+    """`Config.from_parameters(globals())` would take the function for the parameter."""
+    nodes = [node for source in code_of(path).values() for node in ast.walk(ast.parse(source))]
+    imported = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not imported & set(Config.field_names())
 
 
 @each_notebook

@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dias_lab import runs
-from dias_lab.book import ordered
+from dias_lab.book import grid, ordered
 from dias_lab.book.unit import Unit
 
 CONFIG = "from dias_lab import runs\nfrom dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
@@ -107,7 +107,7 @@ def test_each_notebook_gets_what_it_declares(root):
     photos.mkdir()
     options = ordered.Options(preset="voc", data=str(photos), steps=41, image_mean="0.5")
     folder, steps = ordered.plan(options)
-    given = {step.name: step.work.parameters for step in steps}
+    given = {step.id: step.parameters for step in steps}
     name, data = runs.short(folder), given["01_data"]["data"]
     assert re.fullmatch(r"data/voc-[0-9a-f]{8}", data)
     assert given["01_data"] == {"root": str(photos), "data": data}
@@ -117,16 +117,17 @@ def test_each_notebook_gets_what_it_declares(root):
     assert given["04_maps"] == {"trace": f"{name}/training/trace.npz", "book": name}
 
     (photos / "train.lmdb").touch()
-    assert ordered.plan(options)[1][0].work.parameters == {"data": str(photos)}
+    assert ordered.plan(options)[1][0].parameters == {"data": str(photos)}
 
     _write(root, "05_ablations", "ablation_dir: str = ''", "1")
-    (ablation,) = [step for step in ordered.plan(options)[1] if step.part == "ablation"]
-    assert ablation.work.tables["changed"] == {"preset": "voc", "data": str(photos), "image_mean": "0.5", "steps": 11}
-    assert runs.short(ablation.work.folder) == ordered.plan(options)[1][-1].work.parameters["ablation_dir"]
-    assert ordered.plan(options)[1][-1].needs == ["ablation"]
+    (ablation,) = [step for step in ordered.plan(options)[1] if isinstance(step, grid.Grid)]
+    assert ablation.tables["changed"] == {"preset": "voc", "data": str(photos), "image_mean": "0.5", "steps": 11}
+    assert runs.short(ablation.folder) == ordered.plan(options)[1][-1].parameters["ablation_dir"]
+    assert [need.id for need in ordered.plan(options)[1][-1].needs] == ["ablation"]
+    assert [need.id for need in ablation.needs] == ["01_data"]
     given = ordered.plan(dataclasses.replace(options, merging="none", ablation_dir="runs/mine"))[1]
-    assert [step.part for step in given] == ["notebook"] * len(given)  # no small grid
-    assert given[-1].work.parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
+    assert all(isinstance(step, Unit) for step in given)  # no small grid
+    assert given[-1].parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
 
 
 def test_identity_changes_with_what_matters(root, monkeypatch):
@@ -135,7 +136,7 @@ def test_identity_changes_with_what_matters(root, monkeypatch):
 
     def identities(**options):
         folder, steps = ordered.plan(ordered.Options(ablation=False, **options))
-        return folder, [step.work.digest() for step in steps]
+        return folder, [step.digest() for step in steps]
 
     folder, before = identities()
     assert identities(jobs=1, only=["03"]) == (folder, before)
@@ -179,6 +180,6 @@ def test_a_training_that_other_code_made_is_set_aside_and_not_deleted(tmp_path, 
     out, training = tmp_path / "runs/book/03", tmp_path / "runs/book/training"
     (training / "checkpoints/500").mkdir(parents=True)
     out.mkdir()
-    ordered._set_aside(ordered.Step("03", Unit(out, tmp_path / "03.ipynb", {}, {}), [], training))
+    ordered._set_aside(Unit(out, tmp_path / "03.ipynb", {}, {}, makes=[training / "metrics.json"]))
     assert not training.exists() and not out.exists()
     assert len(list(tmp_path.glob("runs/replaced/training-*/checkpoints/500"))) == 1
