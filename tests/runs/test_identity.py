@@ -16,7 +16,7 @@ from dias_lab import runs
 from dias_lab.runs import identity
 
 PACKAGE = {
-    "__init__.py": '"""A package."""\nimport importlib\n__version__ = "1"\n_HOME = {"fit": "dias_lab.train", "Lazy": "dias_lab.lazy"}\n'
+    "__init__.py": '"""A package."""\nimport importlib\n__version__ = "1"\n_HOME = {"fit": "dias_lab.training.loop", "Lazy": "dias_lab.lazy"}\n'
     "def __getattr__(name):\n    return getattr(importlib.import_module(_HOME[name]), name)\n",
     "training/loop.py": '"""Trains."""\nfrom dias_lab import data\nfrom dias_lab.methods import build\n\n\ndef fit():\n    """Fits."""\n'
     "    from dias_lab.late import RATE  # inside\n\n    return build(), RATE, data.store.open\n",
