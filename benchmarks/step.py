@@ -41,7 +41,7 @@ def rows() -> list[dict]:
 def measure(config: Config, folder: Path, precision: str) -> list[dict]:
     training = Training(config.replace(precision=precision), folder / "run")
     training.model.train()
-    batch = next(training.batches(training.learner.places, 0))
+    batch = next(training.task.batches(training.learner.places, 0))
     with torch.no_grad():
         features = training.model.backbone(training.model.normalise(batch["image"])).half()
     cached = {"features": features, "info": batch["info"], "draws": batch["draws"]}

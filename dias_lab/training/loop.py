@@ -162,8 +162,8 @@ class Training:
             culprit = next(filter(None, culprits), "not found when the step was done again in full precision")
         folder = self.run_dir / "nonfinite" / str(step)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: batch[name].contiguous() for name in ("image", "features") if name in batch}
-        save_file({**tensors, "item": batch["info"]["item"]}, folder / "batch.safetensors")
+        tensors = {name: value for name, value in {**batch["info"], **batch}.items() if isinstance(value, torch.Tensor)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "batch.safetensors")
         save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
         self.fabric.barrier()
         raise NonFiniteError(
