@@ -55,7 +55,7 @@ class Regression:
         for number in range(step, self.config.steps):
             random = [generator(self.config.seed, number, place, "points") for place in places]
             points = torch.stack([torch.from_numpy(one.standard_normal(3, dtype="float32")) for one in random])
-            yield {"points": points, "info": {"step": number, "item": torch.tensor(places)}}
+            yield {"points": points, "info": {"step": number}}
 
     def prepare(self, batch, places):
         draws = draw(self.config.seed, batch["info"]["step"], places, [normal("jitter", 3)])
