@@ -19,12 +19,11 @@ from dias_lab.methods.base import Output, build, to_device
 
 
 class Discovery:
+    """A method of `config.method` on the stores in `config.data`; what each function gives, methods/task.py says."""
+
     def __init__(self, config: Config):
-        model = build(config)
-        self.config, self.model = config, model
+        self.config, self.model = config, build(config)
         self.frozen = None  # a GPU's own copy of the frozen backbone, for speed
-        # these are the method's own affair
-        self.losses, self.parameter_groups, self.compiled = model.losses, model.parameter_groups, model.compiled
 
     @staticmethod
     def check(config: Config):
@@ -36,12 +35,12 @@ class Discovery:
         method_class(config.method).check(config)
 
     def begin(self, fabric: Fabric) -> dict:
-        self.on(fabric)
+        self.place(fabric)
         self.train_store, self.validation_store = open_stores(self.config)
         meta = self.train_store.meta
         return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
 
-    def on(self, fabric: Fabric):
+    def place(self, fabric: Fabric):
         """The model is on its device: a GPU gets a copy of the frozen backbone that is fast there."""
         self.fabric = fabric
         if fabric.device.type == "cuda" and not self.model.backbone.trained:
@@ -68,8 +67,17 @@ class Discovery:
             inputs["features"] = features.to(torch.float32, copy=True)
         return inputs, to_device(draws, self.model.device)
 
+    def losses(self, output: Output, progress: float) -> tuple[dict[str, Tensor], dict[str, float]]:
+        return self.model.losses(output, progress)
+
     def measured(self, output: Output) -> dict[str, Tensor]:
         return {"kept": output.keep.float().sum(1).mean()}  # slots an image
+
+    def parameter_groups(self) -> list[dict]:
+        return self.model.parameter_groups()
+
+    def compiled(self) -> list[torch.nn.Module]:
+        return self.model.compiled()
 
     def evaluate(self, fabric: Fabric) -> dict:
         config = self.config

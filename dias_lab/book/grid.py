@@ -1,4 +1,4 @@
-"""A grid: many runs of one notebook. What they are is read off a TOML file, how they stand off their directories.
+"""A grid: many runs of one notebook. A TOML file says what they are; how they stand, and what is stale, their directories.
 
     notebook = "notebooks/03_training.ipynb"   # from the project's folder
     seeds = [42, 43, 44]                       # the parameter `seed`; may be left out

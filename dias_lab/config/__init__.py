@@ -8,6 +8,7 @@ METHODS is the table of methods: a line each. A package of its own adds one by e
 import dataclasses
 import importlib
 import json
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 from dias_lab.config.backbone import Backbone
 from dias_lab.config.data import Data
 from dias_lab.config.dias import DIAS
-from dias_lab.config.fields import NotNegative, Part, nearest
+from dias_lab.config.fields import Part, Seed, nearest
 from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, SmoothSA
 from dias_lab.config.presets import FORMS, PRESETS
 from dias_lab.config.slots import Decoder, Slots
@@ -38,7 +39,11 @@ METHODS = {
 }
 _parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
 for _point in entry_points(group="dias_lab.methods"):
-    _part = _parts[_point.name].load() if _point.name in _parts else Part
+    try:
+        _part = _parts[_point.name].load() if _point.name in _parts else Part
+    except Exception as error:  # somebody else's code: what is here must go on working
+        warnings.warn(f"the method {_point.name!r} is left out, its fields cannot be loaded: {error!r}", stacklevel=2)
+        continue
     METHODS.setdefault(_point.name, Entry(_point.value, _part))  # no package takes a built-in method's place
 
 
@@ -46,8 +51,8 @@ for _point in entry_points(group="dias_lab.methods"):
 class Run(Part):
     """What is trained: which paper's method, from which random numbers."""
 
-    method: Literal[tuple(METHODS)] = "dias"  # whose: a file in dias_lab/methods each
-    seed: NotNegative = 42  # every random number of a run follows from it
+    method: Literal[tuple(METHODS)] = "dias"  # each is a file in dias_lab/methods
+    seed: Seed = 42  # every random number of a run follows from it
 
 
 OWN = [entry.part for entry in METHODS.values()]  # the methods' own
@@ -59,7 +64,7 @@ PARTS = tuple(
 
 
 @dataclass(frozen=True)
-class Config(*reversed(PARTS)):
+class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base first
     """Everything that defines a run. Make one with `Config.preset(name, **fields)`; change one with `config.replace(...)`."""
 
     def __post_init__(self):
@@ -108,22 +113,27 @@ class Config(*reversed(PARTS)):
 
     @classmethod
     def load(cls, path) -> "Config":
-        """The Config of a run directory, or of a `config.json`. Fields that this version does not know are refused."""
+        """The Config of a run directory, or of a `config.json`. ValueError where there is none, or one of another version."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"no config.json at {path.parent}: is it a run directory?") from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # not JSON, or not text
             raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} must hold a JSON object of fields, and holds {type(fields).__name__}")
         unknown = sorted(set(fields) - set(cls.field_names()))
         if unknown:
             raise ValueError(f"{path} has fields that this version of dias_lab does not know: {', '.join(unknown)}")
         return cls(**fields)
 
     def replace(self, **fields) -> "Config":
-        """This config with other fields; another `method` brings what its part changes."""
+        """This config with other fields; another `method` brings what its part changes (not what it asks of the scenes).
+
+        What the method before had changed stays: for a method's own settings on a preset, start from the preset.
+        """
         self._check_names(fields)
         other = fields.get("method", self.method)
         changes = METHODS[other].part.changes if other != self.method and other in METHODS else {}

@@ -18,7 +18,8 @@ class Rule(NamedTuple):
 Positive = Annotated[int, Rule(lambda value: value > 0, "must be above 0")]
 PositiveFloat = Annotated[float, Rule(lambda value: 0 < value < math.inf, "must be above 0, and finite")]
 NotNegative = Annotated[int, Rule(lambda value: value >= 0, "must not be negative")]
-NotNegativeFloat = Annotated[float, Rule(lambda value: value >= 0, "must not be negative")]
+NotNegativeFloat = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must not be negative, and finite")]
+Seed = Annotated[int, Rule(lambda value: 0 <= value < 2**64, "must not be negative, and below 2**64")]
 Share = Annotated[float, Rule(lambda value: 0 <= value <= 1, "is a share from 0 to 1")]
 CosineDistance = Annotated[float, Rule(lambda value: 0 <= value <= 2, "is a cosine distance from 0 to 2")]
 Means = Annotated[str, "numbers"]  # one or three numbers in 0..1 separated by spaces, or nothing
@@ -57,7 +58,7 @@ def checked(name: str, value, hint):
         return _numbers(name, value, above_zero=rule != "numbers")
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
-        if value not in choices or isinstance(value, bool):
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ValueError(f"Config.{name} cannot be {value!r}{nearest(value, choices)}")
         return value
     if hint is float and type(value) is int and abs(value) < 2**1000:  # larger ones are no float
@@ -99,7 +100,8 @@ def _numbers(name: str, value, above_zero: bool) -> str:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
         raise ValueError(f"Config.{name} needs numbers, got {value!r}") from None
-    finite = all(math.isfinite(number) and (number > 0 or not above_zero) for number in numbers)
-    if len(numbers) not in (0, 1, 3) or not finite:
-        raise ValueError(f"Config.{name} needs one or three numbers (std above 0), or nothing; got {value!r}")
+    fit = all(math.isfinite(number) and number > 0 if above_zero else 0 <= number <= 1 for number in numbers)
+    if len(numbers) not in (0, 1, 3) or not fit:
+        kind = "above 0" if above_zero else "from 0 to 1"
+        raise ValueError(f"Config.{name} needs one or three numbers {kind}, or nothing; got {value!r}")
     return " ".join(repr(number) for number in numbers)

@@ -47,8 +47,6 @@ class DINOSAUR(Part):
     def check(self):
         if self.method == "dinosaur" and self.decoder == "random_order":
             raise ValueError('DINOSAUR\'s decoder is "mlp" or "raster"; Config.preset(name, method="dinosaur") takes "mlp"')
-        if self.method == "dinosaur" and self.decoder == "mlp" and self.decoder_layers < 2:
-            raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,7 @@ class Decoder(Part):
     decoder_mlp_dim: NotNegative = 0  # hidden channels of a layer; 0: four times the features' channels (mlp decoder: 2048)
     visible_probability: Share = 0.5  # how often the number of visible locations is drawn uniformly; random_order only
     visible_fraction: Share = 0.1  # visible share of the locations otherwise; random_order only
+
+    def check(self):
+        if self.decoder == "mlp" and self.decoder_layers < 2:
+            raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")

@@ -4,10 +4,10 @@ Counter-based generators (Philox, Salmon et al. 2011) make this exact: the seed 
 and frame the counter. So neither workers, nor the number of devices, nor a resume can change what is drawn; evaluation
 draws with step 0 and the item as its place. Parts of a model say what they want by a `Request`.
 
-Axes: B images, N slots, D slot width, L locations.
+Axes: B images.
 """
 
-import zlib
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# their places are part of every run's identity; a stream of any other name gets a number from its name
+# a stream's place decides what is drawn: new ones come last; a stream of any other name gets a number from its name
 STREAMS = ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed view", "permutation", "teaching")
 
 
@@ -34,8 +34,10 @@ class Request(NamedTuple):
 
 def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> np.random.Generator:
     """The random numbers of one image (or one frame of a clip) in one step, for one purpose."""
-    number = STREAMS.index(stream) if stream in STREAMS else 2**32 + zlib.crc32(stream.encode())
-    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, frame, place, step]))
+    hashed = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little") | 2**63  # above all places
+    number = STREAMS.index(stream) if stream in STREAMS else hashed
+    key, counter = np.array([seed, number], np.uint64), np.array([0, frame, place, step], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request]) -> dict[str, Tensor]:

@@ -71,6 +71,7 @@ def load_weights(model: Method, folder: Path):
 
 
 def prune(run_dir: Path, keep: set[int]):
+    """Delete the checkpoints of all steps but these."""
     folder = Path(run_dir) / "checkpoints"
     for step in steps(run_dir):
         if step not in keep:

@@ -64,7 +64,8 @@ class DIAS(Method):
         if merging == "none" or keep is not None:
             slots, attention = self.aggregator(projected, slots, keep)
             return slots, attention, everyone(slots) if keep is None else keep
-        first = config.num_iterations - config.reinitialized_iterations
+        left = config.reinitialized_iterations
+        first = config.num_iterations - left if left < config.num_iterations else config.num_iterations
         slots, attention = self.aggregator(projected, slots, num_iterations=first)
         return self.finish(projected, slots, attention, draws)
 

@@ -48,7 +48,7 @@ class SmoothSA(Method):
         """
         projected = self.project(locations(features))  # [B L width]
         detach = self.progress < self.config.preheat_detached
-        preheated, slots = self.initializer.preheat(projected, given.slots, given.draws["restart"], detach)
+        preheated, slots = self.initializer.preheat(projected, given.slots, given.draws["restart"], detach, given.keep)
         slots, attention, keep = self.attend(features, given._replace(slots=slots), projected=projected)
         reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention)
         return SmoothSAOutput(features, slots, attention, keep, reconstruction, decoded, preheated)

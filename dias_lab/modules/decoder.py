@@ -100,8 +100,11 @@ class MLPDecoder(nn.Module):
     def drawn(self, draws: dict) -> dict:
         return {}
 
-    def forward(self, features, slots, keep=None, order=None, visible=None, need_attention=None):
-        """Reconstruction [B L C] and the weights [B N L]. They make the reconstruction, so they are always there."""
+    def forward(
+        self, features: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"] | None = None,
+        need_attention: bool | None = None,
+    ) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B N L"]]:  # fmt: skip
+        """Reconstruction and the weights. They make the reconstruction, so they are always there, asked for or not."""
         position = resize_position(self.position, features.shape[1])
         painted = self.mlp(slots[:, :, None] + position[:, None])  # [B N L C+1]
         values, logits = painted[..., :-1], painted[..., -1]

@@ -10,7 +10,7 @@ Axes: B images, N slots, L locations, C channels of the projected features, D sl
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dias_lab.data.draws import Request, normal
@@ -91,10 +91,14 @@ class PreheatedGaussian(nn.Module):
         return self.mean + noise * self.log_std.exp()
 
     def preheat(
-        self, projected: Float[Tensor, "B L C"], sample: Float[Tensor, "B N D"], noise: Tensor | None = None, detach: bool = False
+        self, projected: Float[Tensor, "B L C"], sample: Float[Tensor, "B N D"], noise: Float[Tensor, "B N D"] | None = None,
+        detach: bool = False, keep: Bool[Tensor, "B N"] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """The prediction, and the slots of the first iteration. `detach`: the projector gets no gradient from here."""
-        prediction = self.block(sample, self.project_features(projected.detach() if detach else projected))
+        """The prediction, and the slots of the first iteration. `detach`: the projector gets no gradient from here.
+
+        Slots outside `keep` are not seen by the others.
+        """
+        prediction = self.block(sample, self.project_features(projected.detach() if detach else projected), keep)
         slots = prediction.detach()
         if self.training:
             noise = _noise(self, len(sample)) if noise is None else noise
@@ -115,10 +119,10 @@ class PreheatingBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim, bias=False)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim, bias=False), nn.GELU(), nn.Linear(mlp_dim, dim, bias=False))
 
-    def forward(self, slots: Float[Tensor, "B N D"], features: Float[Tensor, "B L D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, slots: Float[Tensor, "B N D"], features: Float[Tensor, "B L D"], keep=None) -> Float[Tensor, "B N D"]:
         slots = slots + self.cross_attention(slots, features, features, need_weights=False)[0]
-        query = self.norm_self(slots)
-        slots = slots + self.self_attention(query, query, query, need_weights=False)[0]
+        query, unseen = self.norm_self(slots), None if keep is None else ~keep
+        slots = slots + self.self_attention(query, query, query, key_padding_mask=unseen, need_weights=False)[0]
         return slots + self.mlp(self.norm_mlp(slots))
 
 

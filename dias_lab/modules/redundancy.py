@@ -132,8 +132,13 @@ def cut(
 
 
 def otsu_threshold(heights: Float[Tensor, "..."]) -> float:
-    """The number between the two groups into which many heights fall, for example those of a part of the training images."""
+    """The cosine distance (0..2) between the two groups into which many heights fall, for example of some training images.
+
+    Raises ValueError for fewer than two heights.
+    """
     values = heights.flatten().sort().values
+    if len(values) < 2:
+        raise ValueError(f"two groups of heights need at least two heights, got {len(values)}")
     split = int(_between(values[None]).argmax())
     return float((values[split] + values[split + 1]) / 2)
 

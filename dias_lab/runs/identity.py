@@ -1,5 +1,7 @@
 """What a run's result depends on, as two short hashes: the notebook's code, and the code of the package behind it.
 
+Together with its parameters they are the run's identity, which book/unit.py writes down and compares.
+
 The second follows the imports of the notebook's code cells through the package, at any depth, inside functions too: names
 that `dias_lab` resolves on first use, attributes of imported packages (`data.store.open`), and strings that name a module
 ("dias_lab.methods.dias:DIAS"; in the tables of a package, "dias" as well), though none that are put together at run time.

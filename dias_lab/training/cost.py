@@ -48,7 +48,7 @@ class Untaught(Discovery):
     """Object discovery that needs no data, and whose teacher, if any, knows nothing: its steps cost the same."""
 
     def begin(self, fabric) -> dict:
-        self.on(fabric)
+        self.place(fabric)
         return self.model.begin(untaught=True)
 
 

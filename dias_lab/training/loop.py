@@ -24,8 +24,9 @@ from dias_lab.training import devices
 from dias_lab.training.ahead import ahead
 from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
-# a resumed run may have these differ; from "device" on they change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "workers", "log_every", "device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
+# a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
+FREE_TO_CHANGE = {"data", "workers", "log_every"}
+FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 
 class NonFiniteError(FloatingPointError):

@@ -1,7 +1,7 @@
 """One optimiser step: forward, losses, backward, clip, update. On a GPU nothing in it waits for the device.
 
-Adam with a linear warm-up from 0 and a cosine to a thousandth, gradients clipped by their norm, as in the release of
-DIAS (Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose gradients add up to those of the whole
+Adam with a linear warm-up from 0 and a cosine down, gradients clipped by their norm, as in the release of DIAS
+(Genera1Z/DIAS). A batch may be taken in `config.accumulate` parts, whose gradients add up to those of the whole
 (but for a codebook's, which each part draws to its own nearest locations).
 """
 

@@ -1,6 +1,6 @@
 """The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
 
-explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and page.js,
+explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and host.js,
 which starts it, the pictures, the maps as they are in the trace (float16). Its content security policy forbids every
 request and every script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and
 its HTML keep it alive; with `live=True` anywidget connects it with Python.
@@ -25,7 +25,7 @@ from dias_lab.viz import overlay, palette
 
 FOLDER = Path(__file__).parent
 MODULE, STYLE_SHEET = FOLDER / "explorer.js", FOLDER / "explorer.css"
-PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "page.js"
+PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "host.js"
 FIELDS = ("image", "stop", "location", "slot", "view")  # what the explorer and Python tell each other
 VIEWS = ("overlay", "heat", "masked", "segments", "difference")
 LARGEST_SIDE = 768  # of a picture on the page, in pixels; readouts stay in the image's own

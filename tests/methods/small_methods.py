@@ -24,7 +24,7 @@ def reached(model, loss):
     return {name for (name, _), gradient in zip(named, gradients) if gradient is not None and gradient.abs().max() > 0}
 
 
-def interrupted(config, run_dir, at, monkeypatch):
+def interrupted(config, run_dir, at, monkeypatch, fit=fit):
     """What `fit` gives of a run that was interrupted before step `at`, and goes on."""
     update = Training.update
 

@@ -80,7 +80,9 @@ def outside(tmp_path) -> Path:
     method, fields = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     table = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1].replace("[project.entry-points.", "[").replace('"', "")
     (tmp_path / "sharp").mkdir()
-    (tmp_path / "sharp/method.py").write_text(method.replace("0.1 * progress", "self.config.entropy_weight * progress"))
+    old, new = re.findall(r"```diff\n-(.*\n)\+(.*\n)```", PAGE)[0]
+    assert method.count(old) == 1
+    (tmp_path / "sharp/method.py").write_text(method.replace(old, new))
     (tmp_path / "sharp/fields.py").write_text(fields)
     (tmp_path / "sharp-1.0.dist-info").mkdir()
     (tmp_path / "sharp-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: sharp\nVersion: 1.0\n")
@@ -99,6 +101,12 @@ def test_a_method_may_live_in_a_package_of_its_own(outside, small_scenes):
     code += "    try: Config.preset('scenes', **fields)\n    except ValueError as error: print(error)"
     said = python(code, outside).stdout
     assert "entropy_weight must not be negative" in said and "did you mean 'sharp'" in said
+
+
+def test_a_broken_package_from_outside_is_left_out_with_a_word(outside):
+    (outside / "sharp/fields.py").write_text("import nothing_of_this_name")
+    found = python("from dias_lab.config import METHODS; print('sharp' in METHODS, 'dias' in METHODS)", outside)
+    assert found.stdout.split() == ["False", "True"] and "'sharp' is left out" in found.stderr
 
 
 def test_a_package_from_outside_takes_no_built_in_methods_place(outside):
