@@ -34,7 +34,7 @@ REFUSED = [
     (fields.PositiveFloat, 0, "must be above 0, and finite, got 0.0"),
     (fields.PositiveFloat, NAN, "is NaN"),
     (fields.NotNegative, -1, "must not be negative, got -1"),
-    (fields.Seed, 2**64, "below 2\*\*64, got"),
+    (fields.Seed, 2**64, r"below 2\*\*64, got"),
     (fields.NotNegative, "1", r"must be int, got '1' \(str\)"),
     (fields.NotNegativeFloat, -0.1, "must not be negative, and finite, got -0.1"),
     (fields.NotNegativeFloat, None, "must be float, got None"),
