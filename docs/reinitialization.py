@@ -20,7 +20,7 @@ from dias_lab.analysis.interventions import with_fields
 from dias_lab.analysis.sweep import merge_sweep
 from dias_lab.data import store as stores
 from dias_lab.data.convert import scenes
-from dias_lab.data.scenes import Difficulty
+from dias_lab.data.shapes import Difficulty
 from dias_lab.methods import checkpoint
 from dias_lab.modules.redundancy import otsu_threshold
 

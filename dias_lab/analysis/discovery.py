@@ -13,9 +13,10 @@ from dias_lab import runs
 from dias_lab.analysis.evaluate import METRICS, evaluate
 from dias_lab.config import Config, method_class
 from dias_lab.data import store as stores
-from dias_lab.data.dataset import batches
+from dias_lab.data.dataset import batches, squares
 from dias_lab.data.features import feature_batches
 from dias_lab.methods.base import Output, build, to_device
+from dias_lab.modules.conditioning import Conditioned
 
 
 class Discovery:
@@ -37,8 +38,19 @@ class Discovery:
     def begin(self, fabric: Fabric) -> dict:
         self.place(fabric)
         self.train_store, self.validation_store = open_stores(self.config)
+        if isinstance(self.model.backbone, Conditioned) and not self.model.backbone.fitted:
+            self.model.backbone.fit(self.samples())
         meta = self.train_store.meta
         return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
+
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        """The features [M C] that the conditioning is fitted on: all locations of the first training images."""
+        config, found = self.config, []
+        for batch in squares(self.train_store, config, limit=config.conditioning_images):
+            features = self.model.backbone.backbone(self.model.normalise(batch["image"]))  # [B C h w]
+            found.append(features.movedim(1, -1).flatten(0, 2))
+        return torch.cat(found)
 
     def place(self, fabric: Fabric):
         """The model is on its device: a GPU gets a copy of the frozen backbone that is fast there."""

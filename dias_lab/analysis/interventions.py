@@ -75,7 +75,10 @@ class Decoded(NamedTuple):
 
 
 @torch.no_grad()
-def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep) -> Decoded:
-    """What the decoder makes of these slots in evaluation mode: every location is visible."""
-    rebuilt, attention, *_ = model.reconstruct(features, slots, keep, None, decoder_attention=True)
+def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep, attention=None) -> Decoded:
+    """What the decoder makes of these slots in evaluation mode.
+
+    A decoder with slot frames needs the map [B N h w] that each slot brings along: `attention`.
+    """
+    rebuilt, attention, *_ = model.reconstruct(features, slots, keep, decoder_attention=True, attention=attention)
     return Decoded(attention, (rebuilt - features).square().mean(dim=(1, 2, 3)))

@@ -47,11 +47,11 @@ def merge_sweep(
         iterations = config.num_iterations - config.reinitialized_iterations
         slots, attention = model.aggregator(projected, initial, num_iterations=iterations)
         heights.append(dendrogram(slots, config.linkage).heights.cpu())
-        target = model.target(features)[0].flatten(2).transpose(1, 2)
+        target = model.target(features)[0]  # [B C h w]
         found = {"objects": torch.tensor([len(one[(one > 0) & (one < OVERLAP)].unique()) for one in true])}
         for number, variant in enumerate(variants):
-            final, _, keep = variant.finish(projected, slots, attention, draws)
-            decoded = model.decoder(target, final, keep, need_attention=True)[1].unflatten(2, model.backbone.grid)
+            final, maps, keep = variant.finish(projected, slots, attention, draws)
+            _, decoded = model.reconstruct(target, final, keep, attention=maps[-1].unflatten(2, model.backbone.grid))
             found |= {f"{number}.kept": keep.sum(1), str(number): segments_from(decoded, true.shape[-1])}
         return found
 

@@ -1,8 +1,18 @@
 """What turns an image into the features that slots look at."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from dias_lab.config.fields import Deviations, JsonObject, Means, NotNegativeFloat, Part, Positive, PositiveFloat
+from dias_lab.config.fields import (
+    Deviations,
+    JsonObject,
+    Means,
+    NotNegative,
+    NotNegativeFloat,
+    Part,
+    Positive,
+    PositiveFloat,
+)
 
 
 @dataclass(frozen=True)
@@ -12,7 +22,7 @@ class Backbone(Part):
     All methods read these.
     """
 
-    backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # of the library timm, or "fourier": built in, without weights
+    backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # of the library timm, or "colour", "fourier": built in
     backbone_weights: str = "pretrained"  # "pretrained": timm downloads them; "random"; a file; "checkpoint": saved with the rest
     backbone_arguments: JsonObject = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
     backbone_stage: int = -1  # which stage's feature map; -1 is the last
@@ -20,6 +30,12 @@ class Backbone(Part):
     backbone_size: Positive = 224  # pixels; the square is resized to it, bicubic without antialias
     image_mean: Means = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm
     image_std: Deviations = ""  # the same for the deviation, above 0
+    colour_stride: Positive = 8  # pixels per location; this and the next: "colour" only, mean and deviation of squares
+    colour_texture: NotNegativeFloat = 0.5  # weight of the colours' deviation within a square beside their mean
+    conditioning: Literal["none", "scale", "standardise", "pca", "whiten"] = "none"  # features, as fitted on the training split
+    conditioning_dim: NotNegative = 0  # components that pca and whiten keep; 0: all
+    conditioning_images: Positive = 256  # images of the training split that it is fitted on
+    position_weight: NotNegativeFloat = 0.0  # of two channels appended to the features, which tell a location's place; 0: none
     fourier_dim: Positive = 128  # channels; this and the next four: fourier only
     fourier_stride: Positive = 8  # pixels per location
     fourier_bandwidth: PositiveFloat = 1.0  # spread of the random frequencies

@@ -33,7 +33,7 @@ class VQDINO(Part):
 
 
 class SLATE(Part):
-    changes: ClassVar = dict(initializer="separate", code_dim=256)
+    changes: ClassVar = dict(initializer="separate", code_dim=256, cache_views=0)
     on_scenes: ClassVar = dict(
         codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random"
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dias_lab.config.fields import NotNegative, Part, Positive, PositiveFloat, Share
+from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, PositiveFloat, Share
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Slots(Part):
     num_iterations: Positive = 3  # in all, those after re-initialization included
     initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each; not smoothsa, spot
     truncation: Literal["none", "bi_level"] = "bi_level"  # gradients through the last iteration only; dias, spot's stage 1: never
+    projector: Literal["mlp", "convolutional"] = "mlp"  # convolutional: features and place, rotated, and a small CNN
+    projector_position: NotNegativeFloat = 0.6  # convolutional only: weight of the place beside the features
+    projector_width: Positive = 32  # convolutional only: channels of the CNN
     project_dim: NotNegative = 0  # channels between features and aggregator; 0: as many as the features have
     project_hidden_dim: NotNegative = 0  # channels between the projector's two layers; 0: as many as come out of it
     aggregator_start: Literal["random", "k_means"] = "random"  # "k_means": aggregation starts as soft k-means
@@ -32,6 +35,8 @@ class Decoder(Part):
     """
 
     decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # "mlp": all locations at once; not spot, vqdino, slate
+    slot_frames: bool = False  # each slot paints in the frame of its own attention (Biza et al. 2023); not of DIAS; not raster
+    evaluation_visible: Literal["all", "none"] = "all"  # what an evaluation shows the decoder; random_order only; release: all
     decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location; not mlp
     decoder_layers: Positive = 4  # layers of the decoder
     decoder_heads: Positive = 4  # attention heads of a layer; not mlp
@@ -40,5 +45,7 @@ class Decoder(Part):
     visible_fraction: Share = 0.1  # visible share of the locations otherwise; random_order only
 
     def check(self):
-        if self.decoder == "mlp" and self.decoder_layers < 2:
+        if self.slot_frames and self.decoder == "raster":
+            raise ValueError('slot_frames is an option of the decoders "mlp" and "random_order", and decoder is "raster"')
+        if self.decoder == "mlp" and self.decoder_layers < 2 and not self.slot_frames:
             raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")

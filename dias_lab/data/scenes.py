@@ -1,133 +1,183 @@
-"""The built-in scenes: textured shapes that overlap on a textured background, with exact segments.
+"""The built-in scenes: toys of several parts on a surface, with exact segments. Every scene is a pure function of its seed.
 
-Every scene is a pure function of its seed and the difficulty, so a data set of scenes is a range of seeds. They are ours,
-made to be learnable in minutes on two cores while k-means on colours fails: every surface mixes two colours in a
-pattern about as wide as a feature location, and a light falls across the whole picture.
+A toy is no region of one colour, so what groups pixels by colour cuts it into parts; a model must learn which parts come
+together. In the difficulty "shapes" (shapes.py) an object is a region of one texture, and clustering suffices: the contrast.
 
-Axes: H = W = 128 pixels.
+Axes: H = W = 128 pixels, K objects.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dias_lab.config import nearest
+from dias_lab.data import shapes, toys
+
 SIZE = 128
 SPLITS = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # first seed of each split; the ranges are disjoint
+Y, X = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE  # centres of the pixels in 0..1, [H W] each
 
 
-Y, X = np.mgrid[:SIZE, :SIZE] + 0.5  # centres of the pixels, [H W] each
-
-
-class Difficulty(NamedTuple):
-    """What makes scenes harder. The default is fixed: a test pins its pictures."""
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes scenes harder. Raises ValueError for what cannot be drawn."""
 
     min_objects: int = 2
-    max_objects: int = 5
-    contrast: float = 0.25  # distance between the two colours of one surface; a colour channel runs from 0 to 1
-    occlusion: float = 0.4  # largest share of an object that the ones before it may hide
-    separation: float = 0.2  # smallest colour distance between two surfaces of a scene
+    max_objects: int = 4
+    kinds: int = 12  # the first so many of toys.KINDS
+    colours: Literal["kind", "drawn"] = "kind"  # each kind has its three, or every toy draws three
+    background: Literal["plain", "textured", "surface", "regions"] = "surface"  # greyish, twice; of any colour; wall and floor
+    radius: tuple[float, float] = (0.19, 0.26)  # of a toy, as a share of the picture's side
+    occlusion: float = 0.25  # largest share of a toy that later ones may hide
+    turn: float = 0.2  # largest angle, radians
+    noise: float = 0.02  # deviation of each pixel's noise; a colour channel runs from 0 to 1
+
+    def __post_init__(self):
+        if not 1 <= self.min_objects <= self.max_objects:
+            raise ValueError(f"1 <= min_objects <= max_objects, got {self.min_objects} and {self.max_objects}")
+        if not 2 <= self.kinds <= len(toys.KINDS):
+            raise ValueError(f"kinds is 2 to {len(toys.KINDS)}, got {self.kinds}")
+        if not 0.05 <= self.radius[0] <= self.radius[1] <= 0.4:
+            raise ValueError(f"radius is two shares from 0.05 to 0.4, the smaller first, got {self.radius}")
+        if not 0 <= self.occlusion < 1 or not 0 <= self.turn <= np.pi or not 0 <= self.noise <= 0.3:
+            raise ValueError(f"occlusion 0 to below 1, turn 0 to pi, noise 0 to 0.3; got {self}")
+        room = self.max_objects * 2.2 * self.radius[0] ** 2 * (1 - self.occlusion)
+        if room > 0.75:
+            raise ValueError(
+                f"{self.max_objects} toys of radius {self.radius[0]} and more do not fit with occlusion {self.occlusion}: "
+                "take fewer, or smaller ones"
+            )
 
 
-def scene(seed: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: image uint8 [128 128 3] and segments uint8 [128 128], 0 background, 1.. objects from back to front.
+DEFAULT = "shapes"  # until the shipped model and the notebooks stand on toys
+DIFFICULTIES = {
+    "toys": Difficulty(),
+    "crowded": Difficulty(min_objects=4, max_objects=7, radius=(0.13, 0.2), occlusion=0.35),
+    "regions": Difficulty(background="regions"),
+    "shapes": shapes.Difficulty(),
+}
 
-    Raises ValueError for a negative seed or an impossible difficulty.
+
+class Item(NamedTuple):
+    image: np.ndarray  # uint8 [H W 3]
+    segments: np.ndarray  # uint8 [H W]: 0 background, 1.. objects from back to front
+    kinds: list[str]  # of each object
+    boxes: np.ndarray  # int64 [K 4] left, top, right, bottom of what is visible; the last two are outside
+    parts: np.ndarray  # uint8 [H W]: 0 background, 1.. the parts of all objects
+
+
+def scene(seed: int, difficulty: str | Difficulty | shapes.Difficulty = DEFAULT) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [128 128 3] and segments uint8 [128 128] of one scene; `item` has the rest."""
+    return item(seed, difficulty)[:2]
+
+
+def item(seed: int, difficulty: str | Difficulty | shapes.Difficulty = DEFAULT) -> Item:
+    """One scene with everything that an item of the store holds. A shape is of one part, and its kind is "shape".
+
+    Raises ValueError for a seed below 0, an unknown difficulty, or one in which this scene's toys do not fit.
     """
-    _check(seed, difficulty)
-    random = np.random.Generator(np.random.Philox(key=seed))
-    count = int(random.integers(difficulty.min_objects, difficulty.max_objects + 1))
-    segments = _place(random, count, difficulty)
-    colours = _colours(random, count + 1, difficulty.separation)
-    surfaces = np.stack([_surface(random, colour, difficulty.contrast) for colour in colours])  # [S H W 3]
-    image = np.take_along_axis(surfaces, segments[None, :, :, None].astype(int), axis=0)[0]
-    image = image * _light(random)[..., None] + random.normal(0, 0.01, image.shape)
-    return (image.clip(0, 1) * 255).round().astype(np.uint8), segments
-
-
-def _check(seed, difficulty):
     if int(seed) != seed or not 0 <= seed < 2**63:
         raise ValueError(f"a scene's seed is a whole number from 0, got {seed!r}")
-    if not 1 <= difficulty.min_objects <= difficulty.max_objects <= 12:
-        raise ValueError(f"1 <= min_objects <= max_objects <= 12, got {difficulty}")
-    if not (0 <= difficulty.contrast <= 1 and 0 <= difficulty.occlusion < 1 and 0 <= difficulty.separation <= 0.6):
-        raise ValueError(f"contrast 0 to 1, occlusion 0 to below 1, separation 0 to 0.6; got {difficulty}")
-
-
-def _place(random, count, difficulty) -> np.ndarray:
-    """Segments uint8 [H W]: shapes drawn back to front, redrawn while one would hide too much of another."""
-    segments = np.zeros((SIZE, SIZE), np.uint8)
-    areas = np.zeros(count + 1)
-    placed = 0
+    difficulty = named(difficulty)
+    if isinstance(difficulty, shapes.Difficulty):
+        image, segments = shapes.scene(seed, difficulty)
+        return Item(image, segments, ["shape"] * int(segments.max()), boxes_of(segments), segments)
+    random = np.random.Generator(np.random.Philox(key=seed))
+    image = _background(random, difficulty.background)
+    count = int(random.integers(difficulty.min_objects, difficulty.max_objects + 1))
+    segments, parts, kinds, areas = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), np.uint8), [], [0.0]
     for attempt in range(60 * count):
-        mask = _shape(random, shrink=0.985**attempt)  # smaller and smaller, so that every scene gets all its objects
-        covered = segments.copy()
-        covered[mask] = placed + 1
-        visible = np.bincount(covered.ravel(), minlength=count + 1)
-        if mask.sum() < 80 or (visible[1 : placed + 1] < (1 - difficulty.occlusion) * areas[1 : placed + 1]).any():
+        kind = int(random.integers(difficulty.kinds))
+        drawn = _placed(random, kind, difficulty, shrink=max(0.985**attempt, 0.5))
+        whole = np.zeros((SIZE, SIZE), bool)
+        for part in drawn:
+            whole[part.rows, part.columns] |= part.cover > 0.5
+        covered = np.where(whole, np.uint8(len(kinds) + 1), segments)
+        visible = np.bincount(covered.ravel(), minlength=count + 1)[: len(areas)]
+        if whole.sum() < 0.01 * SIZE**2 or (visible[1:] < (1 - difficulty.occlusion) * np.array(areas[1:])).any():
             continue
-        segments, placed = covered, placed + 1
-        areas[placed] = mask.sum()
-        if placed == count:
+        trio = toys.TRIOS[kind] if difficulty.colours == "kind" else random.permutation(len(toys.HUES))[:3]
+        colours = toys.HUES[trio] + random.normal(0, 0.03, (3, 3)).astype(np.float32)
+        _paint(image, parts, drawn, colours)
+        segments, kinds, areas = covered, [*kinds, list(toys.KINDS)[kind]], [*areas, whole.sum()]
+        if len(kinds) == count:
             break
-    return segments
+    else:
+        raise ValueError(f"{count} toys do not fit into scene {seed} of {difficulty}")
+    image = image * _light(random)[..., None]
+    image += difficulty.noise * random.standard_normal(image.shape, dtype=np.float32)
+    return Item((image.clip(0, 1) * 255).round().astype(np.uint8), segments, kinds, boxes_of(segments), parts)
 
 
-def _shape(random, shrink: float) -> np.ndarray:
-    """A random ellipse, rectangle, polygon or star as a mask [H W]."""
-    centre_x, centre_y = random.uniform(0.1 * SIZE, 0.9 * SIZE, 2)
-    radius = random.uniform(15, 31) * max(shrink, 0.3)
-    stretch, angle = random.uniform(0.65, 1), random.uniform(0, 2 * np.pi)
-    across = ((X - centre_x) * np.cos(angle) + (Y - centre_y) * np.sin(angle)) / radius
-    along = ((Y - centre_y) * np.cos(angle) - (X - centre_x) * np.sin(angle)) / (radius * stretch)
-    kind, corners = random.integers(4), int(random.integers(3, 7))
-    if kind == 0:
-        return across**2 + along**2 < 1
-    if kind == 1:
-        return np.maximum(abs(across), abs(along)) < 0.85
-    distance, turn = np.hypot(across, along), np.arctan2(along, across)
-    wedge = 2 * np.pi / corners
-    if kind == 2:  # regular polygon
-        return distance * np.cos((turn % wedge) - wedge / 2) < np.cos(wedge / 2) * 1.05
-    return distance < 0.72 + 0.28 * np.cos(corners * turn)  # star with round tips
+def named(difficulty: str | Difficulty | shapes.Difficulty) -> Difficulty | shapes.Difficulty:
+    """The difficulty of this name. Raises ValueError where there is none."""
+    if not isinstance(difficulty, str):
+        return difficulty
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"unknown difficulty {difficulty!r}{nearest(difficulty, DIFFICULTIES)}")
+    return DIFFICULTIES[difficulty]
 
 
-def _colours(random, count, separation) -> np.ndarray:
-    """`count` colours [count 3] that keep their distance from each other (as far as a few draws allow)."""
-    colours = [random.uniform(0.15, 0.85, 3)]
-    while len(colours) < count:
-        candidates = random.uniform(0.15, 0.85, (30, 3))
-        distance = np.linalg.norm(candidates[:, None] - np.array(colours), axis=-1).min(axis=1)
-        far = np.flatnonzero(distance >= separation)
-        colours.append(candidates[far[0] if len(far) else distance.argmax()])
-    return np.array(colours)
+def boxes_of(segments: np.ndarray) -> np.ndarray:
+    """int64 [K 4]: left, top, right, bottom of the pixels of segments 1 to K."""
+    found = []
+    for label in range(1, int(segments.max()) + 1):
+        rows, columns = np.flatnonzero((segments == label).any(axis=1)), np.flatnonzero((segments == label).any(axis=0))
+        found.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return np.array(found, np.int64).reshape(-1, 4)
 
 
-def _surface(random, colour, contrast) -> np.ndarray:
-    """A texture [H W 3]: `colour`, moved back and forth by half the contrast along a random direction."""
-    direction = random.normal(size=3)
-    direction *= contrast / np.linalg.norm(direction)
-    return colour + (_pattern(random) - 0.5)[..., None] * direction
+def _placed(random, kind: int, difficulty: Difficulty, shrink: float) -> list[toys.Drawn]:
+    """A toy somewhere; smaller and smaller, so that every scene gets all its toys."""
+    x, y = random.uniform(0.12, 0.88, 2) * SIZE
+    radius = random.uniform(*difficulty.radius) * shrink * SIZE
+    angle, mirrored = random.uniform(-difficulty.turn, difficulty.turn), bool(random.integers(2))
+    return toys.draw(list(toys.KINDS)[kind], (x, y), radius, angle, mirrored, SIZE)
+
+
+def _paint(image: np.ndarray, parts: np.ndarray, drawn: list[toys.Drawn], colours: np.ndarray):
+    number = int(parts.max())
+    for part in drawn:
+        number += 1
+        cover = part.cover[..., None]
+        place = image[part.rows, part.columns]
+        place += cover * (part.shade[..., None] * colours[part.colour] - place)
+        parts[part.rows, part.columns][part.cover > 0.5] = number
+
+
+def _background(random, kind: str) -> np.ndarray:
+    """[H W 3]"""
+    if kind in ("plain", "textured"):
+        grey = random.uniform(0.25, 0.75) + random.uniform(-0.07, 0.07, 3).astype(np.float32)
+        contrast = 0.0 if kind == "plain" else random.uniform(0.08, 0.2)
+        return grey + contrast / 2 * _pattern(random)[..., None] * (1 + random.normal(0, 0.3, 3)).astype(np.float32)
+    if kind == "surface":
+        return _surface(random)
+    angle, height = random.uniform(-0.5, 0.5), random.uniform(0.3, 0.7)
+    floor = (Y + (X - 0.5) * np.float32(np.tan(angle))) > height
+    return np.where(floor[..., None], _surface(random), _surface(random))
+
+
+def _surface(random) -> np.ndarray:
+    """A finely textured surface of any colour, less vivid than toys, [H W 3]."""
+    colour = 0.25 + 0.5 * random.uniform(0, 1, 3).astype(np.float32)
+    direction = random.normal(0, 1, 3)
+    direction *= random.uniform(0.1, 0.25) / np.linalg.norm(direction)
+    return colour + _pattern(random)[..., None] * direction.astype(np.float32)
 
 
 def _pattern(random) -> np.ndarray:
-    """Stripes, checks, blobs or a slow wave, [H W] in 0..1."""
-    angle, period = random.uniform(0, np.pi), random.uniform(8, 24)
-    phase = random.uniform(0, 2 * np.pi, 4)
-    across = (X * np.cos(angle) + Y * np.sin(angle)) * (2 * np.pi / period)
-    along = (Y * np.cos(angle) - X * np.sin(angle)) * (2 * np.pi / period)
-    kind = random.integers(4)
-    if kind == 0:
-        wave = np.sign(np.sin(across + phase[0]))
-    elif kind == 1:
-        wave = np.sign(np.sin(across + phase[0]) * np.sin(along + phase[1]))
-    elif kind == 2:
-        wave = np.sin(across + phase[0] + 1.5 * np.sin(along * 0.7 + phase[1])) * np.sin(along + phase[2])
-    else:
-        wave = np.sin(across / 3 + phase[0])
-    return 0.5 + 0.5 * wave
+    """Fine stripes, checks or blobs, [H W] in -1..1."""
+    angle, period = random.uniform(0, np.pi), random.uniform(0.035, 0.075)
+    phase = random.uniform(0, 2 * np.pi, 2)
+    cos, sin = np.float32(2 * np.pi / period * np.cos(angle)), np.float32(2 * np.pi / period * np.sin(angle))
+    across, along = np.sin(X * cos + Y * sin + np.float32(phase[0])), np.sin(Y * cos - X * sin + np.float32(phase[1]))
+    kind = random.integers(3)
+    return np.sign(across) if kind == 0 else np.sign(across * along) if kind == 1 else across * along
 
 
 def _light(random) -> np.ndarray:
     """Brightness [H W] that falls off across the picture."""
-    angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.4)
-    return 1 + strength * ((X / SIZE - 0.5) * np.cos(angle) + (Y / SIZE - 0.5) * np.sin(angle))
+    angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0, 0.25)
+    return 1 + np.float32(strength) * ((X - 0.5) * np.float32(np.cos(angle)) + (Y - 0.5) * np.float32(np.sin(angle)))

@@ -128,7 +128,7 @@ class Method(nn.Module):
     def add_slot_attention(self):
         """`project`, `initializer` and `aggregator`, as the config has them."""
         config, dim = self.config, self.backbone.feature_dim
-        self.project = build_projector(config, dim)
+        self.project = build_projector(config, dim, grid=self.backbone.grid)
         initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         sizes = config.slot_dim, config.slot_mlp_dim, config.num_iterations
@@ -146,13 +146,19 @@ class Method(nn.Module):
         keep = everyone(slots) if given.keep is None else given.keep
         return slots, attention.unflatten(3, features.shape[2:]), keep
 
-    def reconstruct(self, features: Float[Tensor, "B C h w"], slots, keep, draws=None, decoder_attention: bool | None = None):
+    def reconstruct(
+        self, features: Float[Tensor, "B C h w"], slots: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"], draws=None,
+        decoder_attention: bool | None = None, attention: Float[Tensor, "B N h w"] | None = None,
+    ):  # fmt: skip
         """The decoder's reconstruction [B C h w] and map [B N h w], or None where it was not asked for.
 
-        `decoder_attention` None asks for it in evaluation only, where no draws are needed.
+        `decoder_attention` None asks for it in evaluation only, where no draws are needed. `attention` [B N h w] is the
+        map that the slots end with; a decoder with slot frames needs it.
         """
         grid = features.shape[2:]
         hide = self.decoder.drawn(draws) if self.training else {}
+        if self.decoder.framed:
+            hide |= {"frames": None if attention is None else attention.flatten(2)}
         reconstruction, decoded = self.decoder(locations(features), slots, keep, need_attention=decoder_attention, **hide)
         wanted = not self.training if decoder_attention is None else decoder_attention
         decoded = decoded.unflatten(2, grid) if wanted else None  # some decoders have a map at any time
@@ -197,7 +203,8 @@ class Method(nn.Module):
             return state
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         elsewhere = tuple(f"{name}." for name in self.backbones())
-        return {name: value for name, value in state.items() if name in trained or not name.startswith(elsewhere)}
+        fitted = tuple(f"{name}.{part}" for name, one in self.backbones().items() for part in getattr(one, "fitted_parts", ()))
+        return {name: value for name, value in state.items() if name in (*trained, *fitted) or not name.startswith(elsewhere)}
 
     def load_trained_state(self, state: dict[str, Tensor]):
         """Load what `trained_state` gave. Raises ValueError that lists missing, extra and misshapen names."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.data.draws import Request, chance, normal
 from dias_lab.methods.base import Given, Method, Output, everyone, locations
-from dias_lab.modules.backbone import build_backbone
-from dias_lab.modules.decoder import build_decoder
+from dias_lab.modules.conditioning import build_backbone
+from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.projector import start, zero_biases
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members, reinitialize
@@ -51,7 +51,7 @@ class DIAS(Method):
         slots, attention, keep = self.aggregate(projected, given.slots, given.keep, given.draws)
         attention = attention.unflatten(3, features.shape[2:])
         target, quantised = self.target(features)
-        reconstruction, decoded = self.reconstruct(target, slots, keep, given.draws, given.decoder_attention)
+        reconstruction, decoded = self.reconstruct(target, slots, keep, given.draws, given.decoder_attention, attention[-1])
         return DIASOutput(target, slots, attention, keep, reconstruction, decoded, quantised)
 
     def aggregate(self, projected: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None, draws=None):

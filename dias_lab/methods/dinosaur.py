@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dias_lab import losses
 from dias_lab.methods.base import Given, Method, Output
-from dias_lab.modules.backbone import build_backbone
-from dias_lab.modules.decoder import build_decoder
+from dias_lab.modules.conditioning import build_backbone
+from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.projector import start
 
 
@@ -27,7 +27,7 @@ class DINOSAUR(Method):
 
     def run(self, features: Float[Tensor, "B C h w"], given: Given) -> Output:
         slots, attention, keep = self.attend(features, given)
-        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention)
+        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention, attention[-1])
         return Output(features, slots, attention, keep, reconstruction, decoded)
 
     def losses(self, output: Output, progress: float) -> tuple[dict, dict]:

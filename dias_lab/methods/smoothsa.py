@@ -15,8 +15,8 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.methods.base import Given, Method, Output, locations
 from dias_lab.modules.aggregator import SlotAttention
-from dias_lab.modules.backbone import build_backbone
-from dias_lab.modules.decoder import build_decoder
+from dias_lab.modules.conditioning import build_backbone
+from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.initializer import PreheatedGaussian
 from dias_lab.modules.projector import build_projector, start
 
@@ -33,7 +33,7 @@ class SmoothSA(Method):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
         width, slot_dim = config.project_dim or backbone.feature_dim, config.slot_dim
-        self.project = build_projector(config, backbone.feature_dim)
+        self.project = build_projector(config, backbone.feature_dim, grid=backbone.grid)
         self.initializer = PreheatedGaussian(
             config.num_slots, slot_dim, width, config.preheat_heads, config.slot_mlp_dim
         )
@@ -50,7 +50,7 @@ class SmoothSA(Method):
         detach = self.progress < self.config.preheat_detached
         preheated, slots = self.initializer.preheat(projected, given.slots, given.draws["restart"], detach, given.keep)
         slots, attention, keep = self.attend(features, given._replace(slots=slots), projected=projected)
-        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention)
+        reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention, attention[-1])
         return SmoothSAOutput(features, slots, attention, keep, reconstruction, decoded, preheated)
 
     def trained_with(self, name: str) -> str:

@@ -21,7 +21,7 @@ from dias_lab.data.draws import Request, integer, normal
 from dias_lab.methods import checkpoint
 from dias_lab.methods.base import Given, Method, Output, build, everyone, locations
 from dias_lab.modules.aggregator import SlotAttention
-from dias_lab.modules.backbone import build_backbone
+from dias_lab.modules.conditioning import build_backbone
 from dias_lab.modules.initializer import LearnedSlots, SeparateGaussian, SharedGaussian
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import build_projector, start, zero_biases
@@ -47,7 +47,7 @@ class SPOT(Method):
         if config.stage == 2 and config.fine_tuned_blocks:
             self.target_backbone = copy.deepcopy(backbone)  # stays frozen: targets must not move
             backbone.fine_tune(config.fine_tuned_blocks)
-        self.project = build_projector(config, dim, activation)
+        self.project = build_projector(config, dim, activation, backbone.grid)
         initializer = SharedGaussian if config.stage == 1 else LearnedSlots if original else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         width, sizes = config.project_dim or dim, (config.slot_dim, config.slot_mlp_dim, config.num_iterations)

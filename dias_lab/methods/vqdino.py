@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dias_lab import losses
 from dias_lab.methods.base import Given, Method, Output
-from dias_lab.modules.backbone import build_backbone
+from dias_lab.modules.conditioning import build_backbone
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import start
 from dias_lab.modules.quantizer import Quantised, build_quantizer
@@ -59,7 +59,7 @@ class VQDINO(Method):
         expected, decoded, logits = self.reconstruct(quantised.features, slots, keep, given.draws, given.decoder_attention)
         return VQDINOOutput(quantised.features, slots, attention, keep, expected, decoded, logits, quantised)
 
-    def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws=None, decoder_attention=None):
+    def reconstruct(self, features: Float[Tensor, "B E h w"], slots, keep, draws=None, decoder_attention=None, attention=None):
         """The expected code [B E h w], the decoder's map, and the logits [B K h w] that both come with."""
         logits, decoded = super().reconstruct(features, slots, keep, draws, decoder_attention)
         with torch.no_grad():  # nothing learns from it

@@ -7,7 +7,6 @@ Recht 2007) of local colour, texture and a little position.
 Axes: B images, C feature channels, h w the map's locations.
 """
 
-import json
 from pathlib import Path
 
 import timm
@@ -125,6 +124,22 @@ def create(name: str, weights: str, arguments: dict) -> nn.Module:
         raise ValueError(f"{problem} {name} {arguments or ''}: {error}") from error
 
 
+class ColourBackbone(Backbone):
+    """Mean colour and deviation of each square of `stride` pixels, six channels. Nothing in it is learned or random."""
+
+    def __init__(self, size: int, stride: int = 8, texture: float = 0.5):
+        super().__init__(size, mean=(0.5,) * 3, std=(0.25,) * 3)
+        self.stride, self.texture = stride, texture
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # where it is: a backbone has a device
+        self.measure()
+
+    def lowered(self, dtype) -> Backbone:
+        return self
+
+    def features(self, images):
+        return colours(images, self.stride, self.texture)
+
+
 class FourierBackbone(Backbone):
     """cos(W f + b) of f = mean colour, deviation and position of each square of `stride` pixels; W, b random, fixed."""
 
@@ -150,19 +165,16 @@ class FourierBackbone(Backbone):
 
     def describe(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B 8 h w"]:
         """Mean colour, its weighted deviation within the square, and weighted position in -1..1."""
-        mean = F.avg_pool2d(images, self.stride)
-        deviation = (F.avg_pool2d(images.square(), self.stride) - mean.square()).clamp_min(1e-6).sqrt()
-        B, _, h, w = mean.shape
+        described = colours(images, self.stride, self.texture_weight)
+        B, _, h, w = described.shape
         y = torch.linspace(-1, 1, h, device=images.device)[:, None].expand(h, w)
         x = torch.linspace(-1, 1, w, device=images.device)[None, :].expand(h, w)
         position = self.position_weight * torch.stack([y, x]).to(images.dtype).expand(B, 2, h, w)
-        return torch.cat([mean, self.texture_weight * deviation, position], dim=1)
+        return torch.cat([described, position], dim=1)
 
 
-def build_backbone(config) -> Backbone:
-    if config.backbone == "fourier":
-        names = ("backbone_size", "fourier_dim", "fourier_stride", "fourier_bandwidth", "fourier_texture", "fourier_position")
-        return FourierBackbone(*(getattr(config, name) for name in names))
-    arguments, statistics = json.loads(config.backbone_arguments), map(config.statistics, ("image_mean", "image_std"))
-    where = config.backbone_stage, config.backbone_size
-    return TimmBackbone(config.backbone, config.backbone_weights, arguments, *where, *statistics, config.backbone_norm)
+def colours(images: Float[Tensor, "B 3 R R"], stride: int, texture: float) -> Float[Tensor, "B 6 h w"]:
+    """Mean colour of each square of `stride` pixels, and its deviation within the square times `texture`."""
+    mean = F.avg_pool2d(images, stride)
+    deviation = (F.avg_pool2d(images.square(), stride) - mean.square()).clamp_min(1e-6).sqrt()
+    return torch.cat([mean, texture * deviation], dim=1)

@@ -1,4 +1,4 @@
-"""Decoders: slots -> feature map, and the map of which slot explains which location. `build_decoder` makes any of them.
+"""Decoders: slots -> feature map, and the map of which slot explains which location. frames.py makes any of them.
 
 All are called alike, decoder(features [B L C], slots [B N D], keep [B N], need_attention=...); `requests` says which
 random numbers a training pass wants, `drawn` picks them. Permuted decoding has a file of its own, permuted.py.
@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dias_lab.data.draws import Request, draw
-from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.transformer import TransformerDecoder, resize_position
 
 
@@ -25,15 +24,17 @@ class RandomOrderDecoder(TransformerDecoder):
     """A transformer that reconstructs all locations from a visible prefix of a random order, and from the slots.
 
     In training each image sees a different number of locations of a different order; the others hold a mask token. In
-    evaluation, nothing is hidden or permuted. The order is one of *visibility*: attention is not causal.
+    evaluation nothing is permuted, and nothing hidden unless `evaluation_visible` is "none". The order is one of
+    *visibility*: attention is not causal.
     """
 
     def __init__(
         self, feature_dim: int, slot_dim: int, num_locations: int, num_layers=4, num_heads=4, mlp_dim: int | None = None,
-        visible_probability: float = 0.5, visible_fraction: float = 0.1,
+        visible_probability: float = 0.5, visible_fraction: float = 0.1, evaluation_visible: str = "all",
     ):  # fmt: skip
         super().__init__()
         self.visible_probability, self.visible_fraction = visible_probability, visible_fraction
+        self.evaluation_visible = evaluation_visible
         self.mask_token = nn.Parameter(torch.randn(1, 1, feature_dim) * feature_dim**-0.5)
         self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, feature_dim)))
         self.add_layers(feature_dim, slot_dim, num_layers, num_heads, mlp_dim)
@@ -68,6 +69,8 @@ class RandomOrderDecoder(TransformerDecoder):
         if order is None and self.training:
             drawn = draw(int(torch.randint(2**62, ())), 0, range(B), self.requests(L))
             order, visible = (drawn[name].to(features.device) for name in ("order", "visible"))
+        elif order is None and self.evaluation_visible == "none":
+            order, visible = torch.arange(L, device=features.device).expand(B, L), features.new_zeros(B)
         tokens = self.project_features(features)
         position = resize_position(self.position, L).to(tokens.dtype)  # [1 L C]
         if visible is not None:  # no causal mask anywhere: hiding in place equals permuting, decoding and permuting back
@@ -86,6 +89,8 @@ def prefix(L: int, probability: float, fraction: float, random: np.random.Genera
 
 class MLPDecoder(nn.Module):
     """Every slot paints the whole map on its own, with a weight a location; the weights compete by softmax."""
+
+    framed = False
 
     def __init__(self, feature_dim: int, slot_dim: int, num_locations: int, num_layers: int = 4, mlp_dim: int = 2048):
         super().__init__()
@@ -112,19 +117,3 @@ class MLPDecoder(nn.Module):
             logits = logits.masked_fill(~keep[:, :, None], -torch.inf)
         attention = logits.softmax(dim=1)
         return torch.einsum("bnl,bnlc->blc", attention, values), attention
-
-
-def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
-    """The decoder that `config.decoder` names, for maps of `grid` (h, w) locations; it starts as `config` says."""
-    num_locations, size = grid[0] * grid[1], (config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim)
-    if config.decoder == "mlp":
-        mlp_dim = config.decoder_mlp_dim or 2048
-        return MLPDecoder(feature_dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
-    if config.decoder == "raster":
-        decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1)
-    else:
-        visibility = config.visible_probability, config.visible_fraction
-        decoder = RandomOrderDecoder(feature_dim, config.slot_dim, num_locations, *size, *visibility)
-    if config.decoder_start == "lookup":
-        decoder.start_as_lookup()
-    return decoder

@@ -20,6 +20,8 @@ class TransformerDecoder(nn.Module):
     `position` is a table [1 L C], or None.
     """
 
+    framed = False
+
     def add_layers(self, feature_dim, slot_dim, num_layers, num_heads, mlp_dim, bias=False, activation=nn.GELU):
         if feature_dim % num_heads:
             raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")

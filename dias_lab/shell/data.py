@@ -9,22 +9,27 @@ from dias_lab import viz
 from dias_lab.data import store, summary
 from dias_lab.data.convert import clevrtex, coco, legacy, scenes, voc
 from dias_lab.data.convert import folder as own
+from dias_lab.data.scenes import DEFAULT, DIFFICULTIES
 from dias_lab.shell import Flag, Refused, refusing
 
 Out = Annotated[Path, tyro.conf.arg(help="the folder of the stores, .lmdb files, one a split")]
+Difficulty = Literal[tuple(DIFFICULTIES)]
 Held = "the share of the training images on which checkpoints are chosen; 0: no such split"
 Validation = Annotated[float, tyro.conf.arg(help=Held)]
 
 
-def convert_scenes(out: Out, train: int = 2000, validation: int = 200, test: int = 200):
+def convert_scenes(
+    out: Out, train: int = 2000, validation: int = 200, test: int = 200, difficulty: Difficulty = DEFAULT
+):
     """Make the built-in scenes.
 
     Args:
         train: how many to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
+        difficulty: shapes of one texture each, or toys of several parts: on a surface, crowded, or before a wall and a floor
     """
-    report(out, scenes.convert(out, train, validation, test, progress=True))
+    report(out, scenes.convert(out, train, validation, test, difficulty, progress=True))
 
 
 def convert_coco(

@@ -7,7 +7,8 @@ from sklearn.cluster import KMeans
 
 from dias_lab.config import Config
 from dias_lab.data.convert import scenes as converter
-from dias_lab.data.scenes import SPLITS, Difficulty, scene
+from dias_lab.data.scenes import SPLITS, scene
+from dias_lab.data.shapes import Difficulty
 from dias_lab.metrics import segmentation_scores
 
 

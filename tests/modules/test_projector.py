@@ -46,3 +46,21 @@ def test_aggregation_starts_as_the_config_says(kind):
     start(project, aggregator, config)
     assert (project[1].bias == 0).all() == (kind == "random")
     assert torch.equal(project[1].weight, torch.eye(12)) == (kind == "k_means")
+
+
+def test_a_convolutional_projector_starts_as_a_rotation_of_features_and_place():
+    config = Config(projector="convolutional", project_dim=16, projector_width=8, projector_position=0.5)
+    project = build_projector(config, 6, grid=(4, 4))
+    features = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(0))
+    found = project(features)
+    assert found.shape == (2, 16, 16)
+    seen = torch.cat([features, project.place.expand(2, -1, -1)], dim=2)
+    ratio = torch.cdist(found[0], found[0])[0, 1:] / torch.cdist(seen[0], seen[0])[0, 1:]
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=1e-4, rtol=1e-4)  # distances stay in proportion
+    nn.init.normal_(project.surroundings[-1].weight)
+    other = features.clone()
+    other[:, 5] += 1
+    moved = (project(other) - project(features)).abs().amax(dim=(0, 2)) > 1e-6
+    assert set(moved.nonzero().flatten().tolist()) > {4, 5, 6, 1, 9}  # neighbours hear of it
+    with pytest.raises(ValueError, match="needs at least 9 for 6 channels"):
+        build_projector(Config(projector="convolutional", project_dim=8), 6, grid=(4, 4))

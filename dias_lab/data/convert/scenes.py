@@ -1,36 +1,48 @@
 """The built-in scenes -> stores. The splits are disjoint ranges of seeds."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from PIL import Image
 
-from dias_lab.data import store
+from dias_lab.data import scenes, shapes, store, toys
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import Split
-from dias_lab.data.scenes import SPLITS, Difficulty, scene
+from dias_lab.data.scenes import SPLITS
+
+CLASSES = {kind: number for number, kind in enumerate(toys.KINDS, start=1)}
 
 
 def convert(
-    out: str | Path, train: int = 2000, validation: int = 200, test: int = 200, difficulty: Difficulty = Difficulty(),
+    out: str | Path, train: int = 2000, validation: int = 200, test: int = 200, difficulty: str = scenes.DEFAULT,
     progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb with so many scenes each; return their paths.
 
-    Raises ValueError for a negative number of scenes or an impossible difficulty; OSError if `out` cannot be written.
+    `difficulty`: a name in scenes.DIFFICULTIES. Classes are the kinds of the toys. Raises ValueError for a negative number
+    of scenes or an unknown difficulty; OSError if `out` cannot be written.
     """
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if not 1 <= count <= 10_000_000:
             raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
     out = Path(out)
-    meta = {"source": "dias_lab.data.scenes", "difficulty": difficulty._asdict()}
+    chosen = scenes.named(difficulty)
+    about = chosen._asdict() if isinstance(chosen, shapes.Difficulty) else dataclasses.asdict(chosen)
+    meta = {"source": "dias_lab.data.scenes", "difficulty": about}
+    if not isinstance(chosen, shapes.Difficulty):
+        meta["classes"] = {number: kind for kind, number in CLASSES.items()}
+    options = {"out": out, **counts} | ({} if difficulty == scenes.DEFAULT else {"difficulty": difficulty})
     record = functools.partial(_record, difficulty=difficulty)
     splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
-    return common.write(out, "scenes", splits, {"out": out, **counts}, "This is a defect of dias_lab", progress)
+    return common.write(out, "scenes", splits, options, "This is a defect of dias_lab", progress)
 
 
-def _record(seed: int, difficulty: Difficulty) -> store.Record:
-    image, segments = scene(seed, difficulty)
+def _record(seed: int, difficulty: str) -> store.Record:
+    image, segments, kinds, *_ = scenes.item(seed, difficulty)
     blob = store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
-    return store.Record(blob, segments, {"source": f"scene {seed}", "things": common.all_things(segments)})
+    info = {"source": f"scene {seed}", "things": common.all_things(segments)}
+    if set(kinds) != {"shape"}:  # shapes are of no kind
+        info["classes"] = {label: CLASSES[kind] for label, kind in enumerate(kinds, start=1)}
+    return store.Record(blob, segments, info)

@@ -1,0 +1,102 @@
+"""Conditioning: features standardised, rotated to their principal components, or whitened; fitted once, then fixed.
+
+What slots see and reconstruct are the features of a backbone, whose channels differ in scale by orders of magnitude; the
+loss and the clustering hear the loud ones only. Source of whitening: Bell and Sejnowski 1997; the rest is common.
+
+Axes: B images, C channels of the backbone, K conditioned channels, h w locations, M many locations.
+"""
+
+import json
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from dias_lab.modules.backbone import Backbone, ColourBackbone, FourierBackbone, TimmBackbone
+
+
+class Conditioned(Backbone):
+    """A frozen backbone whose features are conditioned. Until `fit` has been called, or weights were loaded, it gives none."""
+
+    fitted_parts = ("centre", "matrix", "fitted")  # saved with the run
+
+    def __init__(self, backbone: Backbone, kind: str, num_components: int = 0, position: float = 0.0):
+        """`kind`: "none", "scale" (mean removed, one scale for all channels), "standardise" (one each), "pca", "whiten".
+
+        `num_components` of pca and whiten, 0: all. `position`: weight of two channels that tell where a location is, each
+        of deviation 1 before. Raises ValueError for more components than channels.
+        """
+        super().__init__(backbone.size, backbone.mean, backbone.std)
+        C = backbone.feature_dim
+        if num_components > C:
+            raise ValueError(f"conditioning_dim is {num_components}, and the backbone has {C} channels")
+        if num_components and kind not in ("pca", "whiten"):
+            raise ValueError(f'conditioning_dim is for "pca" and "whiten", and conditioning is {kind!r}')
+        self.backbone, self.kind, self.position, self.grid = backbone, kind, position, backbone.grid
+        K = num_components or C
+        self.register_buffer("centre", torch.zeros(C))
+        self.register_buffer("matrix", torch.eye(K, C))
+        self.register_buffer("fitted", torch.tensor(kind == "none"))
+        self.feature_dim = K + 2 * (position > 0)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, features: Float[Tensor, "M C"]):
+        """Statistics of many locations of the training split. Raises ValueError for a channel that never changes."""
+        features = features.double()
+        deviation = features.std(dim=0)
+        if self.kind != "scale" and (dead := (deviation < 1e-9).nonzero().flatten().tolist()):
+            raise ValueError(f"the features' channels {dead[:10]} never change: conditioning {self.kind!r} cannot scale them")
+        self.centre.copy_(features.mean(dim=0))
+        K, C = self.matrix.shape
+        if self.kind == "scale":
+            matrix = torch.eye(C, dtype=torch.float64) / deviation.square().mean().sqrt()
+        elif self.kind == "standardise":
+            matrix = torch.diag(1 / deviation)
+        else:
+            values, vectors = torch.linalg.eigh(torch.cov(features.T))  # ascending
+            values, vectors = values.flip(0)[:K], vectors.flip(1)[:, :K].T  # [K], [K C]
+            vectors = vectors * vectors.sum(dim=1, keepdim=True).sign()  # a sign that does not depend on the machine
+            scale = values.clamp_min(1e-12).rsqrt() if self.kind == "whiten" else values[0].rsqrt()
+            matrix = vectors * (scale[:, None] if self.kind == "whiten" else scale)
+        self.matrix.copy_(matrix)
+        self.fitted.fill_(True)
+
+    def features(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B K h w"]:
+        if not self.fitted:
+            raise RuntimeError("the conditioning of the features is not fitted: train the model, or load its weights")
+        found = self.backbone.features(images).to(self.matrix.dtype)
+        found = F.conv2d(found - self.centre[:, None, None], self.matrix[:, :, None, None])
+        if not self.position:
+            return found
+        place = self.position * positions(found.shape[2:], found.device, found.dtype)
+        return torch.cat([found, place.expand(len(found), -1, -1, -1)], dim=1)
+
+    def lowered(self, dtype) -> Backbone:
+        """Only the backbone inside computes in `dtype`."""
+        self.backbone.lowered(dtype)
+        return self
+
+
+def build_backbone(config) -> Backbone:
+    """The backbone that the config names, its features conditioned where the config asks for it."""
+    arguments, statistics = json.loads(config.backbone_arguments), map(config.statistics, ("image_mean", "image_std"))
+    where = config.backbone_stage, config.backbone_size
+    if config.backbone == "colour":
+        backbone = ColourBackbone(config.backbone_size, config.colour_stride, config.colour_texture)
+    elif config.backbone == "fourier":
+        names = ("backbone_size", "fourier_dim", "fourier_stride", "fourier_bandwidth", "fourier_texture", "fourier_position")
+        backbone = FourierBackbone(*(getattr(config, name) for name in names))
+    else:
+        weights = config.backbone_weights
+        backbone = TimmBackbone(config.backbone, weights, arguments, *where, *statistics, config.backbone_norm)
+    if config.conditioning == "none" and not config.position_weight:
+        return backbone
+    return Conditioned(backbone, config.conditioning, config.conditioning_dim, config.position_weight)
+
+
+def positions(grid, device=None, dtype=None) -> Float[Tensor, "2 h w"]:
+    """Where each location is, y and x, each from -1.7 to 1.7: of deviation 1."""
+    sides = [torch.linspace(-(3**0.5), 3**0.5, side, device=device, dtype=dtype) for side in grid]
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"))
