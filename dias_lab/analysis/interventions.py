@@ -29,18 +29,6 @@ def with_fields(model: Method, **fields) -> Method:
     return other.to(model.device).eval()
 
 
-def untrained(model: Method) -> Method:
-    """The method before its training: the initial weights of its config, and the model's own frozen backbone.
-
-    In evaluation mode, on the model's device. Raises ValueError where the backbone was trained, too (SPOT's stage 2).
-    """
-    if model.backbone.trained:
-        raise ValueError(f"{model.config.method} has trained its backbone, too: there is no frozen one to share")
-    other = build(model.config)
-    other.backbone = model.backbone
-    return other.to(model.device).eval()
-
-
 def edit(
     slots: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"], action: str, slot: int, partner: int = 0,
     donor: Float[Tensor, "B N D"] | None = None,

@@ -193,6 +193,18 @@ class Method(nn.Module):
         """The parts that torch.compile may take: their inputs always have the same shapes."""
         return [self.project, self.aggregator, self.decoder]
 
+    def untrained(self) -> "Method":
+        """The twin before the training: the initial weights of the same config, and this model's own backbone, whose
+        conditioning is fitted. In evaluation mode, on the same device.
+
+        Raises ValueError where the backbone was trained, too (SPOT's stage 2).
+        """
+        if self.backbone.trained:
+            raise ValueError(f"{self.config.method} has trained its backbone, too: there is no frozen one to share")
+        other = build(self.config)
+        other.backbone = self.backbone
+        return other.to(self.device).eval()
+
     def backbones(self) -> dict[str, Backbone]:
         return {name: module for name, module in self.named_modules() if isinstance(module, Backbone)}
 

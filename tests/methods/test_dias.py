@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_methods import VIT
 
-from dias_lab.analysis.interventions import untrained, with_fields
+from dias_lab.analysis.interventions import with_fields
 from dias_lab.analysis.sweep import merge_sweep
 from dias_lab.data import store
 from dias_lab.methods import build, segments_from
@@ -85,6 +85,6 @@ def test_what_is_of_dias_alone_refuses_the_others(small_config, small_scenes):
         merge_sweep(model, store.open(small_scenes / "test.lmdb"), {"none": {"merging": "none"}})
     fine_tuned = build(small_config.replace(**VIT, method="spot", image_size=64, stage=2, fine_tuned_blocks=1))
     with pytest.raises(ValueError, match="trained its backbone"):
-        untrained(fine_tuned)
-    assert untrained(model).backbone is model.backbone
+        fine_tuned.untrained()
+    assert model.untrained().backbone is model.backbone
     assert with_fields(model, evaluation_permutations="all").decoder.evaluation == "all"

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from dias_lab import fit
-from dias_lab.analysis.interventions import untrained
 from dias_lab.methods import build, checkpoint
 from dias_lab.modules.backbone import ColourBackbone
 from dias_lab.modules.conditioning import Conditioned, positions
@@ -86,7 +85,7 @@ def test_a_run_fits_keeps_and_resumes_it(cache, small_config, tmp_path):
     fit(config, tmp_path, progress=False)
     model = checkpoint.load_model(tmp_path)
     assert model.backbone.fitted and "backbone.matrix" in model.trained_state()
-    twin = untrained(model)
+    twin = model.untrained()
     assert torch.equal(twin.backbone.matrix, model.backbone.matrix) and not torch.equal(
         twin.aggregator.to_key.weight, model.aggregator.to_key.weight
     )

@@ -20,7 +20,7 @@ from torch import nn
 from dias_lab import reference, runs
 from dias_lab.__main__ import main
 from dias_lab.analysis.evaluate import evaluate
-from dias_lab.analysis.interventions import untrained, with_fields
+from dias_lab.analysis.interventions import with_fields
 from dias_lab.methods import build, checkpoint
 from dias_lab.trace import AttentionTrace
 from dias_lab.training.loop import fit
@@ -542,8 +542,8 @@ def test_saved_as_a_run_it_comes_back_bit_for_bit(shallow, small_scenes, tmp_pat
     assert row["state"] == "done" and row["reference"].endswith("42-0027.pth")
     features = model(photos(1)).features
     assert torch.equal(with_fields(again, num_slots=3)(photos(1)).features, features)
-    assert torch.equal(untrained(again)(photos(1)).features, features)
-    assert not torch.equal(untrained(again).decoder.position, model.decoder.position)
+    assert torch.equal(again.untrained()(photos(1)).features, features)
+    assert not torch.equal(again.untrained().decoder.position, model.decoder.position)
 
 
 def test_a_run_is_not_written_over_and_other_models_are_not_saved(small, small_config, tmp_path):

@@ -1,0 +1,72 @@
+"""The table of docs/learning.md: trained models on unseen toys, beside their twins and the best that clustering can do.
+
+    python -m dias_lab convert scenes --difficulty toys --train 6000 --out data/toys
+    for seed in 42 43 44: python -m dias_lab train --preset toys --seed SEED --run-dir runs/toys-SEED
+    python docs/learning.py [RUN ...]    # by default runs/toys-*; prints Markdown
+
+The merge threshold is chosen on the validation split, by the mean of ARI, FG-ARI and mBO of the decoder's map.
+"""
+
+import sys
+
+import pandas as pd
+import torch
+
+from dias_lab import load_model, runs
+from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
+from dias_lab.analysis.hindsight import by_hindsight, patches
+from dias_lab.analysis.intervals import paired_interval
+from dias_lab.analysis.interventions import with_fields
+from dias_lab.data import store
+from dias_lab.data.dataset import squares
+
+THRESHOLDS, IMAGES = (0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2), 150
+SHOWN = ["ari", "fg_ari", "mbo"]
+
+
+def split(model, name: str):
+    return store.open(runs.resolve(model.config.data) / f"{name}.lmdb")
+
+
+def with_threshold(model):
+    """The model at the threshold that is best on 100 validation images."""
+    candidates = [with_fields(model, merge_threshold=threshold) for threshold in THRESHOLDS]
+    scores = [evaluate(one, split(model, "validation"), limit=100).scores["decoder"] for one in candidates]
+    return max(zip(candidates, scores), key=lambda pair: sum(pair[1][metric] for metric in SHOWN))[0]
+
+
+def rows_of(name: str, model) -> tuple[dict, pd.DataFrame]:
+    found = evaluate(model, split(model, "test"), limit=IMAGES)
+    return {(name, one): {metric: found.scores[one][metric] for metric in METRICS} for one in MAPS}, found.images
+
+
+def clustering(model) -> pd.DataFrame:
+    """The best rows on squares of the picture and on the model's own features, raw and conditioned."""
+    batches = list(squares(split(model, "test"), model.config, IMAGES))
+    images, true = (torch.cat([batch[name] for batch in batches]) for name in ("image", "segments"))
+    own = torch.cat([model.backbone(model.normalise(batch["image"])) for batch in batches])
+    tables = {"16x16 squares": patches(images, 16), "32x32 squares": patches(images, 32), "the model's features": own}
+    return pd.concat({name: table[table["best"]] for name, table in ((n, by_hindsight(f, true)) for n, f in tables.items())})
+
+
+def main(places):
+    rows, gains = {}, []
+    for place in places:
+        model = with_threshold(load_model(place))
+        name = f"seed {model.config.seed}, threshold {model.config.merge_threshold:g}"
+        found, images = rows_of(name, model)
+        rows |= found
+        rows |= rows_of(f"{name}, untrained", model.untrained())[0]
+        for kind in ("merge", "none"):
+            more, others = rows_of(f"{name}, merging {kind}", with_fields(model, merging=kind))
+            rows |= more
+            gains += [(images["decoder.fg_ari"] - others["decoder.fg_ari"]).to_numpy()] if kind == "none" else []
+    print((100 * pd.DataFrame(rows).T[SHOWN]).round(1).to_string(), "\n")
+    print((100 * clustering(model)[SHOWN]).round(1).to_string(), "\n")
+    mean, low, high = (100 * value for value in paired_interval(gains))
+    print(f"FG-ARI, re-initialized less none: {mean:.1f} [{low:.1f}, {high:.1f}], seeds and images")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main(sys.argv[1:] or sorted(runs.resolve("runs").glob("toys-*")))
