@@ -1,7 +1,8 @@
 """The numbers of the presets and of the method's two forms, where they are not the defaults of Config.
 
 Those of coco, voc and clevrtex are the released configurations' (Genera1Z/DIAS, v4); those of `scenes` and `toys` were
-found on the built-in scenes (docs/scenes_recipe.md, docs/learning.md). What a neighbour of DIAS has otherwise stands with its fields.
+found on the built-in scenes (docs/scenes_recipe.md, docs/learning.md). What a neighbour of DIAS has otherwise stands with
+its fields.
 """
 
 import types
