@@ -2,23 +2,27 @@
 
     python -m dias_lab convert scenes --difficulty toys --train 6000 --out data/toys
     for seed in 42 43 44: python -m dias_lab train --preset toys --seed SEED --run-dir runs/toys-SEED
-    python docs/learning.py [RUN ...]    # by default runs/toys-*; prints Markdown
+    python docs/learning.py [RUN ...]    # by default runs/toys-*; prints the tables, draws docs/learning.png of the first
 
 The merge threshold is chosen on the validation split, by the mean of ARI, FG-ARI and mBO of the decoder's map.
 """
 
+import io
 import sys
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from dias_lab import load_model, runs
 from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
 from dias_lab.analysis.hindsight import by_hindsight, patches
 from dias_lab.analysis.intervals import paired_interval
 from dias_lab.analysis.interventions import with_fields
-from dias_lab.data import store
+from dias_lab.data import scenes, store
 from dias_lab.data.dataset import squares
+from dias_lab.viz import gallery, use
 
 THRESHOLDS, IMAGES = (0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2), 150
 SHOWN = ["ari", "fg_ari", "mbo"]
@@ -49,8 +53,19 @@ def clustering(model) -> pd.DataFrame:
     return pd.concat({name: table[table["best"]] for name, table in ((n, by_hindsight(f, true)) for n, f in tables.items())})
 
 
+def picture(model, path):
+    """Eight test scenes: image, true segments, first, last and decoder's map."""
+    chosen = [scenes.scene(scenes.SPLITS["test"] + number, "toys") for number in range(8)]
+    images, segments = (torch.from_numpy(np.stack(part)) for part in zip(*chosen))
+    use()
+    drawn = io.BytesIO()
+    gallery(model.trace(images.permute(0, 3, 1, 2), segments)).savefig(drawn, dpi=60, bbox_inches="tight")
+    Image.open(drawn).convert("RGB").quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main(places):
     rows, gains = {}, []
+    picture(with_threshold(load_model(places[0])), runs.resolve("docs/learning.png"))
     for place in places:
         model = with_threshold(load_model(place))
         name = f"seed {model.config.seed}, threshold {model.config.merge_threshold:g}"
