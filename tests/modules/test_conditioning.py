@@ -69,7 +69,7 @@ def test_more_components_than_there_are_is_refused(kind, dim, words):
 
 def test_channels_that_never_change_cannot_be_scaled():
     with pytest.raises(ValueError, match=r"channels \[3, 4, 5\] never change"):
-        fitted("standardise", torch.ones(2, 3, 64, 64) * torch.rand(2, 3, 1, 1))
+        fitted("standardise", torch.tensor([[0.5, 0.25, 0.75], [0.25, 0.5, 0.0]]).view(2, 3, 1, 1).expand(2, 3, 64, 64))
 
 
 TOYS = dict(
