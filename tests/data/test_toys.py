@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ PINNED = {
 
 
 def digest(difficulty):
-    """Of 20 scenes, to within what machines round differently: colours to 1 in 16, segments exactly."""
+    """Of 20 scenes: what is where, and of which kind."""
     found = hashlib.sha256()
     for seed in [*range(10), *range(SPLITS["test"], SPLITS["test"] + 10)]:
         item = scenes.item(seed, difficulty)
@@ -126,10 +125,3 @@ def test_a_store_of_toys_knows_their_kinds(tmp_path):
         assert [names[number] for number in record.info["classes"].values()] == scenes.item(seed, "toys").kinds
     with pytest.raises(ValueError, match="did you mean 'regions'"):
         converter.convert(tmp_path / "other", difficulty="region")
-
-
-def test_a_scene_takes_milliseconds():
-    start = time.process_time()
-    for seed in range(40):
-        scenes.item(seed, "toys")
-    assert (time.process_time() - start) / 40 < 0.05  # twenty times what it takes: a loop over pixels would show
