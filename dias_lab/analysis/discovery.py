@@ -38,7 +38,7 @@ class Discovery:
     def begin(self, fabric: Fabric) -> dict:
         self.place(fabric)
         self.train_store, self.validation_store = open_stores(self.config)
-        if isinstance(self.model.backbone, Conditioned) and not self.model.backbone.fitted:
+        if isinstance(self.model.backbone, Conditioned) and self.model.backbone.waiting:
             self.model.backbone.fit(self.samples())
         meta = self.train_store.meta
         return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()

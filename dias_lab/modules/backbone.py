@@ -28,6 +28,7 @@ class Backbone(nn.Module):
     """
 
     waiting = False
+    waits_for = 'backbone_weights="checkpoint": load one (load_model, reference.load), or take "pretrained", "random" or a file'
     trained = False  # whether `fine_tune` has freed some blocks
     dtype = None  # of the pass, where `lowered` has set one
 
@@ -67,9 +68,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B C h w"]:
         if self.waiting:
-            raise RuntimeError(
-                'backbone_weights="checkpoint": load one (load_model, reference.load), or take "pretrained", "random" or a file'
-            )
+            raise RuntimeError(self.waits_for)
         if images.shape[-2:] != (self.size, self.size):  # without antialias, as the released models were trained
             images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", align_corners=False)
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):

@@ -19,7 +19,8 @@ from dias_lab.modules.backbone import Backbone, ColourBackbone, FourierBackbone,
 class Conditioned(Backbone):
     """A frozen backbone whose features are conditioned. Until `fit` has been called, or weights were loaded, it gives none."""
 
-    fitted_parts = ("centre", "matrix", "fitted")  # saved with the run
+    fitted_parts = ("centre", "matrix")  # saved with the run
+    waits_for = "the conditioning of the features is not fitted: train the model, or load its weights"
 
     def __init__(self, backbone: Backbone, kind: str, num_components: int = 0, position: float = 0.0):
         """`kind`: "none", "scale" (mean removed, one scale for all channels), "standardise" (one each), "pca", "whiten".
@@ -37,7 +38,7 @@ class Conditioned(Backbone):
         K = num_components or C
         self.register_buffer("centre", torch.zeros(C))
         self.register_buffer("matrix", torch.eye(K, C))
-        self.register_buffer("fitted", torch.tensor(kind == "none"))
+        self.waiting = kind != "none" or backbone.waiting
         self.feature_dim = K + 2 * (position > 0)
         self.requires_grad_(False)
 
@@ -61,12 +62,11 @@ class Conditioned(Backbone):
             scale = values.clamp_min(1e-12).rsqrt() if self.kind == "whiten" else values[0].rsqrt()
             matrix = vectors * (scale[:, None] if self.kind == "whiten" else scale)
         self.matrix.copy_(matrix)
-        self.fitted.fill_(True)
+        self.waiting = False
 
     def features(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B K h w"]:
-        if not self.fitted:
-            raise RuntimeError("the conditioning of the features is not fitted: train the model, or load its weights")
-        found = self.backbone.features(images).to(self.matrix.dtype)
+        lowered = images if self.backbone.dtype is None else images.to(self.backbone.dtype)
+        found = self.backbone.features(lowered).to(self.matrix.dtype)
         found = F.conv2d(found - self.centre[:, None, None], self.matrix[:, :, None, None])
         if not self.position:
             return found

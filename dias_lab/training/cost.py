@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dias_lab.analysis.discovery import Discovery
 from dias_lab.data.dataset import Batches
 from dias_lab.data.features import FeatureBatches, make
+from dias_lab.modules.conditioning import Conditioned
 from dias_lab.training import devices
 from dias_lab.training.step import Learner
 
@@ -49,6 +50,8 @@ class Untaught(Discovery):
 
     def begin(self, fabric) -> dict:
         self.place(fabric)
+        if isinstance(self.model.backbone, Conditioned):
+            self.model.backbone.fit(torch.randn(1000, len(self.model.backbone.centre)))
         return self.model.begin(untaught=True)
 
 

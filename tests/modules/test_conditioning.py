@@ -7,6 +7,7 @@ from dias_lab import fit
 from dias_lab.methods import build, checkpoint
 from dias_lab.modules.backbone import ColourBackbone
 from dias_lab.modules.conditioning import Conditioned, positions
+from dias_lab.training.cost import step_costs
 
 KINDS = ("scale", "standardise", "pca", "whiten")
 
@@ -84,10 +85,29 @@ def test_a_run_fits_keeps_and_resumes_it(cache, small_config, tmp_path):
         build(config).backbone(torch.zeros(1, 3, 128, 128))
     fit(config, tmp_path, progress=False)
     model = checkpoint.load_model(tmp_path)
-    assert model.backbone.fitted and "backbone.matrix" in model.trained_state()
+    assert not model.backbone.waiting and "backbone.matrix" in model.trained_state()
     twin = model.untrained()
     assert torch.equal(twin.backbone.matrix, model.backbone.matrix) and not torch.equal(
         twin.aggregator.to_key.weight, model.aggregator.to_key.weight
     )
     trace = model.trace(torch.randint(0, 255, (2, 3, 140, 130), dtype=torch.uint8))
     assert trace.attention.shape == (3, 2, 5, 8, 8)
+
+
+def test_the_cost_of_a_step_needs_no_data_to_fit(small_config):
+    config = small_config.replace(backbone="colour", colour_stride=16, conditioning="standardise")
+    assert step_costs({"toys": config}, repeats=0).loc["toys", "operations"] > 0
+
+
+def test_a_backbone_in_half_precision_gives_conditioned_features(images):
+    full = fitted("standardise", images)
+    expected = full(images)
+
+    def half(values):
+        assert values.dtype == torch.bfloat16  # what the backbone inside computes in
+        return ColourBackbone.features(full.backbone, values.float()).bfloat16()
+
+    full.backbone.dtype, full.backbone.features = torch.bfloat16, half
+    found = full(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.05)
