@@ -1,7 +1,7 @@
 # make run            the notebooks, headless, and their gallery in site/index.html
 # make run ARGS='--preset coco --data DIR --steps 1000'
 # make test           ruff and the tests that take seconds;  make test-all: the slow ones as well
-# make ablations      the paper's ablations on the scenes (hours);  STEPS=400: their full schedule, projected first
+# make ablations      the paper's ablations on shapes (hours);  STEPS=400: their full schedule, projected first
 # make lab            JupyterLab;  make bench: timings as ratios;  make lock: pin the dependencies anew (needs uv)
 # make clean          delete runs/, site/ and caches; data stays
 
@@ -46,7 +46,7 @@ test-all: $(STAMP)
 ABLATIONS := runs/ablations$(if $(STEPS),-$(STEPS))
 
 ablations: $(STAMP)
-	@$(IN) -m dias_lab run --only 01
+	@$(IN) -m dias_lab convert scenes --difficulty shapes --out data/shapes
 	@$(IN) -m dias_lab grid start notebooks/grids/ablations.toml --out $(ABLATIONS) --workers 2 \
 		$(if $(STEPS),--fixed steps=$(STEPS) --projected) $(ARGS); state=$$?; \
 		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS) && exit $$state

@@ -74,7 +74,7 @@ def cached_pass(**sizes):
     sizes = BASE | sizes
     side, batch_size = round(sizes["locations"] ** 0.5), sizes["batch_size"]
     config = Config.preset(
-        "scenes", num_slots=sizes["num_slots"], batch_size=batch_size, image_size=8 * side, backbone_size=8 * side,
+        "shapes", num_slots=sizes["num_slots"], batch_size=batch_size, image_size=8 * side, backbone_size=8 * side,
         fourier_stride=8, fourier_dim=128, decoder_layers=2, device="cpu",
     )  # fmt: skip
     model = build(config).train()

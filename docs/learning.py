@@ -1,8 +1,8 @@
 """The table of docs/learning.md: trained models on unseen toys, beside their twins and the best that clustering can do.
 
-    python -m dias_lab convert scenes --difficulty toys --train 6000 --out data/toys
-    for seed in 42 43 44: python -m dias_lab train --preset toys --seed SEED --run-dir runs/toys-SEED
-    python docs/learning.py [RUN ...]    # by default runs/toys-*; prints the tables, draws docs/learning.png of the first
+    python -m dias_lab convert scenes --train 6000 --out data/scenes
+    for seed in 42 43 44: python -m dias_lab train --preset scenes --seed SEED --run-dir runs/scenes-SEED
+    python docs/learning.py [RUN ...]    # by default runs/scenes-*; prints the tables, draws docs/learning.png of the first
 
 The merge threshold is chosen on the validation split, by the mean of ARI, FG-ARI and mBO of the decoder's map.
 """
@@ -55,7 +55,7 @@ def clustering(model) -> pd.DataFrame:
 
 def picture(model, path):
     """Eight test scenes: image, true segments, first, last and decoder's map."""
-    chosen = [scenes.scene(scenes.SPLITS["test"] + number, "toys") for number in range(8)]
+    chosen = [scenes.scene(scenes.SPLITS["test"] + number) for number in range(8)]
     images, segments = (torch.from_numpy(np.stack(part)) for part in zip(*chosen))
     use()
     drawn = io.BytesIO()
@@ -84,4 +84,4 @@ def main(places):
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    main(sys.argv[1:] or sorted(runs.resolve("runs").glob("toys-*")))
+    main(sys.argv[1:] or sorted(runs.resolve("runs").glob("scenes-*")))

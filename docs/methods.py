@@ -71,7 +71,7 @@ def stage_2(folder: str, only_print: bool, protocol: str):
         name = compare.HALF if ending else compare.STAGE_1
         for _, teacher in table[(table["setting"] == name) & (table["view"] == view)].iterrows():
             made = runs.read_json(runs.resolve(teacher["run"]) / "run.json")["parameters"]
-            preset, digest = made.get("preset", "scenes"), teacher["run"].rpartition("-")[2]
+            preset, digest = made.get("preset", "shapes"), teacher["run"].rpartition("-")[2]
             out = f"{folder}{ending}-stage2/seed-{teacher['seed']}-{digest}"
             fields = given(teacher["run"], preset) | {"stage": 2, "seed": teacher["seed"], "teacher_run": teacher["run"]}
             if ending:
@@ -194,18 +194,18 @@ def page(scenes, scene_floors, photos, photo_floors, costs, notes: list[str]) ->
         "and the maps' ceiling. Training seconds are as logged, whatever else the machine did meanwhile: what a method costs is "
         "in the table of steps.",
         "",
-        "On the scenes, slots, sizes, start, rates and threshold are the preset's, which were chosen for DIAS. Ten slots are "
+        "On shapes, slots, sizes, start, rates and threshold are the preset's, which were chosen for DIAS. Ten slots are "
         "more than a scene has things: who merges none must cut something, and ARI counts the background. *Six slots* shows "
-        "what that costs; its k-means is the one of six. And training adds little to what the scenes' preset starts with ([the "
+        "what that costs; its k-means is the one of six. And training adds little to what this preset starts with ([the "
         "recipe](scenes_recipe.md)): the lead of DIAS is there before it, from merging. A decoder that goes in an order starts "
         "as a lookup one location late (DINOSAUR's map here); over all nine orders, as SPOT is scored, the delays cancel. "
         "Where a method is missing under the same wall time, it set that time: its runs are those above.",
     ]
     for view, part in scenes.groupby("view", sort=False):
-        lines += score_table(part, scene_floors, f"Scenes, the {view.replace('time', 'wall time')}")
+        lines += score_table(part, scene_floors, f"Shapes, the {view.replace('time', 'wall time')}")
     lines += ["", "## What a training step costs", ""]
     lines += [
-        "On the scenes; the methods took turns in one process. Operations, memory for the backward pass, and passes are "
+        "On shapes; the methods took turns in one process. Operations, memory for the backward pass, and passes are "
         "counted, an image.",
         "",
     ]

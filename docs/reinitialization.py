@@ -44,13 +44,13 @@ def data():
     for name, difficulty in HARDER.items():
         scenes.convert(runs.resolve("data") / name, difficulty=difficulty, progress=True)
         for seed in SEEDS:
-            train = f"python -m dias_lab train --preset scenes --data data/{name} --seed {seed} --run-dir runs/{name}-{seed}"
+            train = f"python -m dias_lab train --preset shapes --data data/{name} --seed {seed} --run-dir runs/{name}-{seed}"
             print(f"{train} --steps 200 --evaluate-every 100 --evaluate-images 50")
 
 
 def score() -> pd.DataFrame:
     tables = []
-    for name in ("scenes", *HARDER):
+    for name in ("shapes", *HARDER):
         train, test = (stores.open(runs.resolve(f"data/{name}/{split}.lmdb")) for split in ("train", "test"))
         for seed in SEEDS:
             trained = checkpoint.load_model(f"runs/{name}-{seed}")

@@ -17,7 +17,7 @@ from dias_lab.analysis.baselines import baseline_scores, score_table
 from dias_lab.analysis.evaluate import evaluate
 from dias_lab.config import Config
 from dias_lab.data import store as stores
-from dias_lab.methods import build, checkpoint
+from dias_lab.methods import checkpoint
 
 run_dirs = [runs.resolve(path) for path in sys.argv[1:]]
 models = [checkpoint.load_model(run_dir) for run_dir in run_dirs]
@@ -26,7 +26,7 @@ test = stores.open(runs.resolve(config.data) / "test.lmdb")
 
 baselines = baseline_scores(first, test)  # k-means with as many clusters as slots
 trained = [evaluate(model, test, seed=model.config.seed) for model in models]
-untrained = [evaluate(build(model.config), test, seed=model.config.seed) for model in models]
+untrained = [evaluate(model.untrained(), test, seed=model.config.seed) for model in models]
 
 fewer = {}  # k-means with fewer clusters
 for count in (4, 5, 6, 7, 8):

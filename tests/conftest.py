@@ -18,11 +18,11 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_scenes(tmp_path_factory) -> Path:
-    """A folder of stores with a few scenes."""
+    """A folder of stores with a few scenes of the difficulty shapes."""
     from dias_lab.data.convert import scenes
 
     folder = tmp_path_factory.mktemp("scenes")
-    scenes.convert(folder, train=10, validation=4, test=3)
+    scenes.convert(folder, train=10, validation=4, test=3, difficulty="shapes")
     return folder
 
 
@@ -30,7 +30,7 @@ def small_scenes(tmp_path_factory) -> Path:
 def small_config(small_scenes) -> Config:
     """DIAS in its complete form, small enough for a step in milliseconds."""
     return Config.preset(
-        "scenes", data=str(small_scenes), backbone_size=128, fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5,
+        "shapes", data=str(small_scenes), backbone_size=128, fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5,
         decoder_layers=2, decoder_heads=2, steps=20, batch_size=4, log_every=3, evaluate_every=5, evaluate_images=3, device="cpu",
         aggregator_start="random", decoder_start="random", num_iterations=3, crop_scale=0.75,
     )  # fmt: skip

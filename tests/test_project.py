@@ -94,7 +94,7 @@ def test_readme_is_short_and_opens_with_the_two_commands():
 
 
 def test_readme_has_the_numbers_of_the_docs():
-    docs = (ROOT / "docs/methods.md").read_text().partition("## Scenes, the same wall time")[0]
+    docs = (ROOT / "docs/methods.md").read_text().partition("## Shapes, the same wall time")[0]
     docs += (ROOT / "docs/scenes_recipe.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| ([\d.]+)[^|]*\| ([\d.]+)[^|]*\| ([\d.]+)[^|]*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(rows) == 11
@@ -186,7 +186,7 @@ def test_the_shipped_model_is_small_and_says_how_it_was_made():
 
 
 def test_the_shipped_model_finds_the_objects_of_unseen_scenes():
-    """Above the bar, and above k-means on the same features at every number of clusters that was tried."""
+    """Above the bar, above its twin before training, and in FG-ARI and mBO above k-means at every number that was tried."""
     from dias_lab import runs, shipped
     from dias_lab.data.scenes import SPLITS, scene
     from dias_lab.metrics import segmentation_scores
@@ -194,8 +194,10 @@ def test_the_shipped_model_finds_the_objects_of_unseen_scenes():
     made = runs.read_json(PACKAGE / "shipped" / "metrics.json")
     decoder, last, first = (made["mean"][f"{name} map"] for name in ("decoder", "last", "first"))
     k_means = [made["mean"]["k-means"], *made["fewer_clusters"].values()]
-    for metric, least in {"ARI": 60, "FG-ARI": 70, "mBO": 60}.items():
-        assert decoder[metric] > max(least, *(scores[metric] for scores in k_means)) and last[metric] > first[metric]
+    for metric, least in {"ARI": 65, "FG-ARI": 60, "mBO": 65}.items():
+        assert decoder[metric] > least and last[metric] > first[metric]
+        assert decoder[metric] > 20 + max(made["untrained"][name][metric] for name in ("last map", "decoder map"))
+        assert metric == "ARI" or decoder[metric] > 5 + max(scores[metric] for scores in k_means)
     images, segments = map(np.stack, zip(*(scene(SPLITS["test"] + number) for number in range(24))))
     trace = shipped().trace(torch.from_numpy(images).permute(0, 3, 1, 2), seed=made["seeds"][0])
     found = segmentation_scores(torch.from_numpy(trace.segments_of("decoder").astype(int)), torch.from_numpy(segments).int())

@@ -20,7 +20,9 @@ from dias_lab.files import checksum
 
 ABLATION = "notebooks/grids/small.toml"
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
-SCENES_ABLATION = {"steps": 80, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
+SHAPES_ABLATION = {"steps": 80, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
+BUILT_IN = ("scenes", "shapes")  # presets whose data 01 makes
+ON_SHAPES = ("05", "07")  # notebooks of the book on scenes that stand on the contrast, which 01 makes as well
 TRAINING = "03"  # the notebook whose run_dir is a training
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
@@ -34,12 +36,12 @@ Fields.__doc__ = "Every field of Config; None means as the preset has it."
 class Options(Fields):
     """Options of the book. Whatever is not given is as the preset, or the notebook, has it."""
 
-    preset: str | None = None  # scenes (default), coco, voc or clevrtex
+    preset: str | None = None  # scenes (default), shapes, coco, voc or clevrtex
     form: str | None = None  # complete (default) or released
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
     ablation: bool = True  # run the small ablation, and the notebook that reads it
-    ablation_steps: int | None = None  # steps of each run; None: 80 on scenes (16x16 maps), else a quarter of steps
+    ablation_steps: int | None = None  # steps of each run; None: 80 on shapes (16x16 maps), else a quarter of steps
     ablation_dir: str | None = None  # a grid that is there: 05 reads it, and no small one is run
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
@@ -77,7 +79,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     """The book's directory and its steps in order; ValueError for whatever can be known to be wrong before the start."""
     preset, given = options.preset or "scenes", _given(options)
     fields = {name: value for name, value in given.items() if name in Config.field_names() and name != "data"}
-    if preset != "scenes" and "steps" not in fields:
+    if preset not in BUILT_IN and "steps" not in fields:
         fields = PHOTOS | fields
         print(f"size      {', '.join(f'{name} {fields[name]}' for name in PHOTOS)}: small; --steps chooses another")
     weights = fields.get("backbone_weights", "pretrained")
@@ -96,6 +98,9 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     pieces |= {"data": data} | ({"root": root} if root else {}) | {"live": False}  # nobody is there to move a control
     pieces |= {"book": book, "ablation_dir": ablation}
     pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
+    both = preset == "scenes" and options.data is None  # the built-in data, and the contrast to it
+    contrast = pieces | ({"preset": "shapes", "data": Config.preset("shapes").data} if both else {})
+    pieces |= {"contrast": contrast["data"] if both else ""}
 
     steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
@@ -103,11 +108,11 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         if number == "05" and not options.ablation:
             continue
         if number == "05" and not options.ablation_dir:
-            small = _ablation(options, config, pieces, folder / "ablation")
+            small = _ablation(options, config, contrast, folder / "ablation")
             small.needs = [step for step in steps if step.id.startswith("01")]
             steps.append(small)
-        values = _taken(notebook, pieces)
-        makes = [runs.resolve(data) / "*.lmdb"] if number == "01" and "data" in values else []
+        values = _taken(notebook, contrast if number in ON_SHAPES else pieces)
+        makes = [runs.resolve(values[name]) / "*.lmdb" for name in ("data", "contrast") if number == "01" and values.get(name)]
         makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
         needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
         code, place = code_of(notebook), folder / notebook.stem
@@ -130,7 +135,7 @@ def _hashed(options: Options) -> dict:
 def _data(data: str | None, preset: str, own: str) -> tuple[str, str | None]:
     """The folder of stores, and the folder to convert into it, if any."""
     if data is None:
-        if preset != "scenes" and not any(runs.resolve(own).glob("*.lmdb")):
+        if preset not in BUILT_IN and not any(runs.resolve(own).glob("*.lmdb")):
             raise ValueError(
                 f"the preset {preset} needs its data, and there are no stores in {runs.resolve(own)}. Give --data with "
                 f"the data set's folder, or convert it: python -m dias_lab convert {preset} --root DIR --out {own}"
@@ -160,8 +165,8 @@ def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> g
     if not file.exists():
         raise ValueError(f"the ablation needs {file}; leave it out with --no-ablation")
     small, steps = {}, -(-config.steps // 4)
-    if options.preset in (None, "scenes"):
-        small, steps = SCENES_ABLATION, min(SCENES_ABLATION["steps"], config.steps)
+    if (options.preset or "scenes") in BUILT_IN:
+        small, steps = SHAPES_ABLATION, min(SHAPES_ABLATION["steps"], config.steps)
     fields = {name: value for name, value in pieces.items() if name in {"preset", "form", *Config.field_names()}}
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}

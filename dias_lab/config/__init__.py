@@ -74,7 +74,7 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
 
     @classmethod
     def preset(cls, name: str, form: str = "complete", **fields) -> "Config":
-        """The named preset (scenes, toys, coco, voc, clevrtex) in the given form, with `fields` changed.
+        """The named preset (scenes, shapes, coco, voc, clevrtex) in the given form, with `fields` changed.
 
         The form "complete" is the paper's method, "released" that of the public release (no merging, identity
         matching, the release's double softmax). A method among the fields brings what its part changes; a field given
@@ -88,8 +88,8 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
             raise ValueError(f"unknown form {form!r}{nearest(form, FORMS)}")
         cls._check_names(fields)
         own = METHODS.get(str(fields.get("method")), Entry("")).part
-        scenes = own.on_scenes if name == "scenes" else {}
-        return cls(**{**PRESETS[name], **FORMS[form], **own.changes, **scenes, **fields})
+        asked = own.on_presets.get(name, {})
+        return cls(**{**PRESETS[name], **FORMS[form], **own.changes, **asked, **fields})
 
     @classmethod
     def from_parameters(cls, namespace: dict) -> "Config":
@@ -130,7 +130,7 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
         return cls(**fields)
 
     def replace(self, **fields) -> "Config":
-        """This config with other fields; another `method` brings what its part changes (not what it asks of the scenes).
+        """This config with other fields; another `method` brings what its part changes (not what single presets ask of it).
 
         What the method before had changed stays: for a method's own settings on a preset, start from the preset.
         """

@@ -22,7 +22,7 @@ class DIAS(Part):
     merging: Literal["none", "merge", "reinitialize"] = "reinitialize"  # "merge" keeps the merged slots as they are
     reinitialized_iterations: NotNegative = 1  # U1: the last iterations, over the kept slots; the paper runs one
     linkage: Literal["complete", "average", "single"] = "complete"  # U2: the only one with evidence
-    merge_threshold: CosineDistance = 0.05  # U3: cosine distance, 0..2; unknown, tuned on the scenes
+    merge_threshold: CosineDistance = 0.05  # U3: cosine distance, 0..2; unknown, tuned on shapes
     merge_rule: Literal["threshold", "gap", "otsu"] = "threshold"  # U3: the others read each image's tree, and need no number
     merge_probability: Share = 1.0  # U4: in training; 1 means always
     merge_draw: Literal["image", "batch"] = "image"  # U4: one draw an image (independent of the batch), or one a batch

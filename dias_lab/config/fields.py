@@ -32,7 +32,7 @@ class Part:
 
     readers: ClassVar[tuple[str, ...]] = ()  # the methods that read these fields; () where all may
     changes: ClassVar[dict] = {}  # a method's part: what its paper has otherwise than the presets, which are those of DIAS
-    on_scenes: ClassVar[dict] = {}  # and what the small built-in scenes ask of it
+    on_presets: ClassVar[dict[str, dict]] = {}  # and what single presets ask of it besides
 
     def __post_init__(self):
         for name, hint in hints(type(self)).items():

@@ -29,20 +29,20 @@ class Codes(Part):
 
 class VQDINO(Part):
     changes: ClassVar = dict(initializer="separate", code_dim=256)
-    on_scenes: ClassVar = dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256)
+    on_presets: ClassVar = {"shapes": dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256)}
 
 
 class SLATE(Part):
     changes: ClassVar = dict(initializer="separate", code_dim=256, cache_views=0)
-    on_scenes: ClassVar = dict(
-        codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random"
-    )
+    on_presets: ClassVar = {
+        "shapes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random")
+    }
 
 
 class DINOSAUR(Part):
     changes: ClassVar = dict(initializer="separate", decoder="mlp")
-    # the scenes' features have no position, from which an MLP decoder could paint
-    on_scenes: ClassVar = dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)
+    # the features of shapes have no position, from which an MLP decoder could paint
+    on_presets: ClassVar = {"shapes": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}
 
     def check(self):
         if self.method == "dinosaur" and self.decoder == "random_order":
@@ -68,9 +68,12 @@ class SPOT(Part):
 
     readers: ClassVar = ("spot",)
     changes: ClassVar = dict(gradient_clip=0.3, gradient_norm="largest")
-    # the scenes' backbone has nothing to fine-tune; over all orders, as SPOT's authors score it, no order's own delay is
-    # left in the map
-    on_scenes: ClassVar = dict(fine_tuned_blocks=0, evaluation_permutations="all")
+    # the built-in backbones have nothing to fine-tune; over all orders, as SPOT's authors score it, no order's own delay is
+    # left in the map; and heads must divide the channels, of which colour has six
+    on_presets: ClassVar = {
+        "scenes": dict(fine_tuned_blocks=0, evaluation_permutations="all", decoder_heads=2),
+        "shapes": dict(fine_tuned_blocks=0, evaluation_permutations="all"),
+    }
 
     stage: Literal[1, 2] = 1  # 2 learns from a run of stage 1
     teacher_run: str = ""  # the directory of the run of stage 1 that stage 2 learns from

@@ -1,23 +1,23 @@
 """The numbers of the presets and of the method's two forms, where they are not the defaults of Config.
 
-Those of coco, voc and clevrtex are the released configurations' (Genera1Z/DIAS, v4); those of `scenes` and `toys` were
-found on the built-in scenes (docs/scenes_recipe.md, docs/learning.md). What a neighbour of DIAS has otherwise stands with
-its fields.
+Those of coco, voc and clevrtex are the released configurations' (Genera1Z/DIAS, v4). Those of `scenes`, the default, were
+found on toys (docs/learning.md), those of `shapes` where clustering suffices (docs/scenes_recipe.md). What a neighbour of
+DIAS has otherwise stands with its fields.
 """
 
 import types
 
 PRESETS = types.MappingProxyType({
-    "toys": dict(
-        data="data/toys", image_size=128, crop_scale=1.0, cache_views=1, backbone="colour", backbone_size=96, colour_stride=8,
+    "scenes": dict(
+        data="data/scenes", image_size=128, crop_scale=1.0, cache_views=1, backbone="colour", backbone_size=96, colour_stride=8,
         conditioning="scale", projector="convolutional", num_slots=7, slot_dim=64, slot_mlp_dim=128, project_dim=64,
         num_iterations=4, aggregator_start="k_means", linkage="average", merge_threshold=0.1, min_kept=2,
         slot_frames=True, decoder_mlp_dim=64, distillation_weight=0.1, steps=10_000, batch_size=16, learning_rate=1e-3,
         final_learning_rate=0.05, warmup=0.01, precision="32-true", log_every=100, evaluate_every=1000, evaluate_images=100,
         visible_probability=0.25, visible_fraction=0.02, evaluation_visible="none",
     ),
-    "scenes": dict(
-        data="data/scenes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
+    "shapes": dict(
+        data="data/shapes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
         fourier_stride=5, fourier_texture=0.3, fourier_position=0.0, num_slots=10, slot_dim=64, slot_mlp_dim=128,
         num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
         decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,

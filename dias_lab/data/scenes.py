@@ -50,9 +50,9 @@ class Difficulty:
             )
 
 
-DEFAULT = "shapes"  # until the shipped model and the notebooks stand on toys
+DEFAULT = "scenes"
 DIFFICULTIES = {
-    "toys": Difficulty(),
+    "scenes": Difficulty(),
     "crowded": Difficulty(min_objects=4, max_objects=7, radius=(0.13, 0.2), occlusion=0.35),
     "regions": Difficulty(background="regions"),
     "shapes": shapes.Difficulty(),

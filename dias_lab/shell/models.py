@@ -22,7 +22,7 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
 
     Args:
         run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
-        preset: whose numbers are the defaults below: scenes and toys (built-in images), coco, voc or clevrtex
+        preset: whose numbers are the defaults below: scenes and shapes (built-in images), coco, voc or clevrtex
         form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
     """
     with refusing():

@@ -16,7 +16,7 @@ ITEMS = range(6)
 
 def make_run(folder, variant, seed, ari, state="done", teacher="", steps=10, images=True):
     """A run directory as training, evaluation and grid leave it, without a model."""
-    config = Config.preset("scenes", method="spot", seed=seed, steps=steps) if teacher else Config.preset("scenes", seed=seed, steps=steps)
+    config = Config.preset("shapes", method="spot", seed=seed, steps=steps) if teacher else Config.preset("shapes", seed=seed, steps=steps)
     fields = config.to_dict() | ({"stage": 2, "teacher_run": str(teacher)} if teacher else {})
     runs.write_json(folder / "config.json", fields)
     if variant:

@@ -12,7 +12,7 @@ from dias_lab.data import scenes
 
 @pytest.fixture(scope="module")
 def toys():
-    images, segments = zip(*(scenes.scene(seed, "toys") for seed in range(6)))
+    images, segments = zip(*(scenes.scene(seed) for seed in range(6)))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(segments))
 
 

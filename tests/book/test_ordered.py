@@ -46,7 +46,7 @@ def _states(output: str) -> dict[str, str]:
 
 def test_book_runs_reuses_and_reports(root, capsys):
     _write(root, "01_data", "data: str = ''", CONVERT)
-    _write(root, "03_training", "steps: int = None\nrun_dir: str = ''", CONFIG, TRAIN)
+    _write(root, "03_training", "preset: str = None\nsteps: int = None\nrun_dir: str = ''", CONFIG, TRAIN)
     _write(root, "05_ablations", "ablation_dir: str = ''", "from dias_lab import runs\nlen(runs.collect(ablation_dir))")
     options = ordered.Options(num_slots=5, only=["01", "05"])
     assert ordered.run(options) == 1  # one run of the ablation fails, the others and 05 do not
@@ -56,7 +56,7 @@ def test_book_runs_reuses_and_reports(root, capsys):
     (folder,) = (root / "runs").glob("book-*")
     (run,) = folder.glob("ablation/merging=none-*")
     config = runs.read_json(run / "config.json")
-    assert (config["num_slots"], config["merging"], config["steps"]) == (5, "none", 80)
+    assert (config["num_slots"], config["merging"], config["steps"], config["data"]) == (5, "none", 80, "data/shapes")
     assert nbformat.read(folder / "05_ablations/run.ipynb", 4).cells[-1].outputs[0].data["text/plain"] == "2"
 
     (root / "data/scenes/train.lmdb").unlink()  # what a step made is gone: it is made again, and so is what follows
@@ -128,6 +128,25 @@ def test_each_notebook_gets_what_it_declares(root):
     given = ordered.plan(dataclasses.replace(options, merging="none", ablation_dir="runs/mine"))[1]
     assert all(isinstance(step, Unit) for step in given)  # no small grid
     assert given[-1].parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
+
+
+def test_the_book_on_scenes_has_a_contrast(root):
+    """01 makes both stores; 07 and the ablation stand on shapes, all others on scenes. No other book has two."""
+    _write(root, "01_data", "data: str = ''\ncontrast: str = ''", "1")
+    _write(root, "03_training", "preset: str = 'scenes'\nrun_dir: str = ''", CONFIG)
+    _write(root, "05_ablations", "ablation_dir: str = ''", "1")
+    _write(root, "07_methods", "preset: str = 'shapes'\ndata: str = ''", "1")
+    first, training, ablation, _, methods = ordered.plan(ordered.Options())[1]
+    assert first.parameters == {"data": "data/scenes", "contrast": "data/shapes"} and len(first.makes) == 2
+    assert training.parameters["data"] == "data/scenes"
+    assert methods.parameters == {"preset": "shapes", "data": "data/shapes"}
+    assert ablation.tables["changed"].items() >= methods.parameters.items()
+    (root / "mine").mkdir()
+    (root / "mine/train.lmdb").touch()
+    for options, data in ((dict(preset="shapes"), "data/shapes"), (dict(data=str(root / "mine")), str(root / "mine"))):
+        first, *_, methods = ordered.plan(ordered.Options(**options))[1]
+        assert first.parameters == {"data": data, "contrast": ""} and len(first.makes) == 1
+        assert methods.parameters["data"] == data
 
 
 def test_identity_changes_with_what_matters(root, monkeypatch):

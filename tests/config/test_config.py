@@ -116,7 +116,7 @@ def test_no_field_is_in_two_parts_and_none_outside():
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_says_who_reads_it_and_holds_values_of_the_config(part):
     assert part.__doc__ and set(part.readers) <= METHODS.keys()
-    config = Config.preset("scenes", method="spot")
+    config = Config.preset("shapes", method="spot")
     assert config.of(part) == {name: getattr(config, name) for name in own(part)}
 
 
@@ -161,11 +161,11 @@ def test_an_unknown_method_is_refused():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_changes_what_its_part_says_and_nothing_else(method, preset):
     part, plain = METHODS[method].part, Config.preset(preset).to_dict()
-    expected = plain | {"method": method} | part.changes | (part.on_scenes if preset == "scenes" else {})
+    expected = plain | {"method": method} | part.changes | part.on_presets.get(preset, {})
     assert Config.preset(preset, method=method).to_dict() == expected
-    if preset != "scenes":  # whose own changes a replacement does not bring
+    if preset not in part.on_presets:  # whose own changes a replacement does not bring
         assert Config.preset(preset).replace(method=method).to_dict() == expected
-    assert set(part.changes) | set(part.on_scenes) <= set(Config.field_names())
+    assert set(part.changes).union(*part.on_presets.values()) <= set(Config.field_names())
 
 
 def test_a_method_brings_its_own_settings_and_those_by_hand_win():
@@ -176,5 +176,5 @@ def test_a_method_brings_its_own_settings_and_those_by_hand_win():
     assert spot.replace(method="spot", gradient_clip=2.0).gradient_clip == 2.0
     assert Config.preset("coco", method="spot", gradient_clip=1.0).gradient_clip == 1.0
     assert Config.from_parameters({"preset": "coco", "method": "dinosaur"}).decoder == "mlp"
-    assert Config.from_parameters({"preset": "scenes", "method": "dinosaur"}).decoder == "raster"
+    assert Config.from_parameters({"preset": "shapes", "method": "dinosaur"}).decoder == "raster"
     assert Config.preset("coco", method="dias") == Config.preset("coco")

@@ -62,7 +62,7 @@ def test_images_and_segments_move_together(tmp_path):
     Image.fromarray(image).save(buffer, "PNG")
     record = store.Record(buffer.getvalue(), segments, {"source": "one", "things": {1: True}})
     store.write(tmp_path / "train.lmdb", [record], {"dataset": "test", "split": "train"})
-    config = Config.preset("scenes", image_size=64, backbone_size=64, batch_size=30)
+    config = Config.preset("shapes", image_size=64, backbone_size=64, batch_size=30)
     batch = Batches(store.open(tmp_path / "train.lmdb"), config)[0]
     white = batch["image"].float().mean(dim=1) > 127
     assert (white == (batch["segments"] == 1)).float().mean() > 0.98
@@ -82,7 +82,7 @@ def test_a_large_jpeg_is_decoded_at_the_scale_that_its_crop_needs(tmp_path, monk
         buffer = io.BytesIO()
         photo.save(buffer, kind, **({"quality": 98} if kind == "JPEG" else {}))
         store.write(tmp_path / f"{kind}.lmdb", [store.Record(buffer.getvalue(), None, {"source": "one"})], {"dataset": "test", "split": "x"})
-        config = Config.preset("scenes", image_size=least, backbone_size=least, crop_scale=0.9)
+        config = Config.preset("shapes", image_size=least, backbone_size=least, crop_scale=0.9)
         views[kind] = dataset.crop(store.open(tmp_path / f"{kind}.lmdb"), 0, config, np.random.default_rng(1))[0]
     assert decoded == [size, (500, 400)]
     difference = (views["JPEG"].float() - views["PNG"].float()).abs()

@@ -12,7 +12,7 @@ from dias_lab.data.scenes import DIFFICULTIES, SPLITS, Difficulty
 
 DRAWN = [name for name in DIFFICULTIES if name != "shapes"]
 PINNED = {
-    "toys": "b2fe3866fb455080",
+    "scenes": "b2fe3866fb455080",
     "crowded": "8093b80003e34485",
     "regions": "3ae63601f824fe01",
 }
@@ -61,11 +61,12 @@ def test_an_item_agrees_with_itself(difficulty):
 
 
 def test_a_scene_is_a_function_of_its_seed_and_difficulty():
-    first, again = scenes.item(7, "toys"), scenes.item(7, "toys")
+    first, again = scenes.item(7), scenes.item(7)
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
-    assert not np.array_equal(first.image, scenes.item(8, "toys").image)
+    assert not np.array_equal(first.image, scenes.item(8).image)
     assert not np.array_equal(first.image, scenes.item(7, "regions").image)
-    image, segments = scenes.scene(7, "toys")
+    image, segments = scenes.scene(7)  # the default is toys
+    assert np.array_equal(image, scenes.scene(7, "scenes")[0]) and not np.array_equal(image, scenes.scene(7, "shapes")[0])
     assert np.array_equal(image, first.image) and np.array_equal(segments, first.segments)
 
 
@@ -110,18 +111,18 @@ def test_what_cannot_be_drawn_is_refused(wrong, words):
         Difficulty(**wrong)
 
 
-@pytest.mark.parametrize("seed, difficulty, words", [(-1, "toys", "-1"), (0.5, "toys", "0.5"), (0, "toyz", "did you mean 'toys'")])
+@pytest.mark.parametrize("seed, difficulty, words", [(-1, "scenes", "-1"), (0.5, "scenes", "0.5"), (0, "scens", "did you mean 'scenes'")])
 def test_no_such_scene(seed, difficulty, words):
     with pytest.raises(ValueError, match=words):
         scenes.item(seed, difficulty)
 
 
 def test_a_store_of_toys_knows_their_kinds(tmp_path):
-    paths = converter.convert(tmp_path, train=3, validation=2, test=2, difficulty="toys")
+    paths = converter.convert(tmp_path, train=3, validation=2, test=2)
     opened = store.open(paths["train"])
-    assert opened.meta["difficulty"]["background"] == "surface" and "--difficulty" in opened.meta["command"]
+    assert opened.meta["difficulty"]["background"] == "surface" and "--difficulty" not in opened.meta["command"]
     names = {int(number): name for number, name in opened.meta["classes"].items()}
     for seed, record in enumerate(opened):
-        assert [names[number] for number in record.info["classes"].values()] == scenes.item(seed, "toys").kinds
+        assert [names[number] for number in record.info["classes"].values()] == scenes.item(seed).kinds
     with pytest.raises(ValueError, match="did you mean 'regions'"):
         converter.convert(tmp_path / "other", difficulty="region")

@@ -16,7 +16,7 @@ from dias_lab.trace import AttentionTrace
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "adding_a_method.md").read_text()
-SIZES = "--backbone-size 128 --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --num-slots 4"
+SIZES = "--preset shapes --backbone-size 128 --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --num-slots 4"
 MORE = "--learning-rate 0.01 --batch-size 4 --log-every 2 --evaluate-every 4 --evaluate-images 2 --device cpu"
 
 
@@ -98,7 +98,7 @@ def test_a_method_may_live_in_a_package_of_its_own(outside, small_scenes):
     config = runs.read_json(outside / "run" / "config.json")
     assert (config["method"], config["entropy_weight"], config["initializer"]) == ("sharp", 0.5, "separate")
     code = "from dias_lab import Config\nfor fields in ({'entropy_weight': -1}, {'method': 'shrap'}):\n"
-    code += "    try: Config.preset('scenes', **fields)\n    except ValueError as error: print(error)"
+    code += "    try: Config.preset('shapes', **fields)\n    except ValueError as error: print(error)"
     said = python(code, outside).stdout
     assert "entropy_weight must not be negative" in said and "did you mean 'sharp'" in said
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dias_lab.config import METHODS, Config
 from dias_lab.methods import build, segments_from
 
 
@@ -16,6 +17,12 @@ def test_prepare_takes_the_centre_square_and_normalises(small_config):
     assert prepared.shape == (2, 3, 128, 128) and cut.shape == (2, 128, 128)
     assert (cut == 1).all() and torch.allclose(prepared, torch.tensor(2.0))  # (1 - mean) / std
     assert model.prepare(images).shape == (2, 3, 128, 128)
+
+
+@pytest.mark.parametrize("preset", ["scenes", "shapes"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_built_for_the_built_in_scenes(method, preset):
+    assert build(Config.preset(preset, method=method)).backbone.feature_dim == {"scenes": 6, "shapes": 64}[preset]
 
 
 @pytest.mark.parametrize(

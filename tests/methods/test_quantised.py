@@ -91,7 +91,7 @@ def test_a_token_of_slate_is_its_own_square_of_pixels(small_config, images):
         (lambda: Config.preset("coco", method="slate", cache_views=1), "come from pixels"),
         (lambda: Config.preset("coco", method="spot", target="quantised"), "belongs to DIAS"),
         (lambda: Config.preset("coco", target="quantized"), "did you mean 'quantised'"),
-        (lambda: build(Config.preset("scenes", method="vqdino", code_dim=10)), "does not divide the 10"),
+        (lambda: build(Config.preset("shapes", method="vqdino", code_dim=10)), "does not divide the 10"),
     ],
 )
 def test_wrong_settings_are_refused(call, words):
@@ -99,10 +99,10 @@ def test_wrong_settings_are_refused(call, words):
         call()
 
 
-def test_the_numbers_of_the_paper_and_those_of_the_scenes():
-    photos, scenes = (Config.preset(name, method="vqdino") for name in ("coco", "scenes"))
+def test_the_numbers_of_the_paper_and_those_of_shapes():
+    photos, shapes = (Config.preset(name, method="vqdino") for name in ("coco", "shapes"))
     assert (photos.codebook_size, photos.code_dim, photos.commitment_weight, photos.initializer) == (4096, 256, 0.25, "separate")
-    assert (scenes.codebook_size, scenes.code_dim) == (256, 0)
+    assert (shapes.codebook_size, shapes.code_dim) == (256, 0)
     assert Config.preset("coco").target == "features" and Config.preset("coco", method="slate").code_dim == 256
 
 
@@ -147,7 +147,7 @@ def test_training_says_how_many_codes_are_used(name, small_config, small_scenes,
 @pytest.mark.parametrize("options", ["--method vqdino", "--method slate --code-dim 8", "--target quantised"])
 def test_the_same_commands_from_training_to_the_explorer(options, small_scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    sizes = "--backbone-size 128 --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --num-slots 4 --decoder-heads 2"
+    sizes = "--preset shapes --backbone-size 128 --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --num-slots 4 --decoder-heads 2"
     rest = f"{options} {sizes} --codebook-size 8 --steps 2 --batch-size 2 --evaluate-images 1 --device cpu --data {small_scenes}"
     assert main(["train", *rest.split(), "--run-dir", "run"]) == 0
     assert main(["evaluate", "--run-dir", "run", "--data", str(small_scenes), "--limit", "1"]) == 0

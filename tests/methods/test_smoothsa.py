@@ -58,7 +58,7 @@ def test_the_loop_says_how_far_the_training_is(small_config, tmp_path):
     "call, words",
     [
         (lambda: Config(preheat_detached=2), "preheat_detached is a share"),
-        (lambda: build(Config.preset("scenes", method="smoothsa", slot_dim=10)), "preheat_heads = 4 does not divide"),
+        (lambda: build(Config.preset("shapes", method="smoothsa", slot_dim=10)), "preheat_heads = 4 does not divide"),
     ],
 )
 def test_wrong_settings_are_refused(call, words):

@@ -34,7 +34,7 @@ def test_the_order_of_a_step_is_one_for_the_batch_and_new_each_step(small_config
         (lambda: Config.preset("coco", method="smoothsa", teacher_run="runs/x"), "belong to SPOT"),
         (lambda: Config.preset("coco", method="spot", teacher_run="runs/x"), "take stage=2"),
         (lambda: Config.preset("coco", method="spot", stage=3), "stage cannot be 3"),
-        (lambda: build(Config.preset("scenes", method="spot", stage=2, fine_tuned_blocks=1)), "no blocks"),
+        (lambda: build(Config.preset("shapes", method="spot", stage=2, fine_tuned_blocks=1)), "no blocks"),
         (
             lambda: build(Config.preset("coco", **VIT, method="spot", stage=2, decoder_heads=3, fine_tuned_blocks=4)),
             "has 3 blocks",
@@ -175,7 +175,7 @@ def stage_one(small_scenes, **fields):
         slot_dim=12, slot_mlp_dim=16, num_slots=5, decoder_layers=1, decoder_heads=2, steps=6, batch_size=4, log_every=2, evaluate_every=3,
         evaluate_images=2, device="cpu", data=str(small_scenes), image_size=64, num_iterations=3, aggregator_start="random",
     )  # fmt: skip
-    return Config.preset("scenes", **{**sizes, **VIT, "method": "spot", "fine_tuned_blocks": 1, **fields})
+    return Config.preset("shapes", **{**sizes, **VIT, "method": "spot", "fine_tuned_blocks": 1, **fields})
 
 
 def test_the_second_stage_trains_resumes_and_needs_no_teacher_afterwards(

@@ -88,7 +88,7 @@ fit = functools.partial(loop.fit, task=Regression)
 @pytest.fixture
 def config():
     return Config.preset(
-        "scenes", num_slots=3, steps=40, batch_size=8, learning_rate=0.3, gradient_clip=100.0, aggregator_rate=0.3, evaluate_every=10,
+        "shapes", num_slots=3, steps=40, batch_size=8, learning_rate=0.3, gradient_clip=100.0, aggregator_rate=0.3, evaluate_every=10,
         log_every=4, device="cpu",
     )  # fmt: skip
 

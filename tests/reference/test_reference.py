@@ -502,7 +502,7 @@ def test_the_older_file_format_of_torch_loads(small, tmp_path):
         (dict(backbone_weights="pretrained"), "backbone_weights cannot be given"),
         (dict(SMALL, decoder="mlp"), "nothing like decoder.mlp.0.weight"),
         (dict(SMALL, initializer="separate"), r"m.initializ.mean is \(1, 1, 8\), not \(1, 3, 8\)"),
-        (dict(preset="scenes"), "missing|wrong"),
+        (dict(preset="shapes"), "missing|wrong"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, words, small):

@@ -140,7 +140,7 @@ def test_what_the_notebooks_really_import_is_reached():
     cells = [source for path in Path(__file__).parents[2].glob("notebooks/0[3467]*.ipynb") for source, _ in identity._cells(path)]
     imports = "\n".join(line for cell in cells for line in cell.splitlines() if re.match(r"(from|import) \S.*[^(]$", line))
     code = f"{imports}\nimport json, sys\nfrom dias_lab import Config, build\n"
-    code += "build(Config.preset('scenes', backbone_size=128, fourier_dim=16, fourier_stride=16))\n"
+    code += "build(Config.preset('shapes', backbone_size=128, fourier_dim=16, fourier_stride=16))\n"
     code += "print(json.dumps([name for name in sys.modules if name.startswith('dias_lab.')]))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1])
     counted = {module for module in loaded if module.split(".")[1] not in identity.LEFT_OUT}

@@ -17,7 +17,7 @@ from dias_lab.shell import COMMANDS
 from dias_lab.trace import AttentionTrace
 
 SMALL = (
-    "--preset scenes --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --decoder-layers 1 --decoder-heads 2 "
+    "--preset shapes --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --decoder-layers 1 --decoder-heads 2 "
     "--steps 4 --batch-size 2 --evaluate-every 4 --evaluate-images 2 --device cpu"
 ).split()
 

@@ -45,7 +45,7 @@ def small(small_scenes, **fields):
         backbone_size=128, fourier_dim=16, fourier_stride=16, slot_dim=12, slot_mlp_dim=16, num_slots=5, decoder_layers=2, decoder_heads=2,
         steps=20, batch_size=4, log_every=3, evaluate_every=5, evaluate_images=3, device="cpu", data=str(small_scenes),
     )  # fmt: skip
-    return Config.preset("scenes", **{**sizes, **fields})
+    return Config.preset("shapes", **{**sizes, **fields})
 
 
 def test_a_run_leaves_what_the_design_promises(whole, small_scenes):

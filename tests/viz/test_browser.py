@@ -130,7 +130,7 @@ def picture(page, name: str):
 def scenes() -> AttentionTrace:
     """Scenes whose maps come to follow the true segments; slots 4 and 6 are merged away in the end."""
     random = np.random.default_rng(0)
-    pictures, true = map(np.stack, zip(*(scene(20_000_000 + number) for number in range(B)), strict=True))
+    pictures, true = map(np.stack, zip(*(scene(20_000_000 + number, "shapes") for number in range(B)), strict=True))
     slots = random.permutation(N)[:6][np.minimum(true, 5)]
     wanted = np.eye(N, dtype=np.float32)[slots].reshape(B, h, 128 // h, w, 128 // w, N).mean((2, 4)).transpose(0, 3, 1, 2)
     logits = np.stack([sharpness * wanted + 0.6 * random.standard_normal(wanted.shape) for sharpness in (1, 2.5, 5, 9)])
