@@ -16,6 +16,7 @@ from dias_lab.data import shapes, toys
 
 SIZE = 128
 SPLITS = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # first seed of each split; the ranges are disjoint
+COLOURS, BACKGROUNDS = ("kind", "drawn"), ("plain", "textured", "surface", "regions")
 Y, X = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE  # centres of the pixels in 0..1, [H W] each
 
 
@@ -26,20 +27,23 @@ class Difficulty:
     min_objects: int = 2
     max_objects: int = 4
     kinds: int = 12  # the first so many of toys.KINDS
-    colours: Literal["kind", "drawn"] = "kind"  # each kind has its three, or every toy draws three
-    background: Literal["plain", "textured", "surface", "regions"] = "surface"  # greyish, twice; of any colour; wall and floor
+    colours: Literal[COLOURS] = "kind"  # each kind has its three, or every toy draws three
+    background: Literal[BACKGROUNDS] = "surface"  # greyish, twice; of any colour; wall and floor
     radius: tuple[float, float] = (0.19, 0.26)  # of a toy, as a share of the picture's side
     occlusion: float = 0.25  # largest share of a toy that later ones may hide
     turn: float = 0.2  # largest angle, radians
     noise: float = 0.02  # deviation of each pixel's noise; a colour channel runs from 0 to 1
 
     def __post_init__(self):
+        for name, choices in (("colours", COLOURS), ("background", BACKGROUNDS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}{nearest(getattr(self, name), choices)}")
         if not 1 <= self.min_objects <= self.max_objects:
             raise ValueError(f"1 <= min_objects <= max_objects, got {self.min_objects} and {self.max_objects}")
         if not 2 <= self.kinds <= len(toys.KINDS):
             raise ValueError(f"kinds is 2 to {len(toys.KINDS)}, got {self.kinds}")
-        if not 0.05 <= self.radius[0] <= self.radius[1] <= 0.4:
-            raise ValueError(f"radius is two shares from 0.05 to 0.4, the smaller first, got {self.radius}")
+        if not 0.1 <= self.radius[0] <= self.radius[1] <= 0.4:  # smaller toys have no 1 % of the picture, and are not drawn
+            raise ValueError(f"radius is two shares from 0.1 to 0.4, the smaller first, got {self.radius}")
         if not 0 <= self.occlusion < 1 or not 0 <= self.turn <= np.pi or not 0 <= self.noise <= 0.3:
             raise ValueError(f"occlusion 0 to below 1, turn 0 to pi, noise 0 to 0.3; got {self}")
         room = self.max_objects * 2.2 * self.radius[0] ** 2 * (1 - self.occlusion)
