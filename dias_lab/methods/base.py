@@ -155,8 +155,8 @@ class Method(nn.Module):
         """The decoder's reconstruction [B C h w] and map [B N h w], or None where it was not asked for.
 
         `decoder_attention` None asks for it in evaluation only, where no draws are needed. `attention` [B N h w] is the
-        map that the slots end with; a decoder with slot frames needs it. Where a training pass samples locations
-        (`sampled`), both are 0 at the others.
+        map that the slots end with; a decoder with slot frames needs it. Both are 0 at locations that a training pass
+        does not sample (`sampled`).
         """
         grid = features.shape[2:]
         hide = self.decoder.drawn(draws) if self.training else {}
