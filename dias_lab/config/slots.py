@@ -65,7 +65,7 @@ class Decoder(Part):
         """Whether the decoder can begin as a lookup: ValueError says why not, and what else to take."""
         if self.slot_frames:
             raise ValueError(
-                'decoder_start="lookup" is not for slot frames, whose masks begin at the closest slot anyway: take '
+                'decoder_start="lookup" is not for slot frames, which know the distance from each slot: take '
                 'decoder_start="random", or slot_frames=False'
             )
         as_they_are = self.projector == "mlp" and not self.project_dim and not self.project_hidden_dim

@@ -143,7 +143,8 @@ class MLPDecoder(SampledDecoder):
         if units < 2 * K:
             raise ValueError(f'decoder_start="lookup": decoder_mlp_dim is {units}; take at least {2 * K}')
         place = weight * place.flatten(1).T  # [L 2]
-        self.position.zero_()[0, :, C - 2 : C], self.position[0, :, C:K] = -place.tanh(), place  # the GRU's tanh, too
+        nn.init.zeros_(self.position)
+        self.position[0, :, C - 2 : C], self.position[0, :, C:K] = -place.tanh(), place  # slots went through a tanh, too
         for linear in (first, *between):
             linear.weight[: 2 * K], linear.bias[: 2 * K] = 0, 0
         pairs = torch.cat([torch.eye(K), -torch.eye(K)])  # [2K K]
