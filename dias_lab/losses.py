@@ -6,7 +6,7 @@ which are already a softmax over slots, to a cross-entropy that takes the softma
 slots it lies between ln((e + n - 1) / e) and ln n for perfect and uniform maps (1.165 and 1.946 at 7 slots). That is
 form "release"; form "cross_entropy" takes the logarithm of the map itself.
 
-Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, K codes.
+Axes: T iterations, B images, N slots, L = h * w locations, K codes or sampled locations, C feature channels.
 """
 
 import math
@@ -18,8 +18,18 @@ from torch import Tensor
 from dias_lab.modules.matching import match_segments
 
 
-def reconstruction_loss(reconstruction: Float[Tensor, "B C h w"], features: Float[Tensor, "B C h w"]) -> Tensor:
-    """Mean squared error over all values; in squared units of the feature map. The target gets no gradient."""
+def reconstruction_loss(
+    reconstruction: Float[Tensor, "B C h w"],
+    features: Float[Tensor, "B C h w"],
+    sampled: Int[Tensor, "B K"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error over all values; in squared units of the feature map. The target gets no gradient.
+
+    `sampled`: the locations that were reconstructed, which alone count (`Output.sampled`).
+    """
+    if sampled is not None:
+        index = sampled[:, None].expand(-1, features.shape[1], -1)  # [B C K]
+        reconstruction, features = (values.flatten(2).gather(2, index) for values in (reconstruction, features))
     return F.mse_loss(reconstruction, features.detach())
 
 

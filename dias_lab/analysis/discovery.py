@@ -29,6 +29,9 @@ class Discovery:
     @staticmethod
     def check(config: Config):
         open_stores(config)
+        mlp = config.decoder == "mlp" and (config.decoder_locations or config.decoder_start == "lookup")
+        if config.conditioning_dim or mlp:
+            build(config)  # how many channels and locations there are shows then: it refuses what does not fit
         if config.backbone_weights == "checkpoint":
             raise ValueError(
                 'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'

@@ -5,6 +5,8 @@ from typing import Literal
 
 from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, PositiveFloat, Share
 
+OTHER_DECODERS = ("spot", "vqdino", "slate")  # methods that bring a decoder of their own
+
 
 @dataclass(frozen=True)
 class Slots(Part):
@@ -37,7 +39,8 @@ class Decoder(Part):
     decoder: Literal["random_order", "mlp", "raster"] = "random_order"  # "mlp": all locations at once; not spot, vqdino, slate
     slot_frames: bool = False  # each slot paints in the frame of its own attention (Biza et al. 2023); not of DIAS; not raster
     evaluation_visible: Literal["all", "none"] = "all"  # what an evaluation shows the decoder; random_order only; release: all
-    decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like each location; not mlp
+    decoder_start: Literal["random", "lookup"] = "random"  # "lookup": begin with the slot most like a location (mlp: closest)
+    decoder_locations: NotNegative = 0  # mlp only: a training step reconstructs so many random ones of an image; 0: all
     decoder_layers: Positive = 4  # layers of the decoder
     decoder_heads: Positive = 4  # attention heads of a layer; not mlp
     decoder_mlp_dim: NotNegative = 0  # hidden channels of a layer; 0: four times the features' channels (mlp decoder: 2048)
@@ -49,3 +52,26 @@ class Decoder(Part):
             raise ValueError('slot_frames is an option of the decoders "mlp" and "random_order", and decoder is "raster"')
         if self.decoder == "mlp" and self.decoder_layers < 2 and not self.slot_frames:
             raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
+        if self.decoder_locations and (self.decoder != "mlp" or self.method in OTHER_DECODERS):
+            kind = f"{self.method}'s own" if self.method in OTHER_DECODERS else f'"{self.decoder}"'
+            raise ValueError(
+                f"decoder_locations is {self.decoder_locations}, and the decoder is {kind}, in which locations depend "
+                'on each other: take decoder="mlp" (dias, dinosaur, smoothsa), or decoder_locations=0'
+            )
+        if self.decoder_start == "lookup" and self.method not in OTHER_DECODERS:
+            self.check_lookup()
+
+    def check_lookup(self):
+        """Whether the decoder can begin as a lookup: ValueError says why not, and what else to take."""
+        if self.slot_frames:
+            raise ValueError(
+                'decoder_start="lookup" is not for slot frames, which know the distance from each slot: take '
+                'decoder_start="random", or slot_frames=False'
+            )
+        as_they_are = self.projector == "mlp" and not self.project_dim and not self.project_hidden_dim
+        if self.decoder == "mlp" and not (self.position_weight and as_they_are):
+            raise ValueError(
+                "an MLP decoder looks up the closest slot, and slots know their place from the features: "
+                'decoder_start="lookup" needs position_weight above 0, projector="mlp", project_dim=0 and '
+                'project_hidden_dim=0; or take decoder_start="random"'
+            )

@@ -74,7 +74,7 @@ class Drawn(NamedTuple):
     rows: slice
     columns: slice
     cover: np.ndarray  # [h w] from 0 to 1: how much of each pixel it covers
-    shade: np.ndarray  # [h w] brightness, about 1
+    shade: np.ndarray  # [h 1] brightness of each row, about 1
     colour: int
 
 
@@ -93,10 +93,11 @@ def draw(kind: str, centre: tuple[float, float], radius: float, angle: float, mi
         turn = angle + np.deg2rad(part.turn) * flip
         Y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
         X = np.arange(columns.start, columns.stop, dtype=np.float32) + np.float32(0.5 - x)
-        p = (X * np.float32(np.cos(turn)) + Y * np.float32(np.sin(turn))) * flip  # [h w], pixels from the part's centre
-        q = Y * np.float32(np.cos(turn)) - X * np.float32(np.sin(turn))
+        along, across = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        p = (X * along + Y * across) * flip  # [h w], pixels from the part's centre
+        q = Y * along - X * across
         outside = _distance(part.shape, p, q, np.float32(half_width), np.float32(half_height))
-        shade = 1.06 - 0.1 * (Y + np.float32(y - centre[1] + radius)) / (2 * radius) + np.zeros_like(p)  # light from above
+        shade = 1.06 - 0.1 * (Y + np.float32(y - centre[1] + radius)) / (2 * radius)  # light from above
         found.append(Drawn(rows, columns, (0.5 - outside).clip(0, 1), shade, part.colour))
     return found
 

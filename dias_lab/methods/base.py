@@ -2,10 +2,10 @@
 
 A method is a `Method`: a backbone, a `decoder`, and what is trained besides; it writes `run` and `losses`.
 
-Axes: T iterations, B images, N slots, L = h * w locations, C feature channels, R pixels of the protocol's square.
+Axes: T iterations, B images, N slots, L = h * w locations, K sampled ones, C feature channels, R pixels of the square.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,8 @@ class Output:
     keep: Bool[Tensor, "B N"]  # False where a slot is left out: redundant, or by the caller's mask
     reconstruction: Float[Tensor, "B C h w"]
     decoder_attention: Float[Tensor, "B N h w"] | None  # None in training unless asked for
+    # the locations that a training pass with `decoder_locations` has reconstructed; at the others both maps are 0
+    sampled: Int[Tensor, "B K"] | None = field(default=None, kw_only=True)
 
 
 class Given(NamedTuple):
@@ -153,7 +155,8 @@ class Method(nn.Module):
         """The decoder's reconstruction [B C h w] and map [B N h w], or None where it was not asked for.
 
         `decoder_attention` None asks for it in evaluation only, where no draws are needed. `attention` [B N h w] is the
-        map that the slots end with; a decoder with slot frames needs it.
+        map that the slots end with; a decoder with slot frames needs it. Both are 0 at locations that a training pass
+        does not sample (`sampled`).
         """
         grid = features.shape[2:]
         hide = self.decoder.drawn(draws) if self.training else {}
@@ -161,8 +164,12 @@ class Method(nn.Module):
             hide |= {"frames": None if attention is None else attention.flatten(2)}
         reconstruction, decoded = self.decoder(locations(features), slots, keep, need_attention=decoder_attention, **hide)
         wanted = not self.training if decoder_attention is None else decoder_attention
-        decoded = decoded.unflatten(2, grid) if wanted else None  # some decoders have a map at any time
-        return reconstruction.transpose(1, 2).unflatten(2, grid), decoded
+        decoded = on_map(decoded, grid, hide.get("sampled")) if wanted else None  # some decoders have a map at any time
+        return on_map(reconstruction.transpose(1, 2), grid, hide.get("sampled")), decoded
+
+    def sampled(self, draws: dict[str, Tensor]) -> Int[Tensor, "B K"] | None:
+        """The locations that the decoder reconstructs in a training pass with these draws; None: all."""
+        return self.decoder.drawn(draws).get("sampled") if self.training else None
 
     @classmethod
     def check(cls, config: Config):
@@ -265,6 +272,14 @@ def segments_from(attention: Float[Tensor, "B N h w"], size: int) -> Int[Tensor,
 def locations(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B L C"]:
     """The map as a list of its locations."""
     return features.flatten(2).transpose(1, 2)
+
+
+def on_map(values: Float[Tensor, "B C L"], grid, sampled: Int[Tensor, "B K"] | None = None) -> Float[Tensor, "B C h w"]:
+    """The list of locations as a map; those that are `sampled` [B C K] at their places, among zeros."""
+    if sampled is not None:
+        empty = values.new_zeros(*values.shape[:2], grid[0] * grid[1])
+        values = empty.scatter(2, sampled[:, None].expand_as(values), values)
+    return values.unflatten(2, grid)
 
 
 def everyone(slots: Float[Tensor, "B N D"]) -> Bool[Tensor, "B N"]:

@@ -52,7 +52,8 @@ class DIAS(Method):
         attention = attention.unflatten(3, features.shape[2:])
         target, quantised = self.target(features)
         reconstruction, decoded = self.reconstruct(target, slots, keep, given.draws, given.decoder_attention, attention[-1])
-        return DIASOutput(target, slots, attention, keep, reconstruction, decoded, quantised)
+        sampled = self.sampled(given.draws)
+        return DIASOutput(target, slots, attention, keep, reconstruction, decoded, quantised, sampled=sampled)
 
     def aggregate(self, projected: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None, draws=None):
         """Aggregate; find the slots that say the same thing; aggregate again from the slots that are left.
@@ -110,7 +111,7 @@ class DIAS(Method):
     def losses(self, output: DIASOutput, progress: float) -> tuple[dict, dict]:
         """Unweighted losses, and their weights at `progress` (0 to 1) through the training."""
         config = self.config
-        terms = {"reconstruction": losses.reconstruction_loss(output.reconstruction, output.features)}
+        terms = {"reconstruction": losses.reconstruction_loss(output.reconstruction, output.features, output.sampled)}
         weights = {"reconstruction": 1.0}
         if config.distillation != "none":
             reinitialized = config.merging == "reinitialize" and config.teacher == "before_merging"

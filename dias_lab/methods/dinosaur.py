@@ -28,9 +28,10 @@ class DINOSAUR(Method):
     def run(self, features: Float[Tensor, "B C h w"], given: Given) -> Output:
         slots, attention, keep = self.attend(features, given)
         reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention, attention[-1])
-        return Output(features, slots, attention, keep, reconstruction, decoded)
+        sampled = self.sampled(given.draws)
+        return Output(features, slots, attention, keep, reconstruction, decoded, sampled=sampled)
 
     def losses(self, output: Output, progress: float) -> tuple[dict, dict]:
         """The reconstruction loss, with weight 1."""
-        loss = losses.reconstruction_loss(output.reconstruction, output.features)
+        loss = losses.reconstruction_loss(output.reconstruction, output.features, output.sampled)
         return {"reconstruction": loss}, {"reconstruction": 1.0}

@@ -51,7 +51,8 @@ class SmoothSA(Method):
         preheated, slots = self.initializer.preheat(projected, given.slots, given.draws["restart"], detach, given.keep)
         slots, attention, keep = self.attend(features, given._replace(slots=slots), projected=projected)
         reconstruction, decoded = self.reconstruct(features, slots, keep, given.draws, given.decoder_attention, attention[-1])
-        return SmoothSAOutput(features, slots, attention, keep, reconstruction, decoded, preheated)
+        sampled = self.sampled(given.draws)
+        return SmoothSAOutput(features, slots, attention, keep, reconstruction, decoded, preheated, sampled=sampled)
 
     def trained_with(self, name: str) -> str:
         return "decoder" if name.startswith(PREDICTION) else super().trained_with(name)
@@ -59,7 +60,7 @@ class SmoothSA(Method):
     def losses(self, output: SmoothSAOutput, progress: float) -> tuple[dict, dict]:
         """Unweighted losses, and their weights. The prediction follows the slots, and not the other way round."""
         terms = {
-            "reconstruction": losses.reconstruction_loss(output.reconstruction, output.features),
+            "reconstruction": losses.reconstruction_loss(output.reconstruction, output.features, output.sampled),
             "preheat": F.mse_loss(output.preheated, output.slots.detach()),
         }
         return terms, {"reconstruction": 1.0, "preheat": self.config.preheat_weight}

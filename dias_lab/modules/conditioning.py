@@ -41,14 +41,22 @@ class Conditioned(Backbone):
         self.waiting = kind != "none" or backbone.waiting
         self.feature_dim = K + 2 * (position > 0)
         self.requires_grad_(False)
+        self.register_load_state_dict_pre_hook(refuse_another_kind)
 
     @torch.no_grad()
     def fit(self, features: Float[Tensor, "M C"]):
-        """Statistics of many locations of the training split. Raises ValueError for a channel that never changes."""
+        """Statistics of many locations of the training split.
+
+        Raises ValueError for a channel that never changes, and where whitening would keep a component that does not.
+        """
         features = features.double()
         deviation = features.std(dim=0)
-        if self.kind != "scale" and (dead := (deviation < 1e-9).nonzero().flatten().tolist()):
-            raise ValueError(f"the features' channels {dead[:10]} never change: conditioning {self.kind!r} cannot scale them")
+        dead = (deviation < 1e-9).nonzero().flatten().tolist()
+        if len(dead) > (len(deviation) - 1 if self.kind == "scale" else 0):
+            raise ValueError(
+                f"the features' channels {dead[:10]} never change: conditioning {self.kind!r} cannot scale them; take another "
+                'backbone or other images, or conditioning="none"'
+            )
         self.centre.copy_(features.mean(dim=0))
         K, C = self.matrix.shape
         if self.kind == "scale":
@@ -58,9 +66,14 @@ class Conditioned(Backbone):
         else:
             values, vectors = torch.linalg.eigh(torch.cov(features.T))  # ascending
             values, vectors = values.flip(0)[:K], vectors.flip(1)[:, :K].T  # [K], [K C]
+            alive = int((values > 1e-10 * values[0]).sum())
+            if self.kind == "whiten" and alive < K:
+                raise ValueError(
+                    f"only {alive} of the {K} components of the features change: conditioning 'whiten' cannot scale the "
+                    f"others; take conditioning_dim={alive} or fewer, or more conditioning_images"
+                )
             vectors = vectors * vectors.sum(dim=1, keepdim=True).sign()  # a sign that does not depend on the machine
-            scale = values.clamp_min(1e-12).rsqrt() if self.kind == "whiten" else values[0].rsqrt()
-            matrix = vectors * (scale[:, None] if self.kind == "whiten" else scale)
+            matrix = vectors * (values.rsqrt()[:, None] if self.kind == "whiten" else values[0].rsqrt())
         self.matrix.copy_(matrix)
         self.waiting = False
 
@@ -77,6 +90,27 @@ class Conditioned(Backbone):
         """Only the backbone inside computes in `dtype`."""
         self.backbone.lowered(dtype)
         return self
+
+
+def refuse_another_kind(backbone: Conditioned, state: dict, prefix: str, *_):
+    """ValueError where a state has the conditioning of another kind: its matrix shows which it is."""
+    matrix = state.get(f"{prefix}matrix")
+    if matrix is not None and matrix.shape == backbone.matrix.shape and backbone.kind not in (kinds := kinds_of(matrix)):
+        raise ValueError(
+            f"the conditioning of these weights is {' or '.join(map(repr, kinds))}, and the config's {backbone.kind!r}: they "
+            "would see features that they do not know. Take their conditioning, or train anew"
+        )
+
+
+def kinds_of(matrix: Float[Tensor, "K C"]) -> list[str]:
+    """Which kinds of conditioning this can be the matrix of: often one, with a single component several."""
+    K, C = matrix.shape
+    norms = matrix.norm(dim=1)
+    even = bool(norms.max() - norms.min() <= 1e-5 * norms.max())  # one scale for all
+    if K == C and torch.equal(matrix, matrix.diag().diag()):
+        diagonal = ["scale", "standardise"] if even else ["standardise"]
+        return ["none"] if (matrix.diag() == 1).all() else diagonal + ["pca", "whiten"] * (C == 1)
+    return ["pca"] * even + ["whiten"] * (not even or K == 1)
 
 
 def build_backbone(config) -> Backbone:

@@ -3,10 +3,12 @@
 All are called alike, decoder(features [B L C], slots [B N D], keep [B N], need_attention=...); `requests` says which
 random numbers a training pass wants, `drawn` picks them. Permuted decoding has a file of its own, permuted.py.
 
+An MLP decoder reconstructs each location by itself, so in training a random few of them are enough: `num_sampled`.
+
 Sources: random-order decoding: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release Genera1Z/DIAS; MLP decoder:
 DINOSAUR, Seitzer et al. 2023, arXiv:2209.14860.
 
-Axes: B images, N slots, L = h * w locations, C feature channels, D slot width.
+Axes: B images, N slots, L = h * w locations, K sampled ones, C feature channels, D slot width.
 """
 
 from functools import partial
@@ -87,30 +89,84 @@ def prefix(L: int, probability: float, fraction: float, random: np.random.Genera
     return {"order": order, "visible": np.asarray(visible)}
 
 
-class MLPDecoder(nn.Module):
+class SampledDecoder(nn.Module):
+    """What MLP decoders share: with `num_sampled` above 0, a training pass draws so many locations of each image."""
+
+    def __init__(self, num_sampled: int = 0):
+        super().__init__()
+        self.num_sampled = num_sampled
+
+    def requests(self, num_locations: int) -> list[Request]:
+        return [Request("locations", partial(sample, num_locations, self.num_sampled))] if self.num_sampled else []
+
+    def drawn(self, draws: dict) -> dict:
+        return {"sampled": draws["sampled"]} if self.num_sampled else {}
+
+
+def sample(L: int, K: int, random: np.random.Generator) -> dict:
+    """K of L locations, each at most once: int64 [K]."""
+    return {"sampled": random.permutation(L)[:K]}
+
+
+class MLPDecoder(SampledDecoder):
     """Every slot paints the whole map on its own, with a weight a location; the weights compete by softmax."""
 
     framed = False
 
-    def __init__(self, feature_dim: int, slot_dim: int, num_locations: int, num_layers: int = 4, mlp_dim: int = 2048):
-        super().__init__()
+    def __init__(
+        self, feature_dim: int, slot_dim: int, num_locations: int, num_layers: int = 4, mlp_dim: int = 2048,
+        num_sampled: int = 0,
+    ):  # fmt: skip
+        super().__init__(num_sampled)
         self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_locations, slot_dim)))
         widths = [slot_dim] + [mlp_dim] * (num_layers - 1)
         layers = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.GELU())]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], feature_dim + 1))
 
-    def requests(self, num_locations: int) -> list[Request]:
-        return []
+    @torch.no_grad()
+    def start_as_lookup(self, place: Float[Tensor, "2 h w"], weight: float, sharpness: float = 4.0):
+        """Initial values with which each location is painted by the slot that is closest, with what that slot holds.
 
-    def drawn(self, draws: dict) -> dict:
-        return {}
+        For slots that hold features (`SlotAttention.start_as_k_means`) whose last two channels are `weight` times the
+        place. There the table of positions takes the place away, so that the distance to the slot comes in, and in the two
+        channels after them it adds it. The first units of each layer come in pairs: gelu(x) - gelu(-x) is x itself,
+        which hands all channels through to the end, and gelu(x) + gelu(-x) is nearly |x|, which lowers a slot's weight:
+        its logit is about -`sharpness` times that distance, in y and in x. The other units start at random, unheard.
+
+        Raises ValueError for slots, or layers, that are too narrow.
+        """
+        first, *between, last = self.mlp[::2]
+        C, D, units = last.out_features - 1, first.in_features, last.in_features
+        K = C + 2  # channels that are handed through: distance in the last two features' place, then place itself
+        if D < K:
+            raise ValueError(f'decoder_start="lookup": slot_dim is {D}; take at least {K}, two above the channels')
+        if units < 2 * K:
+            raise ValueError(f'decoder_start="lookup": decoder_mlp_dim is {units}; take at least {2 * K}')
+        place = weight * place.flatten(1).T  # [L 2]
+        nn.init.zeros_(self.position)
+        self.position[0, :, C - 2 : C], self.position[0, :, C:K] = -place.tanh(), place  # slots went through a tanh, too
+        for linear in (first, *between):
+            linear.weight[: 2 * K], linear.bias[: 2 * K] = 0, 0
+        pairs = torch.cat([torch.eye(K), -torch.eye(K)])  # [2K K]
+        first.weight[: 2 * K, :K] = pairs
+        for linear in between:
+            linear.weight[: 2 * K, : 2 * K] = pairs @ pairs.T
+        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+        last.weight[: C - 2, : 2 * K], last.weight[C - 2 : C, : 2 * K] = pairs.T[: C - 2], pairs.T[C:]
+        distances = [C - 2, C - 1, C - 2 + K, C - 1 + K]
+        first.weight[distances] *= 4  # |x| begins a quarter from 0
+        last.weight[-1, distances] = -sharpness / 4
 
     def forward(
         self, features: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep: Bool[Tensor, "B N"] | None = None,
-        need_attention: bool | None = None,
+        need_attention: bool | None = None, sampled: Int[Tensor, "B K"] | None = None,
     ) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B N L"]]:  # fmt: skip
-        """Reconstruction and the weights. They make the reconstruction, so they are always there, asked for or not."""
+        """Reconstruction and the weights. They make the reconstruction, so they are always there, asked for or not.
+
+        `sampled`: only these locations, in their order: [B K C] and [B N K].
+        """
         position = resize_position(self.position, features.shape[1])
+        position = position if sampled is None else position[0, sampled]  # [B K D]
         painted = self.mlp(slots[:, :, None] + position[:, None])  # [B N L C+1]
         values, logits = painted[..., :-1], painted[..., -1]
         if keep is not None:

@@ -3,7 +3,7 @@
 Source: Invariant Slot Attention, Biza et al. 2023, arXiv:2302.04973. There slots look at the features in their frames, too;
 here the decoder alone does. It is not part of DIAS, and an option of the MLP decoder and of random-order decoding.
 
-Axes: B images, N slots, L = h * w locations, C feature channels, D slot width, H hidden channels.
+Axes: B images, N slots, L = h * w locations, K sampled ones, C feature channels, D slot width, H hidden channels.
 """
 
 from functools import partial
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from dias_lab.data.draws import Request
 from dias_lab.modules.conditioning import positions
-from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, prefix
+from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, SampledDecoder, prefix
 from dias_lab.modules.permuted import PermutedDecoder
 
 WAVES = 16  # of the code that tells a place
 
 
-class FramedDecoder(nn.Module):
+class FramedDecoder(SampledDecoder):
     """An MLP decoder: every slot paints hidden features on the whole map in its own frame; masks mix them by softmax.
 
     A location's place is told relative to the centre of the slot's attention, in units of its width, and the mask falls
@@ -30,8 +30,8 @@ class FramedDecoder(nn.Module):
 
     framed = True  # wants the attention that the slots end with
 
-    def __init__(self, feature_dim: int, slot_dim: int, grid: tuple[int, int], hidden_dim: int = 64):
-        super().__init__()
+    def __init__(self, feature_dim: int, slot_dim: int, grid: tuple[int, int], hidden_dim=64, num_sampled: int = 0):
+        super().__init__(num_sampled)
         self.register_buffer("places", positions(grid).flatten(1).T.contiguous(), persistent=False)  # [L 2], y and x
         self.register_buffer("frequency", 1.2 * torch.randn(2, WAVES))
         self.register_buffer("phase", 2 * torch.pi * torch.rand(WAVES))
@@ -44,12 +44,6 @@ class FramedDecoder(nn.Module):
         self.to_features, self.paint = nn.Linear(hidden_dim, feature_dim), nn.Linear(slot_dim, feature_dim)
         nn.init.constant_(self.to_extent.bias[:1], 0.7)
 
-    def requests(self, num_locations: int) -> list[Request]:
-        return []
-
-    def drawn(self, draws: dict) -> dict:
-        return {}
-
     def forward(
         self,
         features: Float[Tensor, "B L C"],
@@ -58,12 +52,14 @@ class FramedDecoder(nn.Module):
         frames: Float[Tensor, "B N L"] | None = None,
         need_attention: bool | None = None,
         state: Float[Tensor, "B L H"] | None = None,
+        sampled: Int[Tensor, "B K"] | None = None,
     ):
         """Reconstruction [B L C] and the masks [B N L] that mix the slots' paintings. `frames`: the slots' attention.
 
-        `state`: what each location adds to what the slots paint there (random order).
+        `state`: what each location adds to what the slots paint there (random order). `sampled`: only these locations,
+        in their order: [B K C] and [B N K].
         """
-        code, distance = self.relative(frames, keep)  # [B N L code], [B N L]
+        code, distance = self.relative(frames, keep, sampled)  # [B N L code], [B N L]
         message = self.norm_slots(slots)
         hidden = self.from_slot(message)[:, :, None] + self.from_place(code)  # [B N L H]
         hidden = hidden if state is None else hidden + state[:, None]
@@ -76,15 +72,19 @@ class FramedDecoder(nn.Module):
         mixed = torch.einsum("bnl,bnlh->blh", attention, hidden)
         return self.to_features(mixed) + attention.transpose(1, 2) @ self.paint(message), attention
 
-    def relative(self, frames: Float[Tensor, "B N L"], keep=None) -> tuple[Tensor, Float[Tensor, "B N L"]]:
-        """Every location's place in every slot's frame, as a code, and its squared distance from the centre in widths."""
+    def relative(self, frames: Float[Tensor, "B N L"], keep=None, sampled=None) -> tuple[Tensor, Tensor]:
+        """Each location's place in every slot's frame, as a code, and its squared distance from the centre in widths."""
         if frames is None:
             raise ValueError("a decoder with slot frames needs the slots' attention map: give it as `frames`")
+        if frames.shape[2] != len(self.places):
+            L = len(self.places)
+            raise ValueError(f"a decoder for maps of {L} locations got one of {frames.shape[2]}: build it for that map")
         weight = frames + 1e-6 if keep is None else frames * keep[..., None] + 2e-6
         weight = weight / weight.sum(dim=2, keepdim=True)
         centre = weight @ self.places  # [B N 2]
         width = (weight @ self.places.square() - centre.square()).sum(dim=2).clamp_min(0.02).sqrt()  # [B N]
-        place = (self.places - centre[:, :, None]) / width[:, :, None, None]  # [B N L 2]
+        places = self.places if sampled is None else self.places[sampled][:, None]  # [L 2], or [B 1 K 2]
+        place = (places - centre[:, :, None]) / width[:, :, None, None]  # [B N L 2]
         distance = place.square().sum(dim=-1)
         waves = torch.cos(0.7 * place @ self.frequency + self.phase)
         return torch.cat([waves, place.clamp(-3, 3), distance[..., None].clamp_max(9) / 3], dim=-1), distance
@@ -142,14 +142,22 @@ def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
     """The decoder that `config.decoder` names, for maps of `grid` (h, w) locations; it starts as `config` says."""
     num_locations, size = grid[0] * grid[1], (config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim)
     shown = config.visible_probability, config.visible_fraction, config.evaluation_visible
+    if config.decoder_locations > num_locations:
+        raise ValueError(
+            f"decoder_locations is {config.decoder_locations}, and the feature map has {num_locations} locations: "
+            "take at most so many, or 0 for all"
+        )
     if config.slot_frames:
         hidden = config.decoder_mlp_dim or 64
         if config.decoder == "mlp":
-            return FramedDecoder(feature_dim, config.slot_dim, grid, hidden)
+            return FramedDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_locations)
         return FramedRandomOrderDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_heads, *shown)
     if config.decoder == "mlp":
-        mlp_dim = config.decoder_mlp_dim or 2048
-        return MLPDecoder(feature_dim, config.slot_dim, num_locations, config.decoder_layers, mlp_dim)
+        widths = config.decoder_layers, config.decoder_mlp_dim or 2048
+        decoder = MLPDecoder(feature_dim, config.slot_dim, num_locations, *widths, config.decoder_locations)
+        if config.decoder_start == "lookup":
+            decoder.start_as_lookup(positions(grid), config.position_weight)
+        return decoder
     if config.decoder == "raster":
         decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1)
     else:

@@ -100,10 +100,14 @@ def test_colours_drawn_anew_leave_the_shapes_as_they_are():
         (dict(kinds=13), "kinds is 2 to 12"),
         (dict(kinds=1), "kinds is 2 to 12"),
         (dict(radius=(0.3, 0.2)), "the smaller first"),
-        (dict(radius=(0.2, 0.9)), "0.05 to 0.4"),
+        (dict(radius=(0.2, 0.9)), "0.1 to 0.4"),
+        (dict(radius=(0.05, 0.2)), "0.1 to 0.4"),
         (dict(max_objects=30), "do not fit"),
         (dict(occlusion=1.0), "occlusion"),
         (dict(noise=-1.0), "noise"),
+        (dict(turn=4.0), "turn 0 to pi"),
+        (dict(background="plaid"), "background is 'plaid'; did you mean 'plain'"),
+        (dict(colours="painted"), "colours is 'painted'; there are: drawn, kind"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(wrong, words):
@@ -115,6 +119,12 @@ def test_what_cannot_be_drawn_is_refused(wrong, words):
 def test_no_such_scene(seed, difficulty, words):
     with pytest.raises(ValueError, match=words):
         scenes.item(seed, difficulty)
+
+
+def test_toys_that_do_not_fit_into_a_scene_are_refused():
+    full = Difficulty(min_objects=20, max_objects=20, radius=(0.1, 0.4), occlusion=0.0)
+    with pytest.raises(ValueError, match="20 toys do not fit into scene 3 of Difficulty.*radius=.0.1, 0.4"):
+        scenes.item(3, full)
 
 
 def test_a_store_of_toys_knows_their_kinds(tmp_path):

@@ -29,10 +29,14 @@ VARIANTS = {
     "dias, sometimes": dict(merge_probability=0.5, merge_draw="batch", merge_threshold=0.5),
     "dias, average": dict(linkage="average", merge_gradient=False, merge_threshold=0.5),
     "dias, mlp": dict(decoder="mlp", decoder_mlp_dim=16),
+    "dias, some locations": dict(decoder="mlp", decoder_mlp_dim=16, decoder_locations=7),
+    "dias, some framed": dict(decoder="mlp", decoder_mlp_dim=16, decoder_locations=7, slot_frames=True),
+    "dias, some codes": dict(decoder="mlp", decoder_mlp_dim=16, decoder_locations=7, target="quantised", **CODES),
     "dias, separate": dict(initializer="separate", distillation="none"),
     "dias, quantised": dict(target="quantised", merging="none", **CODES),
     "dias, codes are features": dict(target="quantised", merging="none", codebook_size=16),
     "smoothsa": dict(method="smoothsa"),
+    "smoothsa, some locations": dict(method="smoothsa", decoder="mlp", decoder_mlp_dim=16, decoder_locations=7),
     "spot": dict(method="spot"),
     "spot, original parts": dict(method="spot", spot_parts="original"),
     "spot, all orders": dict(method="spot", evaluation_permutations="all"),
@@ -45,9 +49,10 @@ VARIANTS = {
 STUDENT = {"spot, student": dict(method="spot", stage=2, fine_tuned_blocks=0)}  # learns where a teacher is given only
 DRAWING = VARIANTS | STUDENT
 ONE_EACH = [name for name, fields in VARIANTS.items() if name == fields.get("method", "dias")]
-TRAINED = [*ONE_EACH, "dinosaur, raster", "vqdino, codes are features", "dias, quantised", "dias, codes are features"]
+TRAINED = [*ONE_EACH, "dias, some locations", "dinosaur, raster", "vqdino, codes are features"]
+TRAINED += ["dias, quantised", "dias, codes are features"]
 # draws of all methods; what a pass wants of them is its own affair
-NAMES = {"slots", "restart", "order", "visible", "merge", "permutation", "teaching"}
+NAMES = {"slots", "restart", "order", "visible", "merge", "permutation", "teaching", "sampled"}
 
 
 def merges(config):
@@ -101,7 +106,7 @@ def test_known_features_and_masks_from_outside(name, small_config, images):
     output = model(images, keep=keep, draws=draws)
     assert torch.equal(output.keep, keep) and (output.attention[:, ~keep] == 0).all()
     assert (output.decoder_attention[~keep] == 0).all()
-    decoded = decode(model, given.features, given.slots, given.keep)
+    decoded = decode(model, given.features, given.slots, given.keep, given.attention[-1])
     torch.testing.assert_close(decoded.attention, given.decoder_attention)
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from dias_lab import fit
+from dias_lab.__main__ import main
+from dias_lab.analysis.interventions import with_fields
 from dias_lab.methods import build, checkpoint
 from dias_lab.modules.backbone import ColourBackbone
 from dias_lab.modules.conditioning import Conditioned, positions
@@ -71,6 +73,82 @@ def test_more_components_than_there_are_is_refused(kind, dim, words):
 def test_channels_that_never_change_cannot_be_scaled():
     with pytest.raises(ValueError, match=r"channels \[3, 4, 5\] never change"):
         fitted("standardise", torch.tensor([[0.5, 0.25, 0.75], [0.25, 0.5, 0.0]]).view(2, 3, 1, 1).expand(2, 3, 64, 64))
+
+
+def test_a_single_scale_needs_one_channel_that_changes():
+    assert fitted("scale", torch.rand(2, 3, 1, 1).expand(2, 3, 64, 64)).matrix.isfinite().all()
+    with pytest.raises(ValueError, match=r"channels \[0, 1, 2, 3, 4, 5\] never change"):
+        fitted("scale", torch.full((2, 3, 64, 64), 0.5))
+
+
+def test_components_that_never_change_cannot_be_whitened():
+    grey = torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(6, 3, 64, 64)
+    with pytest.raises(ValueError, match="only 2 of the 6 components .* take conditioning_dim=2"):
+        fitted("whiten", grey)
+    assert fitted("whiten", grey, dim=2)(grey).std() < 2
+    assert fitted("pca", grey)(grey).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ("none", *KINDS))
+@pytest.mark.parametrize("other", ("none", *KINDS))
+def test_the_conditioning_of_another_kind_is_refused_by_name(kind, other, images):
+    saved = Conditioned(ColourBackbone(64, 8), "none", position=0.5) if kind == "none" else fitted(kind, images, position=0.5)
+    model = torch.nn.ModuleDict({"backbone": Conditioned(ColourBackbone(64, 8), other, position=0.5)})
+    state = {f"backbone.{name}": value for name, value in saved.state_dict().items()}
+    if kind == other or (kind, other) == ("scale", "standardise"):  # one scale for all may be one each
+        model.load_state_dict(state)
+        return
+    with pytest.raises(ValueError, match=f"conditioning of these weights is .*{kind}.*, and the config's '{other}'"):
+        model.load_state_dict(state)
+
+
+def test_channels_that_are_alike_do_not_make_it_another_kind():
+    grey = torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(6, 3, 64, 64)
+    for kind, dim in (("standardise", 0), ("pca", 0), ("pca", 1), ("whiten", 1), ("whiten", 2)):
+        Conditioned(ColourBackbone(64, 8), kind, dim).load_state_dict(fitted(kind, grey, dim).state_dict())
+
+
+def test_the_weights_of_a_run_refuse_another_conditioning(small_config):
+    config = small_config.replace(backbone="colour", colour_stride=16, conditioning="whiten")
+    model = build(config)
+    model.backbone.fit(torch.rand(100, 6))
+    with pytest.raises(ValueError, match="these weights is 'whiten', and the config's 'pca'"):
+        with_fields(model, conditioning="pca")
+    with pytest.raises(ValueError, match=r"backbone.matrix is \(6, 6\), not \(2, 6\)"):
+        with_fields(model, conditioning_dim=2)
+    with pytest.raises(ValueError, match="unknown backbone.centre"):
+        with_fields(model, conditioning="none")
+
+
+def test_it_is_fitted_on_all_images_where_there_are_fewer_than_it_may_take(small_config, tmp_path):
+    config, found = small_config.replace(backbone="colour", colour_stride=16, conditioning="pca", steps=1), []
+    for images in (10, 11, 1000):  # the store has 10
+        fit(config.replace(conditioning_images=images), tmp_path / str(images), progress=False)
+        found.append(checkpoint.load_model(tmp_path / str(images)).backbone.matrix)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        (dict(conditioning="pca", conditioning_dim=7), "conditioning_dim is 7, and the backbone has 6 channels"),
+        (dict(conditioning="standardise", conditioning_dim=3), 'conditioning_dim is for "pca" and "whiten"'),
+        (dict(decoder="mlp", decoder_locations=65), "decoder_locations is 65, and the feature map has 64 locations"),
+        (dict(decoder="mlp", decoder_start="lookup", position_weight=1.0, slot_dim=9), "slot_dim is 9; take at least 10"),
+    ],
+)
+def test_what_only_the_built_model_knows_is_refused_before_anything_is_written(fields, words, small_config, tmp_path, capsys):
+    config = small_config.replace(backbone="colour", colour_stride=16, **fields)
+    with pytest.raises(ValueError, match=words):
+        fit(config, tmp_path / "run", progress=False)
+    options = [word for name, value in config.to_dict().items() if not isinstance(value, bool) for word in option(name, value)]
+    assert main(["train", "--run-dir", str(tmp_path / "run"), *options]) == 2
+    said = capsys.readouterr().err
+    assert "refused" in said and words in said and not (tmp_path / "run").exists()
+
+
+def option(name, value):
+    return [f"--{name.replace('_', '-')}", str(value)]
 
 
 TOYS = dict(
