@@ -1,0 +1,127 @@
+"""A run that starts from another run's weights: its parent, `config.parent`.
+
+All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of
+the features; the optimiser starts fresh. What a run knows its parent by is a hash of these weights, which stands in its
+checkpoints: other weights under the same path are noticed. With a checkpoint of its own it needs the parent no more.
+"""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from dias_lab import runs
+from dias_lab.config import Backbone, Config, Data, Run, Training
+from dias_lab.methods import checkpoint
+from dias_lab.methods.task import Task
+
+MAY_DIFFER = {field for part in (Run, Data, Training) for field in part.__dataclass_fields__}  # no shape follows from them
+
+
+def check(config: Config, run_dir: Path, task: type[Task]):
+    """Whether the run can start from its parent, or go on from where it is: ValueError says why not."""
+    named = Config.load(run_dir).parent if (run_dir / "config.json").exists() else ""
+    if not config.parent and not named:
+        return
+    parent = runs.resolve(config.parent)
+    if config.parent and parent.resolve() == run_dir.resolve():
+        raise ValueError(f"{run_dir} cannot be its own parent: choose another run directory")
+    if checkpoint.steps(run_dir):
+        if config.parent != named or (parent / "config.json").exists():  # else it is gone, and not needed any more
+            _check_same(config, run_dir, named)
+    elif config.parent:
+        _check_fit(config, parent, task)
+
+
+def start(config: Config, model: nn.Module, run_dir: Path) -> dict:
+    """Put the parent's weights into the model before the first step; the run's own where it goes on.
+
+    Gives what the run's record says of the parent: a hash of its weights, and their step. {} where there is no parent.
+    """
+    if not config.parent:
+        return {}
+    if own := checkpoint.steps(run_dir):  # at once, since the conditioning of the features is not fitted again
+        checkpoint.load(run_dir, own[-1], model)
+        return _record(run_dir)
+    parent = runs.resolve(config.parent)
+    step = runs.best_step(parent)
+    checkpoint.load_weights(model, parent / "checkpoints" / str(step))
+    return {"parent": runs.weights_hash(parent, step), "parent_step": step}
+
+
+def _record(run_dir: Path) -> dict:
+    """What the last checkpoint says of the parent."""
+    data = checkpoint.progress(run_dir, checkpoint.steps(run_dir)[-1])["data"]
+    return {name: data[name] for name in ("parent", "parent_step") if name in data}
+
+
+def _check_same(config: Config, run_dir: Path, named: str):
+    """Whether the run that is there has started from the weights that its config asks for."""
+    before, now = _record(run_dir).get("parent"), runs.weights_hash(config.parent) if config.parent else None
+    if before != now:
+        was = f"those of {named} (hash {before})" if before else "random ones"
+        wanted = f"those of {config.parent} (hash {now})" if now else "random ones"
+        raise ValueError(
+            f"{run_dir} has started from other weights: {was}; asked for are now {wanted}. Choose another run directory, "
+            "or delete it."
+        )
+
+
+def _check_fit(config: Config, parent: Path, task: type[Task]):
+    """Whether the parent has learned from the same features, and has weights for all that is trained."""
+    theirs, told = Config.load(parent), f"cannot start from the run {config.parent}"
+    if theirs.method != config.method:
+        raise ValueError(f"{told}: its method is {theirs.method!r}, and this one's {config.method!r}; they have other parts")
+    same = "Take these fields as that run has them, or start without it (parent)."
+    fields = {name for name in config.of(Backbone) if _matters(name, config)}
+    if features := _differing(config, theirs, fields):
+        what = "backbone" if any(not name.startswith("conditioning") for name in features) else "conditioning of the features"
+        raise ValueError(f"{told}: its {what} is another ({_told(features, config, theirs)}). {same}")
+    folder = parent / "checkpoints" / str(runs.best_step(parent))
+    try:
+        checkpoint.load_weights(_model(config, task), folder)
+    except ValueError as error:
+        names = _to_blame(config, theirs, folder, task)
+        way = f"What differs: {_told(names, config, theirs)}. {same}" if names else "Train it again, or start without it."
+        raise ValueError(f"{told}: {error}. {way}") from error
+
+
+def _matters(name: str, config: Config) -> bool:
+    """Whether a field of the backbone says what its features are."""
+    built_in = next((kind for kind in ("colour", "fourier") if name.startswith(f"{kind}_")), config.backbone)
+    return built_in == config.backbone and name != "conditioning_images"
+
+
+def _differing(config: Config, theirs: Config, names) -> list[str]:
+    return [name for name in config.to_dict() if name in names and getattr(config, name) != getattr(theirs, name)]
+
+
+def _told(names: list[str], config: Config, theirs: Config) -> str:
+    return "; ".join(f"{name} is {getattr(theirs, name)!r} there, {getattr(config, name)!r} here" for name in names)
+
+
+def _model(config: Config, task: type[Task]) -> nn.Module:
+    """The task's model for its names and shapes: the weights of a frozen backbone need not be found for that."""
+    return task(config.replace(backbone_weights="random")).model
+
+
+def _to_blame(config: Config, theirs: Config, folder: Path, task: type[Task]) -> list[str]:
+    """The fields that, as the parent has them, would make some of its weights fit. [] where its file cannot be read."""
+    try:
+        with safe_open(folder / checkpoint.WEIGHTS, "pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError):
+        return []
+
+    def unfit(config: Config) -> set[str]:
+        own = {name: tuple(value.shape) for name, value in _model(config, task).trained_state().items()}
+        return {name for name in own.keys() | there.keys() if own.get(name) != there.get(name)}
+
+    def helps(name: str) -> bool:
+        try:
+            return bool(unfit(config) - unfit(config.replace(**{name: getattr(theirs, name)})))
+        except ValueError:  # the other fields do not allow it
+            return False
+
+    others = set(config.to_dict()) - MAY_DIFFER - set(config.of(Backbone)) - config.unread()
+    return [name for name in _differing(config, theirs, others) if helps(name)]
