@@ -143,7 +143,7 @@ def load(folder) -> Unit:
 
 
 def changes(made: dict, code: dict[str, str]) -> list[str]:
-    """What changed since the record was made: notebook, package, parent; in those of before identities followed imports: package."""
+    """What changed since the record was made: notebook, package, parent. Before identities followed imports: the package."""
     known = made.get("identity")
     return [name for name in code if known.get(name) != code[name]] if isinstance(known, dict) else ["package"]
 

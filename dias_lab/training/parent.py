@@ -106,7 +106,10 @@ def _model(config: Config, task: type[Task]) -> nn.Module:
 
 
 def _to_blame(config: Config, theirs: Config, folder: Path, task: type[Task]) -> list[str]:
-    """The fields that, as the parent has them, would make some of its weights fit. [] where its file cannot be read."""
+    """The fields that, as the parent has them, would make some of its weights fit; where none does alone, all that differ.
+
+    [] where the parent's file cannot be read.
+    """
     try:
         with safe_open(folder / checkpoint.WEIGHTS, "pt") as file:
             there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -124,4 +127,5 @@ def _to_blame(config: Config, theirs: Config, folder: Path, task: type[Task]) ->
             return False
 
     others = set(config.to_dict()) - MAY_DIFFER - set(config.of(Backbone)) - config.unread()
-    return [name for name in _differing(config, theirs, others) if helps(name)]
+    others = _differing(config, theirs, others)
+    return list(filter(helps, others)) or others
