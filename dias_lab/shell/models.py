@@ -47,13 +47,15 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
 def train_defaults(words: list[str]) -> dict:
     """The fields as the preset, form and method among the words have them, or the run that they name as the parent."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for names in (["--preset"], ["--form"], ["--method"], ["--stage"], ["--teacher-run"], ["--parent", "--from"]):
-        first.add_argument(*names)
+    for names in ("--preset", "--form", "--method", "--stage", "--teacher-run", "--parent --from", "--run-dir"):
+        first.add_argument(*names.split(), nargs="?")
     chosen = first.parse_known_args(words)[0]
     taught = chosen.stage == "2" and not chosen.teacher_run  # by the run that is named
     with refusing():
         if chosen.parent and not (taught or chosen.preset or chosen.form):
-            config = Config.load(runs.resolve(options.place([chosen.parent])))
+            parent, own = runs.resolve(options.place([chosen.parent])), Path(chosen.run_dir or "", "config.json")
+            gone = not (parent / "config.json").exists() and own.exists()  # a run that is there goes on without it
+            config = Config.load(own if gone else parent)
         else:
             config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", method=chosen.method or "dias")
     return {"fields": options.filled(Fields, config)}

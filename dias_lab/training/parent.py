@@ -15,6 +15,7 @@ from dias_lab.config import Backbone, Config, Data, Run, Training
 from dias_lab.methods import checkpoint
 from dias_lab.methods.task import Task
 
+SHOWN = 10  # weights in an error
 MAY_DIFFER = {field for part in (Run, Data, Training) for field in part.__dataclass_fields__}  # no shape follows from them
 
 
@@ -27,7 +28,7 @@ def check(config: Config, run_dir: Path, task: type[Task]):
     if config.parent and parent.resolve() == run_dir.resolve():
         raise ValueError(f"{run_dir} cannot be its own parent: choose another run directory")
     if checkpoint.steps(run_dir):
-        if config.parent != named or (parent / "config.json").exists():  # else it is gone, and not needed any more
+        if parent != runs.resolve(named) or (parent / "config.json").exists():  # else it is gone, and not needed any more
             _check_same(config, run_dir, named)
     elif config.parent:
         _check_fit(config, parent, task)
@@ -77,13 +78,11 @@ def _check_fit(config: Config, parent: Path, task: type[Task]):
     if features := _differing(config, theirs, fields):
         what = "backbone" if any(not name.startswith("conditioning") for name in features) else "conditioning of the features"
         raise ValueError(f"{told}: its {what} is another ({_told(features, config, theirs)}). {same}")
-    folder = parent / "checkpoints" / str(runs.best_step(parent))
-    try:
-        checkpoint.load_weights(_model(config, task), folder)
-    except ValueError as error:
-        names = _to_blame(config, theirs, folder, task)
-        way = f"What differs: {_told(names, config, theirs)}. {same}" if names else "Train it again, or start without it."
-        raise ValueError(f"{told}: {error}. {way}") from error
+    there = _shapes(parent / "checkpoints" / str(runs.best_step(parent)) / checkpoint.WEIGHTS)
+    if wrong := _unfit(config, there, task):
+        names = _to_blame(config, theirs, there, task)
+        blame = f" What differs: {_told(names, config, theirs)}." if names else ""
+        raise ValueError(f"{told}, not all of its weights fit: {_some(wrong)}.{blame} {same}")
 
 
 def _matters(name: str, config: Config) -> bool:
@@ -100,29 +99,37 @@ def _told(names: list[str], config: Config, theirs: Config) -> str:
     return "; ".join(f"{name} is {getattr(theirs, name)!r} there, {getattr(config, name)!r} here" for name in names)
 
 
-def _model(config: Config, task: type[Task]) -> nn.Module:
-    """The task's model for its names and shapes: the weights of a frozen backbone need not be found for that."""
-    return task(config.replace(backbone_weights="random")).model
-
-
-def _to_blame(config: Config, theirs: Config, folder: Path, task: type[Task]) -> list[str]:
-    """The fields that, as the parent has them, would make some of its weights fit; where none does alone, all that differ.
-
-    [] where the parent's file cannot be read.
-    """
+def _shapes(file: Path) -> dict[str, tuple]:
     try:
-        with safe_open(folder / checkpoint.WEIGHTS, "pt") as file:
-            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (OSError, SafetensorError):
-        return []
+        with safe_open(file, "pt") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the parent's weights {file} cannot be read: {error}. Train it again, or start without it") from None
 
-    def unfit(config: Config) -> set[str]:
-        own = {name: tuple(value.shape) for name, value in _model(config, task).trained_state().items()}
-        return {name for name in own.keys() | there.keys() if own.get(name) != there.get(name)}
+
+def _unfit(config: Config, there: dict[str, tuple], task: type[Task]) -> dict[str, str]:
+    """The names of weights that one side lacks, or has in another shape, each with what is wrong."""
+    model = task(config.replace(backbone_weights="random")).model  # a frozen backbone's own are not needed for shapes
+    own, found = {name: tuple(value.shape) for name, value in model.trained_state().items()}, {}
+    for name in [*own, *(name for name in there if name not in own)]:
+        if name not in there or name not in own:
+            found[name] = f"{name} is {'missing' if name in own else 'left over'}"
+        elif own[name] != there[name]:
+            found[name] = f"{name} is {there[name]} there, {own[name]} here"
+    return found
+
+
+def _some(wrong: dict[str, str]) -> str:
+    return "; ".join(list(wrong.values())[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
+
+
+def _to_blame(config: Config, theirs: Config, there: dict[str, tuple], task: type[Task]) -> list[str]:
+    """The fields that, as the parent has them, would make some of its weights fit; where none does alone, all that differ."""
+    wrong = _unfit(config, there, task).keys()
 
     def helps(name: str) -> bool:
         try:
-            return bool(unfit(config) - unfit(config.replace(**{name: getattr(theirs, name)})))
+            return bool(wrong - _unfit(config.replace(**{name: getattr(theirs, name)}), there, task).keys())
         except ValueError:  # the other fields do not allow it
             return False
 

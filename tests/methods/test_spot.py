@@ -212,7 +212,7 @@ def test_a_student_may_start_from_another_student_but_not_from_its_teacher(teach
     training = Training(config.replace(parent=str(tmp_path / "one"), seed=5), tmp_path / "two")
     ours, theirs = training.model.trained_state(), checkpoint.load_model(tmp_path / "one").trained_state()
     assert any(name.startswith("backbone") for name in ours) and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    with pytest.raises(ValueError, match="missing backbone.*What differs: stage is 1 there, 2 here"):
+    with pytest.raises(ValueError, match="backbone.* is missing.*What differs: stage is 1 there, 2 here"):
         fit(config.replace(parent=str(teacher_run)), tmp_path / "two", progress=False)
 
 

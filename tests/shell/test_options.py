@@ -46,6 +46,7 @@ def test_the_run_to_start_from_has_the_defaults_of_train(tmp_path, monkeypatch):
     spot = ("--from", "base", "--method", "spot", "--stage", "2")
     assert defaults(*spot) == Config.preset("scenes", method="spot")  # the teacher of stage 2 has none
     assert defaults(*spot, "--teacher-run", "base") == theirs
+    assert defaults("--from", "gone", "--run-dir", "base") == theirs  # the run itself, which goes on without its parent
     with pytest.raises(Refused, match="no config.json at .*nothing"):
         defaults("--from", "nothing")
 

@@ -92,6 +92,11 @@ def test_train_starts_from_a_run_with_its_fields(small_scenes, tmp_path, capsys,
         assert run("train", *words, "--run-dir", "new") == 2 and message in capsys.readouterr().err
     assert run("train", "--from", "base", "--run-dir", "base") == 2 and "its own parent" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    assert run("train", "--from", "--run-dir", "new") == 2 and "--from" in capsys.readouterr().err
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    (tmp_path / "child" / "metrics.json").unlink()
+    (tmp_path / "base").rename(tmp_path / "away")
+    assert run("train", "--from", "base", "--run-dir", "child", "--merging", "none", "--steps", 2) == 0
 
 
 def test_paths_are_those_of_the_working_directory(small_scenes, tmp_path, monkeypatch):
