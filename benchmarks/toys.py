@@ -36,8 +36,8 @@ def scene() -> dict:
         for seed in range(SCENES):
             scenes.item(seed, difficulty)
 
-    seconds = take_turns({name: lambda name=name: draw(name) for name in ("toys", "shapes")}, REPETITIONS)
-    toys, shapes = ([one / SCENES for one in seconds[name]] for name in ("toys", "shapes"))
+    seconds = take_turns({name: lambda name=name: draw(name) for name in ("scenes", "shapes")}, REPETITIONS)
+    toys, shapes = ([one / SCENES for one in seconds[name]] for name in ("scenes", "shapes"))
     print(f"toys, a scene: {1000 * min(toys):.2f} ms at best; the bar is {BAR}")
     return row("toys, a scene", toys, shapes, bytes=scenes.SIZE**2 * 5)
 

@@ -39,10 +39,10 @@ class Discovery:
         method_class(config.method).check(config)
 
     def begin(self, fabric: Fabric) -> dict:
-        self.place(fabric)
         self.train_store, self.validation_store = open_stores(self.config)
         if isinstance(self.model.backbone, Conditioned) and self.model.backbone.waiting:
             self.model.backbone.fit(self.samples())
+        self.place(fabric)  # a GPU's copy is fitted, too
         meta = self.train_store.meta
         return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
 

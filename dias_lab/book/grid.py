@@ -2,7 +2,7 @@
 
     notebook = "notebooks/03_training.ipynb"   # from the project's folder
     seeds = [42, 43, 44]                       # the parameter `seed`; may be left out
-    [fixed]                                    # parameters of every run
+    [fixed]                                    # parameters of every run; in a text, here and below, {seed} is the run's seed
     steps = 300
     [axes]                                     # every combination of these
     merging = ["none", "reinitialize"]
@@ -29,7 +29,7 @@ from pathlib import Path
 from dias_lab import runs
 from dias_lab.book import parameters
 from dias_lab.book.parameters import Refused
-from dias_lab.book.unit import LIMITS, Unit, changes, code_of
+from dias_lab.book.unit import LIMITS, Unit, changes, code_of, parent_of
 from dias_lab.config import nearest
 from dias_lab.files import checksum
 
@@ -89,7 +89,7 @@ def read(file, folder, given: dict | None = None) -> Grid:
     known = {name: default for name, (_, default) in parameters.declared(notebook).items()}
     if "run_dir" not in known:
         raise Refused(f"{notebook} has no parameter run_dir; by it, a grid tells each run where its results go")
-    found, ids, code = [], {}, code_of(notebook)
+    found, ids, own = [], {}, code_of(notebook)
     for setting, choice, places, seed in _combinations(file, tables):
         try:
             parameters.check(notebook, choice)
@@ -102,6 +102,7 @@ def read(file, folder, given: dict | None = None) -> Grid:
         if effective in ids:
             raise Refused(f"{file}: {label!r} is the same run as {ids[effective]!r}; leave one of them out")
         ids[effective] = label
+        code = own | parent_of(notebook, known | choice)
         name = f"{re.sub(r'[^A-Za-z0-9.=]+', '-', label).strip('-')[:60]}-{checksum([code, choice], 10)}"
         values = choice | {"run_dir": runs.short(folder / name)}
         found.append(Unit(folder / name, notebook, values, code, setting, seed, tables["limits"]))
@@ -167,7 +168,10 @@ def _combinations(file: Path, tables: dict):
             choice = dict(zip(axes, chosen))
             texts = (value if type(value) is str else json.dumps(value, default=str) for value in chosen)
             setting = ", ".join(filter(None, [names[-1], *map("{}={}".format, axes, texts)])) or "all"
-            yield setting, fixed | own | choice | ({} if seed is None else {"seed": seed}), places | varied, seed
+            values = fixed | own | choice | ({} if seed is None else {"seed": seed})
+            marked = [name for name, value in values.items() if type(value) is str and "seed" in values]
+            values |= {name: values[name].replace("{seed}", str(values["seed"])) for name in marked}
+            yield setting, values, places | varied, seed
 
 
 def job_of(grid: Grid) -> dict[str, str]:
@@ -185,13 +189,13 @@ def status(grid: Grid) -> list[dict]:
 def stale(grid: Grid) -> list[tuple[Path, str]]:
     """Run directories that are there and that the grid no longer asks for, each with the reason."""
     wanted, found = {run.id for run in grid.runs}, []
-    known = [(run.setting, run.seed) for run in grid.runs]
+    known = {(run.setting, run.seed): run.code for run in grid.runs}
     for path in sorted(path for path in grid.folder.glob("*/run.json") if path.parent.name not in wanted):
         try:
             made = dict(runs.read_json(path))
-            there = (made.get("variant"), made.get("seed")) in known
-            reasons = [f"the {what} changed" for what in changes(made, grid.runs[0].code)]
-            why = " and ".join(reasons) or ("its parameters changed" if there else "no longer in the grid file")
+            same = known.get((made.get("variant"), made.get("seed")))
+            reasons = [f"the {what} changed" for what in changes(made, same or grid.runs[0].code)]
+            why = " and ".join(reasons) or ("its parameters changed" if same else "no longer in the grid file")
         except (ValueError, TypeError) as error:
             why = str(error)
         found.append((path.parent, why))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dias_lab import runs
 from dias_lab.book import gallery, grid, grid_run, parameters
-from dias_lab.book.unit import Unit, code_of
+from dias_lab.book.unit import Unit, code_of, parent_of
 from dias_lab.config import Config
 from dias_lab.files import checksum
 
@@ -89,6 +89,8 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
             raise ValueError(f"--backbone-weights {weights}: there is no file {path}")
         fields["backbone_weights"] = str(path)
     config = Config.preset(preset, options.form or "complete", **fields)
+    if config.parent:
+        runs.weights_hash(config.parent)  # ValueError where there are none
     if options.jobs < 1 or (options.ablation_steps or 1) < 1:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
     data, root = _data(options.data, preset, config.data)
@@ -115,7 +117,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         makes = [runs.resolve(values[name]) / "*.lmdb" for name in ("data", "contrast") if number == "01" and values.get(name)]
         makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
         needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
-        code, place = code_of(notebook), folder / notebook.stem
+        code, place = code_of(notebook) | parent_of(notebook, values), folder / notebook.stem
         steps.append(Unit(place, notebook, values, code, makes=makes, needs=needs, record="step.json"))
     if not steps:
         raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")

@@ -23,6 +23,16 @@ def code_of(notebook) -> dict[str, str]:
     return {"notebook": identity.notebook_hash(notebook), "package": identity.code_hash(notebook)}
 
 
+def parent_of(notebook, values: dict) -> dict[str, str]:
+    """The hash of the weights that a training with these parameters starts from, or "gone"; nothing where there is no parent."""
+    if not values.get("parent") or not parameters.takes_config(notebook):
+        return {}
+    try:
+        return {"parent": runs.weights_hash(values["parent"])}
+    except ValueError:
+        return {"parent": "gone"}
+
+
 LIMITS = {"minutes": ("timeout", 60), "memory_gb": ("memory", 1e9), "disk_gb": ("disk", 1e9)}  # for headless.execute
 
 
@@ -31,7 +41,7 @@ class Unit:
     folder: Path
     notebook: Path
     parameters: dict
-    code: dict[str, str]  # `code_of` the notebook
+    code: dict[str, str]  # `code_of` the notebook, and its `parent_of`
     setting: str = ""  # what units of different seeds have in common
     seed: int | None = None
     limits: dict = dataclasses.field(default_factory=dict)  # minutes, memory_gb, disk_gb
@@ -122,7 +132,7 @@ def load(folder) -> Unit:
         raise Refused(f"{folder} holds no run.json: python -m dias_lab grid start makes the directories of runs") from None
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{folder}/run.json cannot be read: {error}") from None
-    unit.code = code_of(notebook)
+    unit.code = code_of(notebook) | parent_of(notebook, unit.parameters)
     if changed := changes(made, unit.code):
         name, what = runs.short(folder.parent), " and the ".join(changed)
         raise Refused(
@@ -133,7 +143,7 @@ def load(folder) -> Unit:
 
 
 def changes(made: dict, code: dict[str, str]) -> list[str]:
-    """Which of notebook and package changed since the record was made; those of before identities followed imports: package."""
+    """What changed since the record was made: notebook, package, parent. Before identities followed imports: the package."""
     known = made.get("identity")
     return [name for name in code if known.get(name) != code[name]] if isinstance(known, dict) else ["package"]
 

@@ -49,10 +49,11 @@ for _point in entry_points(group="dias_lab.methods"):
 
 @dataclass(frozen=True)
 class Run(Part):
-    """What is trained: which paper's method, from which random numbers."""
+    """What is trained: which paper's method, from which random numbers or from which run's weights."""
 
     method: Literal[tuple(METHODS)] = "dias"  # each is a file in dias_lab/methods
     seed: Seed = 42  # every random number of a run follows from it
+    parent: str = ""  # the directory of a run whose best weights this one starts from; empty: random weights
 
 
 OWN = [entry.part for entry in METHODS.values()]  # the methods' own
@@ -115,7 +116,7 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
     def load(cls, path) -> "Config":
         """The Config of a run directory, or of a `config.json`. ValueError where there is none, or one of another version."""
         path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
+        path = path if path.suffix == ".json" and not path.is_dir() else path / "config.json"
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -88,3 +88,5 @@ class SPOT(Part):
             raise ValueError(f"stage 2 and teacher_run belong to SPOT, and the method is {self.method!r}")
         if self.stage == 1 and self.teacher_run:
             raise ValueError("teacher_run is what stage 2 learns from: take stage=2 with it")
+        if self.method == "spot" and self.student_start == "teacher" and self.parent:
+            raise ValueError('weights are those of parent, or of the teacher: with parent, take student_start="scratch"')

@@ -201,8 +201,8 @@ class Method(nn.Module):
         return [self.project, self.aggregator, self.decoder]
 
     def untrained(self) -> "Method":
-        """The twin before the training: the initial weights of the same config, and this model's own backbone, whose
-        conditioning is fitted. In evaluation mode, on the same device.
+        """The twin before any training, a parent's included: the initial weights of the same config, and this model's own
+        backbone, whose conditioning is fitted. In evaluation mode, on the same device.
 
         Raises ValueError where the backbone was trained, too (SPOT's stage 2).
         """

@@ -19,8 +19,9 @@ from dias_lab import runs
 from dias_lab.config import Config
 from dias_lab.files import sync
 from dias_lab.methods.base import Method, build
+from dias_lab.runs.weights import WEIGHTS, best_step, steps
 
-WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
+STATE, PROGRESS = "state.pt", "progress.json"
 
 
 def save(run_dir: Path, step: int, model: Method, state: dict, progress: dict) -> Path:
@@ -37,12 +38,6 @@ def save(run_dir: Path, step: int, model: Method, state: dict, progress: dict) -
     os.replace(partial, target)
     sync(folder)
     return target
-
-
-def steps(run_dir: Path) -> list[int]:
-    """The steps of the complete checkpoints, ascending."""
-    folder = Path(run_dir) / "checkpoints"
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
 
 
 def load(run_dir: Path, step: int, model: Method) -> tuple[dict, dict]:
@@ -89,13 +84,7 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     run_dir = runs.resolve(run_dir)
     config = Config.load(run_dir)
     there = steps(run_dir)
-    if not there:
-        raise ValueError(f"{run_dir} has no checkpoint yet: train it with --run-dir {run_dir}")
-    best = run_dir / "checkpoints" / "best.json"
-    if which == "best":
-        step = runs.read_json(best)["step"] if best.exists() else there[-1]
-    else:
-        step = there[-1] if which == "last" else which
+    step = best_step(run_dir) if which == "best" or not there else there[-1] if which == "last" else which
     if step not in there:
         raise ValueError(f"{run_dir} has no checkpoint {step!r}; it has {', '.join(map(str, there))}, best and last")
     model = build(config)

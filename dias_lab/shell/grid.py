@@ -89,7 +89,10 @@ def _selected(found, only: tuple[str, ...], workers: int | None) -> set[str]:
             raise Refused(f"--only {text}: no setting begins so; there are: {'; '.join(found.settings)}")
     baseline = found.tables.get("table", {}).get("baseline") or found.settings[0]
     chosen = {setting for setting in found.settings if not only or setting == baseline or setting.startswith(only)}
-    return {run.id for run in found.runs if run.setting in chosen}
+    chosen = [run for run in found.runs if run.setting in chosen]
+    if gone := [run.parameters.get("parent") for run in chosen if run.code.get("parent") == "gone"]:
+        raise Refused(f"there is no run {gone[0]} to start from, or it has no checkpoint yet: train it first")
+    return {run.id for run in chosen}
 
 
 def _execute(found, chosen: set[str], workers: int | None, slurm: bool, skip_failed: bool = False) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 import dias_lab
+from dias_lab import runs
 from dias_lab.config import Config
 from dias_lab.shell import Flag, Refused, options, refusing
 
@@ -20,13 +21,19 @@ Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
 def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "complete"):
     """Train a model in a run directory, or resume it there.
 
+    With --from RUN it starts from the weights of another run, whose numbers are then the defaults below unless --preset or
+    --form is given, too. In SPOT's stage 2, without --teacher-run, that run is the teacher, and the preset has the defaults.
+
     Args:
         run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
         preset: whose numbers are the defaults below: scenes and shapes (built-in images), coco, voc or clevrtex
         form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
     """
     with refusing():
-        config, folder = Config(**options.values(fields)), run_dir.resolve()
+        values, folder = options.values(fields), run_dir.resolve()
+        if values["stage"] == 2 and not values["teacher_run"]:
+            values |= {"teacher_run": values["parent"], "parent": ""}
+        config = Config(**values)
         from dias_lab.analysis.evaluate import scores_text
         from dias_lab.training import devices, loop
 
@@ -38,13 +45,19 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
 
 
 def train_defaults(words: list[str]) -> dict:
-    """The fields as the preset, form and method among the words have them."""
+    """The fields as the preset, form and method among the words have them, or the run that they name as the parent."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in {"preset": "scenes", "form": "complete", "method": "dias"}.items():
-        first.add_argument(f"--{name}", default=default)
+    for names in ("--preset", "--form", "--method", "--stage", "--teacher-run", "--parent --from", "--run-dir"):
+        first.add_argument(*names.split(), nargs="?")
     chosen = first.parse_known_args(words)[0]
+    taught = chosen.stage == "2" and not chosen.teacher_run  # by the run that is named
     with refusing():
-        config = Config.preset(chosen.preset, chosen.form, method=chosen.method)
+        if chosen.parent and not (taught or chosen.preset or chosen.form):
+            parent, own = runs.resolve(options.place([chosen.parent])), Path(chosen.run_dir or "", "config.json")
+            gone = not (parent / "config.json").exists() and own.exists()  # a run that is there goes on without it
+            config = Config.load(own if gone else parent)
+        else:
+            config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", method=chosen.method or "dias")
     return {"fields": options.filled(Fields, config)}
 
 

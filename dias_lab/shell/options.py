@@ -23,14 +23,14 @@ def _text(metavar: str, nargs, read) -> PrimitiveConstructorSpec:
     return PrimitiveConstructorSpec(nargs, metavar, read, lambda value: True, lambda value: [str(value)])
 
 
-def _place(words: list[str]) -> str:
+def place(words: list[str]) -> str:
     """A path as typed is of the working directory; what is not there stays as it is: a name, or one below the root."""
     return str(Path(words[0]).resolve()) if words[0] and Path(words[0]).exists() else words[0]
 
 
 NUMBERS = dict.fromkeys(["image_mean", "image_std"], _text("NUMBER", "*", " ".join))  # 0.5 0.5 0.5, quoted or not
-PLACES = dict.fromkeys(["data", "backbone_weights", "teacher_run"], _text("PATH", 1, _place))
-ALIASES = {"teacher_run": ["--from"]}
+PLACES = dict.fromkeys(["data", "backbone_weights", "teacher_run", "parent"], _text("PATH", 1, place))
+ALIASES = {"parent": ["--from"]}
 
 
 def group(part: type, names=None, places: bool = False, as_preset: bool = False) -> type:

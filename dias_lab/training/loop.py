@@ -20,12 +20,13 @@ from dias_lab.config import Config
 from dias_lab.files import sync
 from dias_lab.methods import checkpoint
 from dias_lab.methods.task import Task
-from dias_lab.training import devices
+from dias_lab.training import devices, parent
 from dias_lab.training.ahead import ahead
 from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
-# a resumed run may have these differ; those of the second line change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "workers", "log_every"}
+# a resumed run may have these differ (data and parent are known by what they hold, not by where they are); those of the
+# second line change its weights by rounding (codebooks by a little more)
+FREE_TO_CHANGE = {"data", "parent", "workers", "log_every"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 
@@ -66,15 +67,15 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
     task.check(config)
     devices.check(config)
-    if not (run_dir / "config.json").exists():
-        return
-    old, new = Config.load(run_dir).to_dict(), config.to_dict()
-    free = FREE_TO_CHANGE | config.unread()
-    changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name] and name not in free]
-    if changed:
-        raise ValueError(
-            f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
-        )
+    if (run_dir / "config.json").exists():
+        old, new = Config.load(run_dir).to_dict(), config.to_dict()
+        free = FREE_TO_CHANGE | config.unread()
+        changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name] and name not in free]
+        if changed:
+            raise ValueError(
+                f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
+            )
+    parent.check(config, run_dir, task)
 
 
 class Training:
@@ -88,7 +89,9 @@ class Training:
         self.fabric = devices.launch(config)
         self.precision = self.fabric.strategy.precision.precision
         self.task = task(self.config)
+        self.origin = parent.start(self.config, self.task.model, run_dir)
         self.learner = Learner(self.task, self.fabric)
+        self.learner.data |= self.origin
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0  # updates done, and how long they took
         self.best = {"step": 0, "score": None, "scores": {}}
@@ -263,7 +266,7 @@ class Training:
     def result(self) -> dict:
         device = torch.cuda.get_device_name() if self.fabric.device.type == "cuda" else str(self.fabric.device)
         last = [line for line in runs.read_lines(self.log_file) if "loss" in line][-1]
-        where = {"device": device, "devices": self.fabric.world_size, "precision": self.precision}
+        where = {"device": device, "devices": self.fabric.world_size, "precision": self.precision, **self.origin}
         return {
             "steps": self.step, "best_step": self.best["step"], "seconds": self.seconds,
             "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),

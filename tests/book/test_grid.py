@@ -58,6 +58,55 @@ def test_refused_with_the_place_before_anything_starts(root, capsys, text, messa
     assert "refused" in capsys.readouterr().err and not (root / "runs").exists()
 
 
+def base(root, seed, content="one"):
+    """What tells one run's weights from another's."""
+    folder = root / f"runs/base-{seed}"
+    runs.write_json(folder / "config.json", Config().to_dict())
+    runs.write_text(folder / "checkpoints/7/weights.safetensors", f"{content} {seed}")
+
+
+FROM_BASES = """notebook = "unit.ipynb"
+seeds = [1, 2]
+[fixed]
+parent = "runs/base-{seed}"
+[axes]
+merging = ["none", "merge"]
+"""
+
+
+def test_each_seed_may_start_from_its_own_base_whose_weights_count(root, capsys):
+    write_notebook(root, "config = Config.from_parameters(globals())")
+    base(root, 1)
+    (root / "grid.toml").write_text(FROM_BASES)
+    assert main(["grid", "start", "grid.toml", "--out", "runs/g", "--prepare-only"]) == 2
+    assert "there is no run runs/base-2 to start from" in capsys.readouterr().err and not (root / "runs/g").exists()
+    base(root, 2)
+    found = make_grid(root, FROM_BASES)
+    assert [run.parameters["parent"] for run in found.runs] == ["runs/base-1", "runs/base-2"] * 2
+    assert found.settings == ["merging=none", "merging=merge"]
+    for run in found.runs:
+        finish(run)
+    assert set(states_of("runs/g").values()) == {"done"}
+    base(root, 2, "other")
+    changed = grid.load("runs/g")
+    assert [row["state"] for row in grid.status(changed)] == ["done", "todo"] * 2
+    assert [why for _, why in grid.stale(changed)] == ["the parent changed"] * 2
+    with pytest.raises(Refused, match="prepared for another version of the parent"):
+        grid_run.run_one(found.runs[1].folder)
+    base(root, 2)
+    assert set(states_of("runs/g").values()) == {"done"}
+    (root / "runs/base-1/config.json").unlink()
+    assert [row["state"] for row in grid.status(grid.load("runs/g"))] == ["todo", "done"] * 2
+    assert main(["grid", "resume", "runs/g"]) == 2 and "no run runs/base-1 to start from" in capsys.readouterr().err
+
+
+def test_the_seed_may_stand_in_any_text(root):
+    found = make_grid(root, 'notebook = "unit.ipynb"\n[fixed]\nkind = "of {seed}"\nmode = "{sead}"\n[axes]\nseed = [3, 4]\n')
+    assert [run.parameters["kind"] for run in found.runs] == ["of 3", "of 4"] and found.runs[0].parameters["mode"] == "{sead}"
+    found = make_grid(root, 'notebook = "unit.ipynb"\n[fixed]\nkind = "of {seed}"\n')
+    assert found.runs[0].parameters["kind"] == "of {seed}"  # there is none
+
+
 def test_a_notebook_must_take_its_run_directory(root):
     notebook = new_notebook(cells=[new_code_cell("seed: int = 1", metadata={"tags": ["parameters"]})])
     nbformat.write(notebook, root / "unit.ipynb")

@@ -34,6 +34,10 @@ def test_the_order_of_a_step_is_one_for_the_batch_and_new_each_step(small_config
         (lambda: Config.preset("coco", method="smoothsa", teacher_run="runs/x"), "belong to SPOT"),
         (lambda: Config.preset("coco", method="spot", teacher_run="runs/x"), "take stage=2"),
         (lambda: Config.preset("coco", method="spot", stage=3), "stage cannot be 3"),
+        (
+            lambda: Config.preset("coco", method="spot", stage=2, teacher_run="x", parent="y", student_start="teacher"),
+            "of parent, or of the teacher",
+        ),
         (lambda: build(Config.preset("shapes", method="spot", stage=2, fine_tuned_blocks=1)), "no blocks"),
         (
             lambda: build(Config.preset("coco", **VIT, method="spot", stage=2, decoder_heads=3, fine_tuned_blocks=4)),
@@ -200,6 +204,16 @@ def test_the_second_stage_trains_resumes_and_needs_no_teacher_afterwards(
     assert evaluate(model, small_scenes / "test.lmdb", limit=1).scores["images"] == 1
     with pytest.raises(ValueError, match="no config.json"):
         fit(config.replace(steps=9), tmp_path / "more", progress=False)
+
+
+def test_a_student_may_start_from_another_student_but_not_from_its_teacher(teacher_run, small_scenes, tmp_path):
+    config = stage_one(small_scenes, stage=2, teacher_run=str(teacher_run))
+    fit(config, tmp_path / "one", progress=False)
+    training = Training(config.replace(parent=str(tmp_path / "one"), seed=5), tmp_path / "two")
+    ours, theirs = training.model.trained_state(), checkpoint.load_model(tmp_path / "one").trained_state()
+    assert any(name.startswith("backbone") for name in ours) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(ValueError, match="backbone.* is missing.*What differs: stage is 1 there, 2 here"):
+        fit(config.replace(parent=str(teacher_run)), tmp_path / "two", progress=False)
 
 
 def test_a_resumed_student_wants_the_same_teacher(teacher_run, small_scenes, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_the_closest_slot_paints_what_it_holds(layers):
 @torch.no_grad()
 def test_an_untrained_decoder_reconstructs_from_slots_of_k_means():
     """On toys: half the error of the random start, whose reconstruction says nothing."""
-    images, errors = torch.stack([torch.from_numpy(scenes.scene(seed, "toys")[0]).movedim(2, 0) for seed in range(12)]), {}
+    images, errors = torch.stack([torch.from_numpy(scenes.scene(seed)[0]).movedim(2, 0) for seed in range(12)]), {}
     fields = dict(
         backbone="colour", backbone_size=96, image_size=128, conditioning="whiten", position_weight=1.0, num_slots=7, slot_dim=16,
         slot_mlp_dim=16, num_iterations=5, aggregator_start="k_means", decoder_layers=3, decoder_mlp_dim=64, initializer="shared",

@@ -9,7 +9,8 @@ import tyro
 
 from dias_lab.book import ordered
 from dias_lab.config import Config
-from dias_lab.shell import book, options
+from dias_lab.files import write_json
+from dias_lab.shell import Refused, book, options
 from dias_lab.shell.models import train_defaults
 
 
@@ -25,13 +26,29 @@ def test_preset_form_and_method_choose_the_defaults_of_train():
     assert defaults("--preset", "coco", "--method", "spot") == Config.preset("coco", method="spot")
 
 
-def test_from_is_the_teacher_and_a_path_is_one_of_the_working_directory(tmp_path, monkeypatch):
+def test_from_is_the_parent_and_a_path_is_one_of_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "teacher").mkdir()
+    (tmp_path / "other").mkdir()
     kind = options.joined(options.of_parts(places=True))
-    for words in (["--from", "teacher"], ["--from=teacher"], ["--teacher-run", "teacher"]):
-        assert options.values(tyro.cli(kind, args=words))["teacher_run"] == str(tmp_path / "teacher")
-    assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["teacher_run"] == "elsewhere"  # fit looks below the root
+    for words in (["--from", "other"], ["--from=other"], ["--parent", "other"], ["--teacher-run", "other"]):
+        name = "teacher_run" if "--teacher-run" in words else "parent"
+        assert options.values(tyro.cli(kind, args=words)) == {name: str(tmp_path / "other")}
+    assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["parent"] == "elsewhere"  # fit looks below the root
+
+
+def test_the_run_to_start_from_has_the_defaults_of_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    theirs = Config.preset("coco", "released", steps=7, parent="runs/before")
+    write_json(tmp_path / "base" / "config.json", theirs.to_dict())
+    assert defaults("--from", "base") == defaults("--parent=base", "--steps", 3) == theirs  # the second pass takes --from
+    assert defaults("--from", "base", "--preset", "voc") == Config.preset("voc")
+    assert defaults("--from", "base", "--form", "released") == Config.preset("scenes", "released")
+    spot = ("--from", "base", "--method", "spot", "--stage", "2")
+    assert defaults(*spot) == Config.preset("scenes", method="spot")  # the teacher of stage 2 has none
+    assert defaults(*spot, "--teacher-run", "base") == theirs
+    assert defaults("--from", "gone", "--run-dir", "base") == theirs  # the run itself, which goes on without its parent
+    with pytest.raises(Refused, match="no config.json at .*nothing"):
+        defaults("--from", "nothing")
 
 
 def test_the_options_of_run_are_those_of_the_book():

@@ -74,6 +74,31 @@ def test_what_cannot_work_says_why(words, status, message, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_train_starts_from_a_run_with_its_fields(small_scenes, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", *SMALL, "--data", small_scenes, "--run-dir", "base") == 0
+    assert run("train", "--from", "base", "--run-dir", "child", "--merging", "none", "--steps", 2) == 0
+    base, child = Config.load("base"), Config.load("child")
+    assert child == base.replace(parent=str(tmp_path / "base"), merging="none", steps=2)
+    assert run("train", "--from", "child", "--run-dir", "grandchild") == 0
+    assert Config.load("grandchild") == child.replace(parent=str(tmp_path / "child"))
+    assert run("train", *SMALL, "--data", small_scenes, "--from", "base", "--run-dir", "preset", "--steps", 1) == 0
+    assert Config.load("preset") == base.replace(parent=str(tmp_path / "base"), steps=1)
+    capsys.readouterr()
+    for words, message in (
+        (["--from", "nothing"], "no config.json at"), (["--from", "base", "--slot-dim", 16], "What differs: slot_dim is 12 there, 16 here"),
+        (["--from", "base", "--method", "spot"], "its method is 'dias'"), (["--from", "base", "--num-slotz", 3], "--num-slots"),
+    ):  # fmt: skip
+        assert run("train", *words, "--run-dir", "new") == 2 and message in capsys.readouterr().err
+    assert run("train", "--from", "base", "--run-dir", "base") == 2 and "its own parent" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert run("train", "--from", "--run-dir", "new") == 2 and "--from" in capsys.readouterr().err
+    monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
+    (tmp_path / "child" / "metrics.json").unlink()
+    (tmp_path / "base").rename(tmp_path / "away")
+    assert run("train", "--from", "base", "--run-dir", "child", "--merging", "none", "--steps", 2) == 0
+
+
 def test_paths_are_those_of_the_working_directory(small_scenes, tmp_path, monkeypatch):
     (tmp_path / "mine").symlink_to(small_scenes)
     monkeypatch.chdir(tmp_path)
