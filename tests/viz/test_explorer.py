@@ -225,7 +225,7 @@ def test_the_commands_refuse_what_they_cannot_read(trace, tmp_path, monkeypatch,
     trace.save("good.npz")
     with np.load("good.npz") as file:
         arrays = dict(file)
-    newer = json.dumps({"schema": 2}).encode()
+    newer = json.dumps({"schema": 3}).encode()
     np.savez("newer.npz", **{**arrays, "about": np.frombuffer(newer, np.uint8)})
     np.savez("hostile.npz", **{**arrays, "keep": np.array([Executed()], object)})
     (tmp_path / "folder.html").mkdir()
@@ -233,7 +233,7 @@ def test_the_commands_refuse_what_they_cannot_read(trace, tmp_path, monkeypatch,
     for command in ("explore", "segments"):
         for words, status, message in (
             (["none.npz"], 2, "none.npz"),
-            (["newer.npz"], 2, "schema is 2"),
+            (["newer.npz"], 2, "schema is 3"),
             (["hostile.npz"], 2, "hostile.npz is not a trace"),
             ([], 2, ""),
         ):
