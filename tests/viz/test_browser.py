@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
-from traces import HOSTILE, some_trace
+from traces import HOSTILE, some_trace, some_training
 
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
@@ -338,6 +339,91 @@ def test_every_control(visit, scenes):
     assert ask(page, "getComputedStyle(e.root).color") == "rgb(232, 234, 237)"
     page.keyboard.press("l")
     assert ask(page, "e.dark") is False
+
+
+TRAINING = dict(images=2, iterations=2, slots=7, cells=(6, 6), size=(64, 64))
+
+
+def test_every_training_step_is_shown(visit):
+    """Slider, ticks, keys and play; table, tiles, hover and kept slots follow."""
+    trace = some_training((0, 50, 200, 1000), **TRAINING)
+    trace = AttentionTrace.over_training({step: trace.at(step) for step in (0, 50, 200, 1000)} | {50: whole(trace.at(50))})
+    page = visit(explore(trace, stop="decoder"))
+    slider, state = page.get_by_role("slider", name="training step"), lambda name: ask(page, f"e.state.{name}")
+    table_of = lambda step: np.concatenate([trace.at(step).attention, trace.at(step).decoder_attention[None]])[:, 0].astype(float)  # noqa: E731
+    np.testing.assert_allclose(table(page), table_of(1000).mean(axis=(2, 3)), atol=1e-6)
+    expect(page.locator(".about")).to_contain_text("6 of 7 slots kept")
+    before = pixels(page, "e.runs[0].tiles[0].picture")
+    for step, key in ((200, ","), (50, ","), (0, ",")):
+        page.keyboard.press(key)
+        expect(page.locator("[role=status]")).to_have_text(f"training step {step}")
+        assert slider.get_attribute("aria-valuetext") == f"training step {step}" and ask(page, "e.model.get('step')") == step
+        np.testing.assert_allclose(table(page), table_of(step).mean(axis=(2, 3)), atol=0.51 / 255)
+        hover(page, 2, 4, cells=(6, 6))
+        np.testing.assert_allclose(table(page), table_of(step)[:, :, 2, 4], atol=0.51 / 255)
+        shown = labels(page)[1::3, 1::3]
+        assert (shown == trace.at(step).segments_of("decoder")[0]).mean() > 0.97  # bytes: a border moves by less than a pixel
+        kept = trace.at(step).keep[0].sum()
+        expect(page.locator(".about")).to_contain_text(f"{kept} of 7 slots kept" if kept < 7 else "7 slots")
+        assert page.locator(".tile.merged").count() == 7 - kept
+        page.mouse.move(5, 5)
+    assert (pixels(page, "e.runs[0].tiles[0].picture") != before).any() and state("stop") == 2
+    page.keyboard.press(",")
+    assert state("step") == 0
+    page.locator(".ticks button", has_text="1,000").click()
+    assert state("step") == 3 and slider.input_value() == "3"
+    slider.press("ArrowLeft")
+    assert state("step") == 2 and page.get_by_role("slider", name="iteration").input_value() == "2"
+    page.keyboard.press("]")
+    np.testing.assert_allclose(table(page)[-1], trace.at(200).decoder_attention[1].astype(float).mean(axis=(1, 2)), atol=0.51 / 255)
+    page.get_by_role("button", name="Difference", exact=True).click()
+    page.get_by_label("since").select_option("training step 0")
+    assert "since training step 0" in page.locator("figcaption").inner_text() and pixels(page).any()
+    page.locator("h1").click()
+    page.keyboard.press("p")
+    page.wait_for_function("() => document.querySelector('#explorer').explorer.state.step === 0", timeout=6000)
+    page.keyboard.press(" ")
+    expect(page.get_by_role("button", name="Play the training (p)")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("previous, next training step")
+
+
+def whole(trace: AttentionTrace) -> AttentionTrace:
+    """The same with every slot kept."""
+    return replace(trace, keep=np.ones_like(trace.keep))
+
+
+def test_a_trace_of_one_step_has_no_second_slider(visit, scenes):
+    page = visit(explore(AttentionTrace.over_training({7: scenes})))
+    assert page.get_by_role("slider", name="training step").count() == 0
+    for key in ",.p":
+        page.keyboard.press(key)
+    assert ask(page, "e.model.get('step')") == 7
+
+
+def test_two_trainings_share_the_slider(visit):
+    first, second = (some_training(steps, **TRAINING) for steps in ((0, 100, 200), (0, 50, 200, 300)))
+    page = visit(explore([first, second]))
+    titles = page.locator("h2 span")
+    expect(titles).to_have_text(["iteration 2 · training step 200", "iteration 2 · training step 300"])
+    for steps in ((200, 200), (100, 50), (0, 50), (0, 0)):  # each has the last of its own so far
+        page.keyboard.press(",")
+        expect(titles).to_have_text([f"iteration 2 · training step {step}" for step in steps])
+        for run, (trace, step) in enumerate(zip((first, second), steps, strict=True)):
+            expected = trace.at(step).attention[:, 0].astype(float).mean(axis=(2, 3))
+            np.testing.assert_allclose(table(page, run)[:2], expected, atol=0.51 / 255)
+
+
+def test_a_training_in_a_narrow_window_and_in_the_dark(visit):
+    trace = some_training(range(0, 110_000, 10_000), **TRAINING)
+    page = visit(explore(trace), width=400, height=800, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for key in ".,,,,":
+        boxes = [tick.bounding_box() for tick in page.locator(".timeline").nth(1).locator(".ticks button:visible").all()]
+        assert len(boxes) >= 3 and all(one["x"] + one["width"] <= other["x"] + 1 for one, other in zip(boxes, boxes[1:]))
+        page.keyboard.press(key)
+    assert min(ratio for _, ratio in page.evaluate(CONTRAST)) > 4.5
+    picture(page, "training narrow")
 
 
 def upsample_window(maps, x, y, size, pixels):
