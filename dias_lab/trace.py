@@ -23,7 +23,8 @@ ARRAYS = {  # the fields, and which of their axes is that of the images
     "images": 0, "attention": 1, "decoder_attention": 0, "keep": 0, "segments": 0,
     "training_steps": None, "training_attention": 2, "training_decoder_attention": 1, "training_keep": 1,
 }  # fmt: skip
-OPTIONAL = ("decoder_attention", "segments", "training_steps", "training_attention", "training_decoder_attention", "training_keep")
+TRAINING = tuple(name for name in ARRAYS if name.startswith("training_"))
+OPTIONAL = ("decoder_attention", "segments", *TRAINING)
 MAX_SLOTS = 255  # segments are uint8
 TOLERANCE = 1e-2  # of a sum of float16 numbers
 
@@ -88,7 +89,7 @@ class AttentionTrace:
 
     def _check_training(self):
         """ValueError unless the maps of training steps are all there, of the same kind, and end with this trace's own."""
-        given = [name for name in ARRAYS if name.startswith("training_") and getattr(self, name) is not None]
+        given = [name for name in TRAINING if getattr(self, name) is not None]
         if not given:
             return
         wanted = ["training_steps", "training_attention", "training_keep"]
@@ -193,8 +194,7 @@ class AttentionTrace:
             raise ValueError(f"the trace has no maps of training step {step!r}; {there}")
         arrays = {name: getattr(self, f"training_{name}") for name in ("attention", "decoder_attention", "keep")}
         arrays = {name: None if array is None else array[steps.index(step)] for name, array in arrays.items()}
-        plain = {name: None for name in ARRAYS if name.startswith("training_")}
-        return replace(self, **arrays, **plain, about={**self.about, "step": step})
+        return replace(self, **arrays, **dict.fromkeys(TRAINING), about={**self.about, "step": step})
 
     @classmethod
     def over_training(cls, traces: dict[int, "AttentionTrace"]) -> "AttentionTrace":

@@ -717,6 +717,52 @@ def lab(tmp_path):
         server.wait(20)
 
 
+BEFORE_TRAINING = """import torch
+from IPython.display import display
+from dias_lab import Config, fit, runs
+from dias_lab.viz import Watch
+torch.set_num_threads(1)
+live, run_dir = True, {run_dir!r}
+config = Config(**{config!r})"""
+
+
+@pytest.mark.slow
+def test_a_training_is_watched_in_jupyterlab_and_stops(browser, lab, tmp_path, small_config):
+    """The cell of notebook 03, with a training that would take hours."""
+    run_dir = tmp_path / "run"
+    config = small_config.replace(steps=1_000_000, evaluate_every=25, trace_images=3).to_dict()
+    notebook = nbformat.read(ROOT / "notebooks" / "03_training.ipynb", as_version=4)
+    (cell,) = (cell.source for cell in notebook.cells if "watch=watch" in cell.source)
+    first = BEFORE_TRAINING.format(run_dir=str(run_dir), config=config)
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, cell, "print('went on')")]
+    nbformat.write(notebook, tmp_path / "watch.ipynb")
+    page = browser.new_page(viewport={"width": 1300, "height": 1700})
+    page.goto(f"{lab}/lab/tree/watch.ipynb?token=abc")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+    page.wait_for_function(f"() => {kernel}?.status === 'idle'")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
+    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps.length >= 4", timeout=120_000)
+    training = page.locator(".jp-CodeCell").nth(1)
+    expect(training.locator(".jp-InputPrompt")).to_have_text("[*]:")
+    page.locator("[data-lm-suppress-shortcuts] .stage").focus()
+    for _ in range(40):
+        page.keyboard.press(",")
+    page.wait_for_function(f"() => {seen}?.steps[{seen}.state.step] === 0")  # looked at while it trains
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "training in jupyterlab.png")
+    page.evaluate(f"async () => {{ await {kernel}.interrupt(); }}")
+    expect(training).to_contain_text("SystemExit: stopped: run this cell again to go on", timeout=60_000)
+    expect(training.locator(".jp-InputPrompt")).to_have_text("[2]:")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENSHOTS / "training stopped.png")
+    assert "Traceback" not in training.inner_text()
+    assert page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output").count() == 0  # the queue ends as well
+    assert (run_dir / "checkpoints").is_dir() and not (run_dir / "error.json").exists()
+    page.close()
+
+
 def test_live_in_jupyterlab(browser, lab, notebook, scenes):
     context = browser.new_context(viewport={"width": 1500, "height": 3600})
     context.route(lambda url: not url.startswith(lab), lambda route: route.abort())  # the network is off
