@@ -953,9 +953,13 @@ function render({ model, el }) {
   sheet.replaceSync(model.get("data").style);
   shadow.adoptedStyleSheets = [sheet];
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own shortcuts
-  const renew = () => {
-    el.explorer?.close();
+  const renew = () => { // other data, the same look; at the last training step it goes on with the training
+    const before = el.explorer, { dark, opacity, numbers, truth, faded } = before?.state ?? {};
+    before?.close();
     el.explorer = new Explorer(model, shadow);
+    if (!before) return;
+    Object.assign(el.explorer.state, { dark, opacity, numbers, truth, faded });
+    if (before.state.step === before.steps.length - 1) el.explorer.set({ step: el.explorer.stepAt(null) });
   };
   renew();
   model.on("change:data", renew);

@@ -101,7 +101,7 @@ class Explorer(anywidget.AnyWidget):
     location  [row, column] of the locked cell of the attention maps (of the first run), or None
     slot      int: the slot (of the first run) that is shown alone, or None
     view      overlay, heat, masked, segments or difference
-    step      int: the training step, or None where there is no other than the last
+    step      int: the training step; None: the last, or the only one
 
     `explorer.observe(function, names=["location"])` calls the function when the user locks a place. JupyterLab shows a widget
     while its kernel lives or its page stays open; a notebook that is opened anew shows `explore(trace)`, without live=True.
@@ -139,11 +139,11 @@ class Explorer(anywidget.AnyWidget):
     def show(self, what, attention=None) -> None:
         """Show another trace (or two, or an image with its maps) in the same place; where it can, it stays where it stood.
 
-        At the last training step it goes on to the new last one.
+        On the page, what stands at the last training step goes on to the new last one, and `step` hears of it.
         """
         data = payload(_traces(what, attention))
         state = {name: getattr(self, name) for name in FIELDS}
-        if state["step"] == max(_steps(self.data), default=None) or state["step"] not in _steps(data):
+        if state["step"] not in _steps(data):
             state["step"] = max(_steps(data), default=None)
         for name, first in (("image", 0), ("stop", 0), ("slot", None), ("location", None)):
             try:
@@ -220,7 +220,7 @@ def _check_state(state: dict, data: dict) -> None:
     for name, value in state.items():
         if name in sizes and value is not None and not (isinstance(value, int) and 0 <= value < sizes[name]):
             raise traitlets.TraitError(f"{name} must be an integer from 0 to {sizes[name] - 1}, got {value!r}")
-        if name == "step" and value not in (steps or [None]):
+        if name == "step" and value not in (*steps, None):
             there = f"one of {', '.join(map(str, steps))}" if steps else "None: the trace has no maps of training steps"
             raise traitlets.TraitError(f"step must be {there}; got {value!r}")
         if name == "view" and value not in VIEWS:

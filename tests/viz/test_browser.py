@@ -28,6 +28,7 @@ from traces import HOSTILE, some_trace, some_training
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import explore, overlay, palette
+from dias_lab.viz.explorer import payload
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
 ROOT = Path(__file__).resolve().parents[2]
@@ -386,6 +387,21 @@ def test_every_training_step_is_shown(visit):
     expect(page.get_by_role("button", name="Play the training (p)")).to_be_visible()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("previous, next training step")
+
+
+def test_the_page_goes_on_with_a_training_unless_somebody_looks_back(visit):
+    """What `show` does in JupyterLab: other data in the same place."""
+    page = visit(explore(some_training((0, 50), **TRAINING)))
+    renew = "(e.model.set('data', argument), 0)"
+    page.keyboard.press("l")
+    dark = ask(page, "e.dark")
+    ask(page, renew, payload([some_training((0, 50, 200), **TRAINING)]))
+    assert ask(page, "[e.steps[e.state.step], e.model.get('step'), e.dark]") == [200, 200, dark]
+    page.keyboard.press(",")
+    ask(page, renew, payload([some_training((0, 50, 200, 1000), **TRAINING)]))
+    assert ask(page, "[e.steps[e.state.step], e.model.get('step')]") == [50, 50]
+    ask(page, renew, payload([some_trace(**TRAINING)]))
+    assert ask(page, "[e.steps, e.model.get('step')]") == [[], 50]
 
 
 def whole(trace: AttentionTrace) -> AttentionTrace:
@@ -752,6 +768,8 @@ def test_a_training_is_watched_in_jupyterlab_and_stops(browser, lab, tmp_path, s
     page.wait_for_function(f"() => {seen}?.steps[{seen}.state.step] === 0")  # looked at while it trains
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "training in jupyterlab.png")
+    page.wait_for_function(f"(count) => {seen}?.steps.length > count", arg=page.evaluate(f"() => {seen}.steps.length"), timeout=60_000)
+    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps[{seen}.state.step] === 0")  # and stays there
     page.evaluate(f"async () => {{ await {kernel}.interrupt(); }}")
     expect(training).to_contain_text("SystemExit: stopped: run this cell again to go on", timeout=60_000)
     expect(training.locator(".jp-InputPrompt")).to_have_text("[2]:")

@@ -80,19 +80,18 @@ def test_steps_of_a_training_are_told_and_checked(trace):
         with pytest.raises(ValueError, match=f"step must be {message}"):
             explore(what, step=step)
     live = explore(training, live=True)
-    for wrong in (100, None):
-        with pytest.raises(traitlets.TraitError, match="step must be one of 0, 50, 200"):
-            live.step = wrong
+    with pytest.raises(traitlets.TraitError, match="step must be one of 0, 50, 200"):
+        live.step = 100
     assert live.step == 200
 
 
-def test_the_widget_follows_a_training(trace):
+def test_the_widget_shows_more_of_a_training(trace):
+    """The page goes on to the last step, as test_browser.py has it; Python alone moves where it must."""
     live = explore(some_training((0,)), live=True, image=1, stop="decoder")
     live.show(some_training((0, 50)))
-    assert (live.step, live.image, live.stop) == (50, 1, T)  # on with the training
-    live.step = 0
-    live.show(some_training((0, 50, 200)))
-    assert live.step == 0  # somebody looks at the start
+    assert (live.step, live.image, live.stop) == (0, 1, T)
+    live.show(some_training((10, 50)))
+    assert live.step == 50
     live.show(trace)
     assert live.step is None
     live.show(some_training())
