@@ -5,8 +5,8 @@ import pytest
 from plotly import graph_objects as go
 
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import contact_sheet, film_strip, gallery, iterations_figure, learning_curves, palette, print_iterations
-from dias_lab.viz.figures import map_rows
+from dias_lab.viz import contact_sheet, gallery, iterations_figure, learning_curves, palette, print_iterations
+from dias_lab.viz.figures import film_strip, map_rows
 
 B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
 
