@@ -3,7 +3,7 @@
 Needs numpy only, so that a trace opens on a laptop where torch is not installed. The file is a plain `.npz`, one array
 per field, read without pickle; `names` and `about` are JSON text in uint8 arrays.
 
-Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
+Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels, K training steps.
 """
 
 import json
@@ -16,11 +16,15 @@ from dias_lab.files import replacing
 
 # labels of true segments, here and nowhere else: 1 to LAST_SEGMENT are objects, the last two belong to no segment
 BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
-SCHEMA = 1
+SCHEMA = 2  # 1: without the maps of training steps
 AXES = "T B N h w"
 CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F
-ARRAYS = ("images", "attention", "decoder_attention", "keep", "segments")  # the fields; OPTIONAL ones may be None
-OPTIONAL = ("decoder_attention", "segments")
+ARRAYS = {  # the fields, and which of their axes is that of the images
+    "images": 0, "attention": 1, "decoder_attention": 0, "keep": 0, "segments": 0,
+    "training_steps": None, "training_attention": 2, "training_decoder_attention": 1, "training_keep": 1,
+}  # fmt: skip
+TRAINING = tuple(name for name in ARRAYS if name.startswith("training_"))
+OPTIONAL = ("decoder_attention", "segments", *TRAINING)
 MAX_SLOTS = 255  # segments are uint8
 TOLERANCE = 1e-2  # of a sum of float16 numbers
 
@@ -38,6 +42,14 @@ class AttentionTrace:
     about              what JSON can hold: method, run, seed, ...; `schema` and `axes` are filled in. `axes` names the
                        axes of `attention`: "T B N h w", or "T (B F) N h w" where images are the frames of clips
 
+    A trace of a training has the maps of K of its steps, and those of the last one stand above as well; `at(step)` is
+    the plain trace of one step, `over_training` makes one of several:
+
+    training_steps              int64 [K], rising
+    training_attention          float16 [K T B N h w]
+    training_decoder_attention  float16 [K B N h w], or None where there is no decoder's map
+    training_keep               bool [K B N]
+
     Raises ValueError for arrays that are not so, naming the expected axes.
     """
 
@@ -48,6 +60,10 @@ class AttentionTrace:
     segments: np.ndarray | None = None
     names: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
+    training_steps: np.ndarray | None = None
+    training_attention: np.ndarray | None = None
+    training_decoder_attention: np.ndarray | None = None
+    training_keep: np.ndarray | None = None
 
     def __post_init__(self):
         for name, array in self._arrays().items():
@@ -68,7 +84,32 @@ class AttentionTrace:
         object.__setattr__(self, "about", _checked_about(self.about))
         for name in ("attention", "decoder_attention"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, self._half(name))
+                object.__setattr__(self, name, self._half(name, self.keep))
+        self._check_training()
+
+    def _check_training(self):
+        """ValueError unless the maps of training steps are all there, of the same kind, and end with this trace's own."""
+        given = [name for name in TRAINING if getattr(self, name) is not None]
+        if not given:
+            return
+        wanted = ["training_steps", "training_attention", "training_keep"]
+        wanted += ["training_decoder_attention"] * (self.decoder_attention is not None)
+        if {*given} != {*wanted}:
+            raise ValueError(f"the maps of training steps are {', '.join(wanted)}, all of them; got {', '.join(given)}")
+        steps = self.training_steps
+        if steps.ndim != 1 or steps.dtype.kind not in "iu" or not len(steps) or (np.diff(steps) <= 0).any() or steps[0] < 0:
+            raise ValueError(f"training_steps must be whole numbers [K] from 0 that rise, got {steps.tolist()} ({steps.dtype})")
+        object.__setattr__(self, "training_steps", steps.astype(np.int64))
+        axes = {"training_attention": f"K {AXES}", "training_decoder_attention": "K B N h w"}
+        self._check("training_keep", self.training_keep, "K B N", (len(steps), *self.keep.shape), np.bool_)
+        for name in axes.keys() & {*given}:
+            own = getattr(self, name.removeprefix("training_"))
+            self._check(name, getattr(self, name), axes[name], (len(steps), *own.shape))
+            object.__setattr__(self, name, self._half(name, self.training_keep))
+        for name in ("attention", "decoder_attention", "keep"):
+            own, over = getattr(self, name), getattr(self, f"training_{name}")
+            if own is not None and not np.array_equal(own, over[-1]):
+                raise ValueError(f"{name} must be that of the last training step, training_{name}[-1], and is not")
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """The arrays that there are, by name."""
@@ -84,17 +125,20 @@ class AttentionTrace:
             raise ValueError(f"{name} must be {np.dtype(dtype) if dtype else 'floats'} [{axes}], got {array.dtype}")
         return array.shape
 
-    def _half(self, name: str) -> np.ndarray:
-        """The maps as float16, once they are known to be a distribution over slots."""
+    def _half(self, name: str, keep: np.ndarray) -> np.ndarray:
+        """The maps as float16, once they are known to be a distribution over the slots that there are."""
         maps = getattr(self, name)
         low, high = float(maps.min()), float(maps.max())
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails, too
             raise ValueError(f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}")
-        total = maps.sum(axis=-3, dtype=np.float32)  # [T B h w] or [B h w]
-        wrong = (np.abs(total - 1) > TOLERANCE) & self.keep.any(axis=1)[:, None, None]
+        total = maps.sum(axis=-3, dtype=np.float32)  # [T B h w] or [B h w], with training steps before them
+        any_slot = keep.any(axis=-1)[..., None, None]  # [B 1 1]
+        any_slot = any_slot[:, None] if name == "training_attention" else any_slot
+        wrong = (np.abs(total - 1) > TOLERANCE) & any_slot
         if wrong.any():
             place = tuple(int(number) for number in np.argwhere(wrong)[0])
-            axes = "iteration, image, row, column" if maps.ndim == 5 else "image, row, column"
+            axes = "iteration, image, row, column" if "decoder" not in name else "image, row, column"
+            axes = f"number of the step, {axes}" if keep.ndim == 3 else axes
             raise ValueError(
                 f"{name} must sum to 1 over slots, got {total[place]:g} at ({axes}) = {place}: "
                 "give the softmax over slots, not the weights renormalised over locations"
@@ -139,9 +183,42 @@ class AttentionTrace:
     def __getitem__(self, images) -> "AttentionTrace":
         """The trace of some of the images: a slice, a list of indices, or one index (the result has one image)."""
         chosen = np.atleast_1d(np.arange(self.num_images)[images])
-        arrays = {name: array[chosen] for name, array in self._arrays().items() if name != "attention"}
-        names = [self.names[image] for image in chosen]
-        return replace(self, attention=self.attention[:, chosen], names=names, **arrays)
+        arrays = {name: array.take(chosen, ARRAYS[name]) for name, array in self._arrays().items() if ARRAYS[name] is not None}
+        return replace(self, names=[self.names[image] for image in chosen], **arrays)
+
+    def at(self, step: int) -> "AttentionTrace":
+        """The plain trace of one training step. ValueError, with the steps there are, for any other."""
+        steps = [] if self.training_steps is None else self.training_steps.tolist()
+        if step not in steps:
+            there = f"it has those of {', '.join(map(str, steps))}" if steps else "it is of one model, not of a training"
+            raise ValueError(f"the trace has no maps of training step {step!r}; {there}")
+        arrays = {name: getattr(self, f"training_{name}") for name in ("attention", "decoder_attention", "keep")}
+        arrays = {name: None if array is None else array[steps.index(step)] for name, array in arrays.items()}
+        return replace(self, **arrays, **dict.fromkeys(TRAINING), about={**self.about, "step": step})
+
+    @classmethod
+    def over_training(cls, traces: dict[int, "AttentionTrace"]) -> "AttentionTrace":
+        """One trace of plain ones of the same pictures, by training step: the opposite of `at`.
+
+        Raises ValueError for pictures or maps of other sizes, naming the step.
+        """
+        steps = sorted(traces)
+        if not steps:
+            raise ValueError("a trace of a training needs the maps of at least one step")
+        last = traces[steps[-1]]
+        for step in steps:
+            for name in ("images", "attention", "decoder_attention"):
+                one, other = (np.shape(getattr(trace, name)) for trace in (traces[step], last))
+                if one != other:
+                    raise ValueError(f"{name} of step {step} are {list(one)}, and those of step {steps[-1]} {list(other)}")
+            if not np.array_equal(traces[step].images, last.images):
+                raise ValueError(f"the pictures of step {step} are not those of step {steps[-1]}")
+        over = {f"training_{name}": [getattr(traces[step], name) for step in steps] for name in ("attention", "keep")}
+        if last.decoder_attention is not None:
+            over["training_decoder_attention"] = [traces[step].decoder_attention for step in steps]
+        about = {name: value for name, value in last.about.items() if name != "step"}
+        arrays = {name: np.stack(values) for name, values in over.items()}
+        return replace(last, about=about, training_steps=np.array(steps), **arrays)
 
     def __len__(self) -> int:
         return self.num_images
@@ -195,7 +272,7 @@ def _checked_about(about) -> dict:
         raise ValueError(f"its schema is {about['schema']!r}, {known}: update dias_lab")
     if about["axes"] not in (AXES, CLIP_AXES):
         raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
-    return about
+    return about | {"schema": SCHEMA}  # as it is now, and as it would be saved
 
 
 def _read(path) -> dict[str, np.ndarray]:

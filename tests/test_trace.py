@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_save_then_load_is_the_same_trace(trace, tmp_path):
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
     assert again.names == trace.names
-    assert again.about == trace.about == {"schema": 1, "axes": "T B N h w", "method": "dias", "seed": 3}
+    assert again.about == trace.about == {"schema": 2, "axes": "T B N h w", "method": "dias", "seed": 3}
     assert [file.name for file in path.parent.iterdir()] == ["x.npz"]
 
 
@@ -120,6 +121,99 @@ def test_entropy_is_zero_when_decided_and_one_when_not(fields):
     assert trace.entropy_of(0).dtype == np.float32
     np.testing.assert_allclose(trace.entropy_of(0), 1, atol=1e-3)
     assert (trace.entropy_of(1) == 0).all()
+
+
+@pytest.fixture
+def training(fields):
+    """A trace of steps 0, 10 and 30; what is kept differs between them."""
+    random, traces = np.random.default_rng(1), {}
+    for step in (0, 10, 30):
+        keep = random.random((B, N)) < 0.7
+        keep[:, 0] = True
+        changed = {"attention": maps(random, (T, B)), "decoder_attention": maps(random, (B,)), "keep": keep}
+        traces[step] = AttentionTrace(**fields | changed)
+    return AttentionTrace.over_training(traces), traces
+
+
+def same(first, second):
+    names = ("images", "attention", "decoder_attention", "keep", "segments")
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names) and first.names == second.names
+
+
+def test_a_training_holds_the_trace_of_each_step(training, tmp_path):
+    whole, traces = training
+    whole.save(tmp_path / "training.npz")
+    for trace in (whole, AttentionTrace.load(tmp_path / "training.npz")):
+        assert trace.training_steps.dtype == np.int64 and trace.training_steps.tolist() == [0, 10, 30]
+        assert trace.training_attention.dtype == trace.training_decoder_attention.dtype == np.float16
+        for step, plain in traces.items():
+            assert same(trace.at(step), plain) and trace.at(step).training_steps is None
+            assert trace.at(step).about == plain.about | {"step": step}
+        assert same(trace, traces[30]) and trace.about == traces[30].about  # all who know no steps read the last one
+
+
+def test_choosing_images_chooses_them_at_every_step(training):
+    whole, traces = training
+    for images in (1, [1, 0], slice(1, None)):
+        for step, plain in traces.items():
+            assert same(whole[images].at(step), plain[images])
+
+
+def test_a_training_without_a_decoder(training):
+    traces = {step: replace(trace, decoder_attention=None) for step, trace in training[1].items()}
+    whole = AttentionTrace.over_training(traces)
+    assert whole.training_decoder_attention is None and whole.at(10).stops == [0, 1, 2]
+
+
+def test_steps_that_are_not_there_are_named(trace, training):
+    with pytest.raises(ValueError, match="no maps of training step 20; it has those of 0, 10, 30"):
+        training[0].at(20)
+    with pytest.raises(ValueError, match="no maps of training step 0; it is of one model, not of a training"):
+        trace.at(0)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (lambda t: {"training_steps": t.training_steps[::-1]}, r"whole numbers \[K\] from 0 that rise, got \[30, 10, 0\]"),
+        (lambda t: {"training_steps": np.array([0, 10, 10])}, r"that rise, got \[0, 10, 10\]"),
+        (lambda t: {"training_steps": np.array([-1, 0, 1])}, "from 0"),
+        (lambda t: {"training_steps": t.training_steps / 2}, "whole numbers"),
+        (lambda t: {"training_steps": t.training_steps[1:]}, r"training_keep must be \[K B N\], here \[2 2 4\], got \[3, 2, 4\]"),
+        (lambda t: {"training_attention": t.training_attention[:, 1:]}, r"\[K T B N h w\], here \[3 3 2 4 5 6\], got \[3, 2,"),
+        (lambda t: {"training_attention": t.training_attention / 2}, r"number of the step, iteration, image, row, column"),
+        (lambda t: {"training_attention": t.training_attention * np.nan}, "training_attention .* finite"),
+        (lambda t: {"training_decoder_attention": t.training_decoder_attention[..., 1:]}, r"here \[3 2 4 5 6\]"),
+        (lambda t: {"training_decoder_attention": None}, "all of them; got training_steps, training_attention, training_keep"),
+        (lambda t: {"training_steps": None}, "the maps of training steps are training_steps, "),
+        (lambda t: {"decoder_attention": None}, "all of them; got"),
+        (lambda t: {"keep": ~t.keep}, "keep must be that of the last training step"),
+        (lambda t: {"attention": t.training_attention[0]}, "attention must be that of the last training step"),
+    ],
+)
+def test_wrong_maps_of_training_steps_are_named(training, changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(training[0], **changed(training[0]))
+
+
+def test_steps_of_other_pictures_do_not_go_together(training):
+    traces = training[1]
+    for wrong, message in (
+        (traces[10][:1], r"images of step 10 are \[1, 20, 27, 3\], and those of step 30 \[2, 20, 27, 3\]"),
+        (replace(traces[10], images=traces[10].images[:, :, :9], segments=None), r"step 10 are \[2, 20, 9, 3\]"),
+        (replace(traces[10], images=traces[10].images[::-1]), "the pictures of step 10 are not those of step 30"),
+        (replace(traces[10], attention=traces[10].attention[1:]), r"attention of step 10 are \[2, 2, 4, 5, 6\]"),
+        (replace(traces[10], decoder_attention=None), r"decoder_attention of step 10 are \[\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AttentionTrace.over_training(traces | {10: wrong})
+    with pytest.raises(ValueError, match="at least one step"):
+        AttentionTrace.over_training({})
+
+
+def test_files_of_the_first_schema_load(change_file, trace):
+    again = AttentionTrace.load(change_file(about=text({"schema": 1, "axes": "T B N h w", "seed": 3})))
+    assert same(again, trace) and again.training_steps is None and again.about["schema"] == 2
 
 
 @pytest.mark.parametrize("images", [1, [1], slice(1, None), np.array([False, True])])
@@ -198,7 +292,7 @@ def text(value):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"about": text({"schema": 2})}, "schema is 2.*update"),
+        ({"about": text({"schema": 3})}, "schema is 3.*update"),
         ({"about": text({"schema": "1"})}, "schema is '1'"),
         ({"about": np.zeros(3)}, "about must be JSON"),
         ({"about": np.frombuffer(b"\xff{", np.uint8)}, "not a trace"),

@@ -13,10 +13,11 @@ from dias_lab import runs
 from dias_lab.analysis.evaluate import METRICS, evaluate
 from dias_lab.config import Config, method_class
 from dias_lab.data import store as stores
-from dias_lab.data.dataset import batches, squares
+from dias_lab.data.dataset import Squares, batches, squares
 from dias_lab.data.features import feature_batches
 from dias_lab.methods.base import Output, build, to_device
 from dias_lab.modules.conditioning import Conditioned
+from dias_lab.trace import AttentionTrace
 
 
 class Discovery:
@@ -97,6 +98,13 @@ class Discovery:
     def evaluate(self, fabric: Fabric) -> dict:
         config = self.config
         return evaluate(self.model, self.validation_store, config.protocol, limit=config.evaluate_images, fabric=fabric).scores
+
+    def trace(self, images: int) -> AttentionTrace:
+        """The maps of the first images of the validation split, from the slots that an evaluation draws for them."""
+        config, store = self.config, self.validation_store
+        batch = Squares(store, config.image_size, images)[0]  # by no loader, which would ask torch's state for a seed
+        names = [stores.source_name(store[item].info) for item in batch["info"]["item"].tolist()]
+        return self.model.trace(batch["image"], batch["segments"], seed=config.seed, names=names)
 
     def selection(self, scores: dict) -> float:
         """The mean of the four scores of the map that the method's source scores."""

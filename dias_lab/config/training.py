@@ -32,4 +32,5 @@ class Training(Part):
     log_every: Positive = 50  # steps between lines of the log
     evaluate_every: Positive = 2500  # steps between evaluations, each of which also writes a checkpoint
     evaluate_images: NotNegative = 0  # images of the validation split in an evaluation; 0: all
+    trace_images: NotNegative = 0  # first images of that split whose maps each evaluation keeps, in training.npz; 0: none
     protocol: Literal["dias", "dias-v1", "spot", "oclf", "videosaur"] = "dias"  # of the scores that choose the best checkpoint

@@ -47,5 +47,7 @@ class Task(Protocol):
     def evaluate(self, fabric: Fabric) -> dict:
         """Scores on the validation split, shared by all processes."""
 
+    # a Task whose maps can be looked at also has trace(images: int) -> AttentionTrace, of the first validation images
+
     def selection(self, scores: dict) -> float:
         """The number that chooses the best checkpoint, the largest; NaN where none is defined."""

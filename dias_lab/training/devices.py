@@ -71,6 +71,12 @@ def deterministically(step: Callable):
         return step()
 
 
+def aside(config: Config, look: Callable):
+    """What `look()` finds out about a model between two steps; compiled parts run as written, since batches are others."""
+    with torch.compiler.set_stance("force_eager") if config.compile else contextlib.nullcontext():
+        return deterministically(look)
+
+
 def rank(config: Config) -> int:
     """This process's number among those of a training, before it is launched: torchrun, Fabric and srun say it."""
     if config.devices * config.num_nodes == 1:  # whatever else srun starts beside it

@@ -8,6 +8,7 @@ resumes ends with the same weights, bit for bit.
 import contextlib
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,13 +21,13 @@ from dias_lab.config import Config
 from dias_lab.files import sync
 from dias_lab.methods import checkpoint
 from dias_lab.methods.task import Task
-from dias_lab.training import devices, parent
+from dias_lab.training import devices, maps, parent
 from dias_lab.training.ahead import ahead
 from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
 # a resumed run may have these differ (data and parent are known by what they hold, not by where they are); those of the
 # second line change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "parent", "workers", "log_every"}
+FREE_TO_CHANGE = {"data", "parent", "workers", "log_every", "trace_images"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 
@@ -34,14 +35,15 @@ class NonFiniteError(FloatingPointError):
     """A loss or gradient became NaN or infinite."""
 
 
-def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Discovery) -> dict:
+def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Discovery, watch: Callable | None = None) -> dict:
     """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
 
-    `task` is what is learnt: object discovery, by default. Writes config.json, metrics.jsonl, checkpoints/ and
-    metrics.json there (`runs` says what they are). Raises ValueError where the run directory belongs to another config,
-    runs.RunBusy where another process trains in it, NonFiniteError, with the batch and the weights saved, where a loss or
-    gradient is not finite, and MemoryError, with what would fit, where a GPU is too small. On several devices every
-    process calls this, and the first one writes.
+    `task` is what is learnt: object discovery, by default. `watch(run_dir)` is called at the start, and after each
+    evaluation, when its checkpoint stands. Writes config.json, metrics.jsonl, checkpoints/, with `config.trace_images`
+    training.npz, and metrics.json there (`runs` says what they are). Raises ValueError where the run directory belongs to
+    another config, runs.RunBusy where another process trains in it, NonFiniteError, with the batch and the weights saved,
+    where a loss or gradient is not finite, and MemoryError, with what would fit, where a GPU is too small. On several
+    devices every process calls this, and the first one writes and watches.
     """
     run_dir = runs.resolve(run_dir)
     check(config, run_dir, task)  # before anything is written
@@ -56,7 +58,7 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
         (run_dir / "error.json").unlink(missing_ok=True)
         runs.write_json(run_dir / "config.json", config.to_dict())
         try:
-            return Training(config, run_dir, task).run(progress)
+            return Training(config, run_dir, task, watch).run(progress)
         except Exception as error:
             report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
             runs.write_json(run_dir / "error.json", report)
@@ -67,6 +69,8 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
     task.check(config)
     devices.check(config)
+    if config.trace_images and not hasattr(task, "trace"):
+        raise ValueError(f"{task.__name__} keeps no maps of pictures: trace_images must be 0, got {config.trace_images}")
     if (run_dir / "config.json").exists():
         old, new = Config.load(run_dir).to_dict(), config.to_dict()
         free = FREE_TO_CHANGE | config.unread()
@@ -81,8 +85,8 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
 class Training:
     """One process's part of a run: the loop around the learner's steps, and what it leaves in the run directory."""
 
-    def __init__(self, config: Config, run_dir: Path, task: type[Task] = Discovery):
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: Config, run_dir: Path, task: type[Task] = Discovery, watch: Callable | None = None):
+        self.config, self.run_dir, self.watch = config, run_dir, watch or (lambda run_dir: None)
         self.log_file = run_dir / "metrics.jsonl"
         if config.precision == "auto" and (there := checkpoint.steps(run_dir)):  # it stays what it was, on any machine
             config = config.replace(precision=checkpoint.progress(run_dir, there[-1]).get("precision", "auto"))
@@ -95,6 +99,7 @@ class Training:
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0  # updates done, and how long they took
         self.best = {"step": 0, "score": None, "scores": {}}
+        self.traced = ()  # steps whose maps were kept before this process began
 
     def run(self, progress: bool) -> dict:
         self.resume()
@@ -109,6 +114,9 @@ class Training:
 
     def loop(self, progress: bool):
         config = self.config
+        if self.step not in self.traced:
+            self.keep_maps()
+        self.watch(self.run_dir)
         source = ahead(self.task.batches(self.learner.places, self.step, progress), self.prepare, self.fabric.device)
         bar = tqdm(source, total=config.steps, initial=self.step, disable=not progress, unit="step", mininterval=1)
         sums, count, self.mark = {}, 0, time.perf_counter()
@@ -123,6 +131,7 @@ class Training:
                 self.log(self.means(sums, count), count / self.tick(), bar)
                 if due:
                     self.evaluate_and_save()
+                    self.watch(self.run_dir)
                     self.tick()
                 sums, count = {}, 0
 
@@ -186,17 +195,22 @@ class Training:
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
-        compiled = self.config.compile  # not for batches of other shapes
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            scores = devices.deterministically(lambda: self.task.evaluate(self.fabric))
+        scores = devices.aside(self.config, lambda: self.task.evaluate(self.fabric))
         score = self.task.selection(scores)
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         if self.fabric.is_global_zero:
             runs.append_line(self.log_file, {"step": self.step, "validation": scores})
-            sync(self.log_file)  # the log is never behind its checkpoint
+            sync(self.log_file)  # neither the log nor the maps are ever behind their checkpoint
+            self.keep_maps()
             self.save()
         self.fabric.barrier()
+
+    def keep_maps(self):
+        """The maps of the first validation images, as they are now, into training.npz."""
+        if self.config.trace_images and self.fabric.is_global_zero:
+            trace = devices.aside(self.config, lambda: self.task.trace(self.config.trace_images))
+            maps.add(self.run_dir, self.step, trace)
 
     def save(self):
         state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
@@ -237,6 +251,7 @@ class Training:
         kept = [line for line in lines if line["step"] <= self.step]
         if len(kept) < len(lines):
             runs.write_lines(self.log_file, kept)
+        self.traced = maps.rewind(self.run_dir, self.step)
 
     def peak(self, images: int) -> int:
         """Bytes of GPU memory that a step of so many images needs at most, by doing it; no weight changes."""

@@ -5,7 +5,7 @@ import importlib
 _HOME = {
     "explore": "explorer", "iterations_figure": "figures", "print_iterations": "figures", "gallery": "figures",
     "contact_sheet": "figures", "learning_curves": "figures", "interval_plot": "comparison", "data_sheet": "sheet",
-    "use": "palette",
+    "use": "palette", "film_strip": "figures", "Watch": "watch", "progress_figure": "watch",
 }  # fmt: skip
 __all__ = list(_HOME)
 

@@ -5,9 +5,11 @@
 // nothing, from anywhere. Text from data reaches the page by textContent only.
 //
 // The model's fields: data (what explorer.py's `payload` gives), image, stop, location ([row, column] or null), slot (a
-// number or null) and view; the last five may be set from either side. A "stop" is a place on the slider: the
+// number or null), view and step; all but data may be set from either side. A "stop" is a place on the slider: the
 // iterations from 0, then the decoder. Locations are cells of the first run's attention maps. Two runs share picture,
-// cursor, zoom and stop; each has its own chosen slot, since slots of different runs have nothing in common.
+// cursor, zoom and stop; each has its own chosen slot, since slots of different runs have nothing in common. Where runs
+// have maps of several training steps, `step` is one of them (else null), and the state's `step` its place on a second
+// slider; a slot starts from the same noise at each of them, and keeps its colour.
 
 const VIEWS = [
   { name: "overlay", title: "Overlay", key: "o", opacity: 0.65 },
@@ -22,6 +24,11 @@ const KEYS = [
   ["esc", "free the cursor, show all slots"], ["[ ]", "previous, next picture"], ["+ − r", "zoom in, out, whole picture"],
   ["t", "true outlines"], ["n", "slot numbers"], ["l", "light or dark"], ["c", "copy as PNG"], ["?", "this list"],
 ];
+const TRAINING_KEYS = [[", .", "previous, next training step"], ["p", "play the training"]];
+const TRACKS = { // the sliders: labels that fit beside each other, milliseconds of a place, the words of its button
+  stop: { label: "iteration", fit: 14, pace: 900, play: "Play (space)", pause: "Pause (space)" },
+  step: { label: "training step", fit: 5, pace: 600, play: "Play the training (p)", pause: "Pause (p)" },
+};
 const HINT = "Hover to read a place, click to lock it. Click on a slot to see it alone. Ctrl and the wheel zoom; drag to pan.";
 const CAPTIONS = { // of all slots, and of one; # is its number, @ the iteration of reference
   overlay: ["Each place has the mixed colours of the slots that attend to it.",
@@ -325,8 +332,10 @@ class Explorer {
     const iterations = Math.max(...runs.map((run) => run.attention.stops));
     this.stops = Array.from({ length: iterations }, (_, stop) => `${stop + 1}`);
     if (runs.some((run) => run.decoder)) this.stops.push("decoder");
+    this.steps = [...new Set(runs.flatMap(({ training }) => training?.steps ?? []))].sort((a, b) => a - b);
     this.state = {
-      image: model.get("image"), stop: model.get("stop"), view: model.get("view"), location: model.get("location"),
+      image: model.get("image"), stop: model.get("stop"), step: this.stepAt(model.get("step")),
+      view: model.get("view"), location: model.get("location"),
       chosen: runs.map((_, run) => (run ? null : model.get("slot"))), // the slot shown alone, of each run
       point: null, // the cursor: fractions of the picture
       seen: { x: 0, y: 0, size: 1 }, // the window that zoom leaves of the picture
@@ -345,7 +354,18 @@ class Explorer {
   }
 
   // ---------- what is where
-  stopName(stop) { return stop === "decoder" || this.stops[stop] === "decoder" ? "decoder" : `iteration ${stop + 1}`; }
+  stopName(stop) {
+    if (stop === this.stops.length) return this.stepName(0); // the reference before training
+    return stop === "decoder" || this.stops[stop] === "decoder" ? "decoder" : `iteration ${stop + 1}`;
+  }
+
+  stepName(at) { return `training step ${this.steps[at]}`; }
+
+  /** The place of a training step on its slider: the last for none. */
+  stepAt(step) {
+    const at = this.steps.indexOf(step);
+    return at < 0 ? Math.max(this.steps.length - 1, 0) : at;
+  }
 
   /** What a run shows at a stop of the slider: "decoder" or an iteration; its last one where it has no more. */
   stopOf(run, stop) {
@@ -353,16 +373,32 @@ class Explorer {
     return this.stops[stop] === "decoder" && decoder ? "decoder" : Math.min(stop, attention.stops - 1);
   }
 
-  /** The Maps of a run at a stop of the slider. */
-  maps(run, stop) {
-    const { attention, decoder, slots } = this.data.runs[run], which = this.stopOf(run, stop);
-    const source = which === "decoder" ? decoder : attention, index = which === "decoder" ? 0 : which;
-    const key = `${run} ${which === "decoder" ? which : "attention"} ${this.state.image}`;
-    return this.remember(key, () => {
-      const values = floatsOf(source.images[this.state.image]), size = values.length / source.stops;
-      return Array.from({ length: source.stops }, (_, stop) =>
-        new Maps(values.subarray(stop * size, (stop + 1) * size), slots, source.height, source.width));
-    })[index];
+  /** Which of its own training steps a run shows at a place of their slider: the last before it, or the first. */
+  ownStep(run, at) { return Math.max(this.data.runs[run].training.steps.findLastIndex((step) => step <= this.steps[at]), 0); }
+
+  /** The number of an earlier step of the run's training, or -1: the last step's maps are the run's own, and exact. */
+  earlier(run, at) {
+    const { training } = this.data.runs[run], own = training ? this.ownStep(run, at) : -1;
+    return own + 1 === training?.steps.length ? -1 : own;
+  }
+
+  /** The Maps of a run at a stop of the slider, and at a place of that of training steps. */
+  maps(run, stop, at = this.state.step) {
+    const which = this.stopOf(run, stop), [kind, index] = which === "decoder" ? [which, 0] : ["attention", which];
+    const { [kind]: last, slots, training } = this.data.runs[run], earlier = this.earlier(run, at), { image } = this.state;
+    const { images, stops, height, width } = earlier < 0 ? last : training[kind];
+    return this.remember(`${run} ${kind} ${earlier < 0} ${image}`, () => {
+      const values = earlier < 0 ? floatsOf(images[image]) : Float32Array.from(bytesOf(images[image]), (byte) => byte / 255);
+      const size = values.length / stops;
+      return Array.from({ length: stops }, (_, stop) =>
+        new Maps(values.subarray(stop * size, (stop + 1) * size), slots, height, width));
+    })[Math.max(earlier, 0) * last.stops + index];
+  }
+
+  /** Which slots of a run are kept in the image shown. */
+  kept(run) {
+    const { keep, training } = this.data.runs[run], earlier = this.earlier(run, this.state.step);
+    return (earlier < 0 ? keep : training.keep[earlier])[this.state.image];
   }
 
   /** What was made before under this key, or what is made now. */
@@ -397,7 +433,8 @@ class Explorer {
     for (const field of ["truth", "numbers", "faded"])
       parts[field] = make("input", { type: "checkbox", onchange: () => this.set({ [field]: parts[field].checked }) });
     parts.reference = make("select", { onchange: () => this.set({ reference: parts.reference.selectedIndex }) },
-      ...this.stops.map((_, stop) => make("option", {}, this.stopName(stop))));
+      ...this.stops.map((_, stop) => make("option", {}, this.stopName(stop))),
+      this.steps.length > 1 ? make("option", {}, this.stepName(0)) : "");
     parts.options = {
       reference: make("label", {}, "since", parts.reference), faded: make("label", {}, parts.faded, "fade by entropy"),
       numbers: make("label", {}, parts.numbers, "numbers"), truth: make("label", {}, parts.truth, "true outlines"),
@@ -406,21 +443,15 @@ class Explorer {
     parts.film = data.images.map(({ name, picture }, image) =>
       button("", { title: name, ariaLabel: `picture ${image + 1}: ${name}`, onclick: () => this.set({ image }) },
         make("img", { alt: "", src: picture, decoding: "async" })));
-    parts.playing = button("play", { onclick: () => this.play(!this.timer) });
-    const last = this.stops.length - 1, every = Math.ceil(this.stops.length / 14);
-    parts.slider = make("input", { type: "range", min: 0, max: last, step: 1, ariaLabel: "iteration",
-      oninput: () => this.set({ stop: parts.slider.valueAsNumber }) });
-    parts.ticks = this.stops.map((name, stop) => {
-      const tick = button("", { tabIndex: -1, onclick: () => this.set({ stop }) }, stop ? name : this.stopName(0));
-      tick.style.left = `${(100 * stop) / Math.max(last, 1)}%`;
-      tick.hidden = stop < last && (stop % every > 0 || stop > last - every);
-      return tick;
-    });
-    const timeline = make(".timeline", {}, parts.playing, make(".track", {}, parts.slider, make(".ticks", {}, ...parts.ticks)));
+    this.tracks = { stop: this.buildTrack("stop", [this.stopName(0), ...this.stops.slice(1)]) };
+    const named = this.steps.map((step) => step.toLocaleString("en")), several = named.length > 1;
+    if (several) this.tracks.step = this.buildTrack("step", [`step ${named[0]}`, ...named.slice(1)]);
+    const timeline = make(".timelines", {}, ...Object.values(this.tracks).map(({ element }) => element));
+    const keys = several ? [...TRAINING_KEYS, ...KEYS] : KEYS;
     parts.spoken = make(".spoken", { role: "status", ariaLive: "polite" });
     parts.note = make(".note", { hidden: true, ariaHidden: "true" });
     parts.help = make("dialog", { ariaLabel: "keys" }, iconButton("close", "Close", () => parts.help.close()),
-      make("h3", {}, "Keys"), make("dl", {}, ...KEYS.flatMap(([keys, what]) => [make("dt", {}, keys), make("dd", {}, what)])),
+      make("h3", {}, "Keys"), make("dl", {}, ...keys.flatMap(([keys, what]) => [make("dt", {}, keys), make("dd", {}, what)])),
       make("p", {}, HINT));
     this.runs = data.runs.map((_, run) => this.buildRun(run));
     const group = (kind, ariaLabel, children) => make(kind, { role: "group", ariaLabel }, ...children);
@@ -435,6 +466,21 @@ class Explorer {
       make(".tools", {}, group(".views", "view", parts.views), group(".options", "options", Object.values(parts.options))),
       alone ? null : timeline, make(`.runs.${alone ? "one" : "two"}`, {}, ...this.runs.map((run) => run.element)),
       parts.spoken, parts.note, parts.help));
+  }
+
+  /** A slider over a field of the state with its ticks, and the button that plays it. */
+  buildTrack(field, names) {
+    const { label, fit } = TRACKS[field], last = names.length - 1, every = Math.ceil(names.length / fit);
+    const playing = button("play", { onclick: () => this.play(field) });
+    const slider = make("input", { type: "range", min: 0, max: last, step: 1, ariaLabel: label,
+      oninput: () => this.set({ [field]: slider.valueAsNumber }) });
+    const ticks = names.map((name, at) => {
+      const tick = button("", { tabIndex: -1, onclick: () => this.set({ [field]: at }) }, name);
+      tick.style.left = `${(100 * at) / Math.max(last, 1)}%`;
+      return tick;
+    });
+    const element = make(".timeline", {}, playing, make(".track", {}, slider, make(".ticks", {}, ...ticks)));
+    return { names, last, every, playing, slider, ticks, element };
   }
 
   /** One run: its picture with cursor and zoom, its tiles (a small picture per slot), and its table of values. */
@@ -511,9 +557,12 @@ class Explorer {
     on(host.dataset.page ? document : this.root, "keydown", (event) => this.key(event));
     on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.draw("pictures"));
     theme.observe(hostDocument().body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-    for (const field of ["image", "stop", "view", "location", "slot"]) {
-      const changed = () => this.set(field === "slot" ? { chosen: [this.model.get(field), ...this.state.chosen.slice(1)] }
-        : { [field]: this.model.get(field) }, false);
+    for (const field of ["image", "stop", "view", "location", "slot", "step"]) {
+      const changed = () => {
+        const value = this.model.get(field);
+        this.set(field === "slot" ? { chosen: [value, ...this.state.chosen.slice(1)] }
+          : { [field]: field === "step" ? this.stepAt(value) : value }, false);
+      };
       this.model.on(`change:${field}`, changed);
       signal.addEventListener("abort", () => this.model.off(`change:${field}`, changed));
     }
@@ -531,6 +580,7 @@ class Explorer {
     const target = event.composedPath()[0], { key } = event, { state } = this;
     const typing = ["input", "select"].includes(target.localName), count = this.data.images.length;
     const turn = (by) => this.set({ image: (state.image + by + count) % count });
+    const learn = (by) => this.set({ step: clamp(state.step + by, 0, Math.max(this.steps.length - 1, 0)) });
     if (event.ctrlKey || event.metaKey || event.altKey || this.parts.help.open) return;
     const arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[key];
     const view = VIEWS.find((view) => view.key === key);
@@ -538,6 +588,7 @@ class Explorer {
       "[": () => turn(-1), "]": () => turn(1), "+": () => this.zoom(2), "=": () => this.zoom(2),
       "-": () => this.zoom(0.5), r: () => this.zoom(0), t: () => this.set({ truth: !state.truth }),
       n: () => this.set({ numbers: !state.numbers }), l: () => this.set({ dark: !this.dark }),
+      ",": () => learn(-1), ".": () => learn(1), p: () => this.tracks.step && this.play("step"),
       c: () => this.copy(), "?": () => this.parts.help.showModal(),
       Escape: () => this.set({ location: null, point: null, chosen: state.chosen.map(() => null) }),
     };
@@ -545,7 +596,7 @@ class Explorer {
     else if (arrow && !typing && arrow[1]) this.set({ stop: clamp(state.stop + arrow[1], 0, this.stops.length - 1) });
     else if (/^[0-9]$/.test(key)) this.choose(0, Number(key));
     else if (view) this.set({ view: view.name });
-    else if (key === " " && !typing && target.localName !== "button") this.play(!this.timer);
+    else if (key === " " && !typing && target.localName !== "button") this.play(this.played ?? "stop");
     else if (key === "Enter" && target.classList?.contains("stage")) this.lock(state.point ?? { x: 0.5, y: 0.5 });
     else if (key in actions) actions[key]();
     else return;
@@ -559,7 +610,8 @@ class Explorer {
     const { state, model } = this, before = { ...state }, { chosen: [solo] } = Object.assign(state, change);
     if ("location" in change) state.point = change.location ? this.pointOf(change.location) : change.point ?? null;
     if (tell) {
-      const now = { image: state.image, stop: state.stop, view: state.view, location: state.location, slot: state.chosen[0] };
+      const now = { image: state.image, stop: state.stop, view: state.view, location: state.location, slot: state.chosen[0],
+        step: this.steps[state.step] ?? null };
       for (const field in now) if (`${now[field]}` !== `${model.get(field)}`) model.set(field, now[field]);
       model.save_changes();
     }
@@ -567,6 +619,7 @@ class Explorer {
     const moved = Object.keys(change).every((field) => ["point", "location"].includes(field));
     this.draw("cursor", ...(moved ? [] : ["pictures", "marks", "controls"]));
     if (state.stop !== before.stop) this.say(this.stopName(state.stop));
+    else if (state.step !== before.step) this.say(this.stepName(state.step));
     else if (solo !== before.chosen[0]) this.say(solo === null ? "all slots" : `slot ${solo} alone`);
     else if (state.view !== before.view) this.say(VIEWS.find(({ name }) => name === state.view).title);
     else if ("location" in change) this.say(this.reading());
@@ -600,9 +653,12 @@ class Explorer {
     this.set({ chosen: this.state.chosen.map((chosen, other) => (other !== run ? chosen : chosen === slot ? null : slot)) });
   }
 
-  play(on) {
+  /** Play a slider, round and round, or pause it where it plays. */
+  play(field) {
     clearInterval(this.timer);
-    this.timer = on ? setInterval(() => this.set({ stop: (this.state.stop + 1) % this.stops.length }), 900) : null;
+    this.played = this.played === field ? null : field;
+    const next = () => this.set({ [field]: (this.state[field] + 1) % this.tracks[field].names.length });
+    if (this.played) this.timer = setInterval(next, TRACKS[field].pace);
     this.draw("controls");
   }
 
@@ -674,7 +730,7 @@ class Explorer {
   drawControls() {
     const { state, parts, about } = this, { width, height } = about, { options } = parts;
     write(parts.title, about.name);
-    const kept = this.data.runs.map(({ slots, keep }) => [keep[state.image].filter(Boolean).length, slots]);
+    const kept = this.data.runs.map(({ slots }, run) => [this.kept(run).filter(Boolean).length, slots]);
     const counts = kept.map(([count, slots]) => (count === slots ? `${slots} slots` : `${count} of ${slots} slots kept`));
     const scale = Math.round((100 * about.shown[0]) / width);
     const words = [...new Set(counts)].join(" and ") + ` · ${width} × ${height} pixels`;
@@ -690,20 +746,29 @@ class Explorer {
     parts.opacity.value = state.opacity[state.view] ?? 1;
     parts.reference.selectedIndex = state.reference;
     for (const field of ["truth", "numbers", "faded"]) parts[field].checked = state[field];
-    parts.slider.value = state.stop;
-    parts.slider.ariaValueText = this.stopName(state.stop);
-    parts.ticks.forEach((tick, stop) => tick.classList.toggle("now", stop === state.stop));
-    const title = this.timer ? "Pause (space)" : "Play (space)";
-    if (parts.playing.title !== title) parts.playing.replaceChildren(icon(this.timer ? "pause" : "play"));
-    parts.playing.ariaLabel = parts.playing.title = title;
+    for (const [field, { last, every, playing, slider, ticks }] of Object.entries(this.tracks)) {
+      const now = state[field], plays = this.played === field, title = TRACKS[field][plays ? "pause" : "play"];
+      slider.value = now;
+      slider.ariaValueText = field === "stop" ? this.stopName(now) : this.stepName(now);
+      ticks.forEach((tick, at) => { // some of them, and always where it stands
+        const some = at === last || (at % every === 0 && at <= last - every);
+        tick.classList.toggle("now", at === now);
+        tick.hidden = at !== now && (!some || Math.abs(at - now) < every);
+      });
+      if (playing.title !== title) playing.replaceChildren(icon(plays ? "pause" : "play"));
+      playing.ariaLabel = playing.title = title;
+    }
     this.runs.forEach((run, index) => {
       const chosen = state.chosen[index];
-      write(run.which, this.stopName(this.stopOf(index, state.stop)));
+      const { training } = this.data.runs[index];
+      const words = [this.stopName(this.stopOf(index, state.stop))];
+      if (training) words.push(`training step ${training.steps[this.ownStep(index, state.step)]}`);
+      write(run.which, words.join(" · "));
       run.stage.classList.toggle("zoomed", state.seen.size < 1);
       write(run.caption, this.caption(chosen));
       this.drawRamp(run, chosen);
       run.heads.forEach((head, stop) => head.classList.toggle("now", stop === state.stop));
-      this.data.runs[index].keep[state.image].forEach((keep, slot) => {
+      this.kept(index).forEach((keep, slot) => {
         const { button, tags } = run.tiles[slot];
         tags.forEach((tag) => (tag.hidden = keep));
         button.ariaPressed = `${chosen === slot}`;
@@ -736,7 +801,8 @@ class Explorer {
     if (host?.dataset.page) document.documentElement.style.colorScheme = dark ? "dark" : "light";
     const { view, faded, stop, reference, seen } = state, paper = dark ? [20, 23, 27] : [255, 255, 255];
     this.runs.forEach((run, index) => {
-      const [maps, other] = [stop, reference].map((stop) => this.maps(index, stop));
+      const maps = this.maps(index, stop);
+      const other = reference < this.stops.length ? this.maps(index, reference) : this.maps(index, stop, 0);
       const scene = { view, faded, colours, scale, paper, opacity: state.opacity[view], maps, other };
       for (const raster of [run.raster, run.small]) raster.look(picture, seen);
       run.base.getContext("2d").putImageData(run.raster.paint(scene, state.chosen[index]), 0, 0);
@@ -887,9 +953,13 @@ function render({ model, el }) {
   sheet.replaceSync(model.get("data").style);
   shadow.adoptedStyleSheets = [sheet];
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own shortcuts
-  const renew = () => {
-    el.explorer?.close();
+  const renew = () => { // other data, the same look; at the last training step it goes on with the training
+    const before = el.explorer, { dark, opacity, numbers, truth, faded } = before?.state ?? {};
+    before?.close();
     el.explorer = new Explorer(model, shadow);
+    if (!before) return;
+    Object.assign(el.explorer.state, { dark, opacity, numbers, truth, faded });
+    if (before.state.step === before.steps.length - 1) el.explorer.set({ step: el.explorer.stepAt(null) });
   };
   renew();
   model.on("change:data", renew);

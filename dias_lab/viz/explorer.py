@@ -1,9 +1,9 @@
 """The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
 
 explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and host.js,
-which starts it, the pictures, the maps as they are in the trace (float16). Its content security policy forbids every
-request and every script but this one. In a notebook, the page stands in an iframe, so that the executed notebook and
-its HTML keep it alive; with `live=True` anywidget connects it with Python.
+which starts it, the pictures, the maps as they are in the trace (float16; a byte for those of earlier training steps).
+Its content security policy forbids every request and every script but this one. In a notebook, the page stands in an
+iframe, so that the executed notebook and its HTML keep it alive; with `live=True` anywidget connects it with Python.
 
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """
@@ -26,7 +26,7 @@ from dias_lab.viz import overlay, palette
 FOLDER = Path(__file__).parent
 MODULE, STYLE_SHEET = FOLDER / "explorer.js", FOLDER / "explorer.css"
 PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "host.js"
-FIELDS = ("image", "stop", "location", "slot", "view")  # what the explorer and Python tell each other
+FIELDS = ("image", "stop", "location", "slot", "view", "step")  # what the explorer and Python tell each other
 VIEWS = ("overlay", "heat", "masked", "segments", "difference")
 LARGEST_SIDE = 768  # of a picture on the page, in pixels; readouts stay in the image's own
 FRAME_HEIGHT = 900  # pixels of the iframe, until the page in it says its own
@@ -37,14 +37,16 @@ STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0
 def explore(
     what, attention=None, *, live: bool = False,
     image: int = 0, stop: int | str | None = None, slot: int | None = None, view: str = "overlay",
+    step: int | None = None,
 ):  # fmt: skip
     """The attention explorer of a trace, of two traces of the same images, or of an image and any attention maps.
 
     what       an AttentionTrace; a list of one or two of them, shown side by side; or an image uint8 [H W 3]
     attention  with an image: its maps, floats [T N h w] in [0, 1] that sum to 1 over N (what a softmax over slots gives)
     live       False: an `ExplorerPage`, which needs no kernel. True: an `Explorer` widget, whose traits Python observes
-    image, stop, slot, view   what it opens with. `stop` is an iteration from 0 or "decoder", the last iteration if not given;
-               `view` is one of overlay, heat, masked, segments, difference
+    image, stop, slot, view, step   what it opens with. `stop` is an iteration from 0 or "decoder", the last iteration if not
+               given; `view` is one of overlay, heat, masked, segments, difference; `step` is a training step, the last one if
+               not given, of traces that have the maps of several
 
     Raises ValueError for anything else, naming what is expected.
     """
@@ -54,8 +56,9 @@ def explore(
         stop = iterations
     elif stop in (None, "decoder"):
         stop = iterations - 1
-    start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
     data = payload(traces)
+    start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
+    start["step"] = max(_steps(data), default=None) if step is None else step
     try:
         _check_state(start, data)
     except traitlets.TraitError as error:
@@ -98,6 +101,7 @@ class Explorer(anywidget.AnyWidget):
     location  [row, column] of the locked cell of the attention maps (of the first run), or None
     slot      int: the slot (of the first run) that is shown alone, or None
     view      overlay, heat, masked, segments or difference
+    step      int: the training step; None: the last, or the only one
 
     `explorer.observe(function, names=["location"])` calls the function when the user locks a place. JupyterLab shows a widget
     while its kernel lives or its page stays open; a notebook that is opened anew shows `explore(trace)`, without live=True.
@@ -110,6 +114,7 @@ class Explorer(anywidget.AnyWidget):
     location = traitlets.List(traitlets.Int(), default_value=None, allow_none=True).tag(sync=True)
     slot = traitlets.Int(None, allow_none=True).tag(sync=True)
     view = traitlets.Unicode("overlay").tag(sync=True)
+    step = traitlets.Int(None, allow_none=True).tag(sync=True)
 
     def __init__(self, data: dict, title: str, start: dict):
         self.title = title
@@ -132,9 +137,14 @@ class Explorer(anywidget.AnyWidget):
         return {**data, "text/html": self.page._repr_html_()}, metadata
 
     def show(self, what, attention=None) -> None:
-        """Show another trace (or two, or an image with its maps) in the same place; where it can, it stays where it stood."""
+        """Show another trace (or two, or an image with its maps) in the same place; where it can, it stays where it stood.
+
+        On the page, what stands at the last training step goes on to the new last one, and `step` hears of it.
+        """
         data = payload(_traces(what, attention))
         state = {name: getattr(self, name) for name in FIELDS}
+        if state["step"] not in _steps(data):
+            state["step"] = max(_steps(data), default=None)
         for name, first in (("image", 0), ("stop", 0), ("slot", None), ("location", None)):
             try:
                 _check_state({name: state[name]}, data)
@@ -205,10 +215,14 @@ def _check_state(state: dict, data: dict) -> None:
     """traitlets.TraitError for what the explorer cannot stand on."""
     run = data["runs"][0]
     stops = max(run["attention"]["stops"] for run in data["runs"]) + any(run["decoder"] for run in data["runs"])
+    steps = _steps(data)
     sizes = {"image": len(data["images"]), "stop": stops, "slot": run["slots"]}
     for name, value in state.items():
         if name in sizes and value is not None and not (isinstance(value, int) and 0 <= value < sizes[name]):
             raise traitlets.TraitError(f"{name} must be an integer from 0 to {sizes[name] - 1}, got {value!r}")
+        if name == "step" and value not in (*steps, None):
+            there = f"one of {', '.join(map(str, steps))}" if steps else "None: the trace has no maps of training steps"
+            raise traitlets.TraitError(f"step must be {there}; got {value!r}")
         if name == "view" and value not in VIEWS:
             raise traitlets.TraitError(f"view must be one of {', '.join(VIEWS)}, got {value!r}")
         if name == "location" and value is not None:
@@ -237,20 +251,38 @@ def _run_lengths(labels: np.ndarray) -> dict:
     return {"width": labels.shape[1], "height": labels.shape[0], "labels": _base64(flat[starts]), "lengths": _base64(lengths)}
 
 
+def _steps(data: dict) -> list[int]:
+    """The training steps of which there are maps, of any run."""
+    return sorted({step for run in data["runs"] if run["training"] for step in run["training"]["steps"]})
+
+
 def _run(trace: AttentionTrace) -> dict:
     decoder = trace.decoder_attention
     words = [str(trace.about[key]) for key in ("run", "method") if trace.about.get(key)]
     if trace.about.get("seed") is not None:
         words.append(f"seed {trace.about['seed']}")
+    if trace.about.get("step") is not None:
+        words.append(f"training step {trace.about['step']}")
     return {
         "name": " · ".join(words)[:160], "slots": trace.num_slots, "keep": trace.keep.tolist(),
         "attention": _maps(trace.attention), "decoder": None if decoder is None else _maps(decoder[None]),
+        "training": None if trace.training_steps is None else _training(trace),
     }  # fmt: skip
 
 
-def _maps(maps: np.ndarray) -> dict:
-    """Maps float16 [T B N h w]; each image's [T N h w] in one string."""
-    images = [_base64(maps[:, image].astype("<f2")) for image in range(maps.shape[1])]
+def _training(trace: AttentionTrace) -> dict:
+    """The training steps; and of all but the last one, whose maps the run has, maps in bytes (255 is 1) and kept slots."""
+    coded = {"decoder": None}
+    for name, maps in (("attention", trace.training_attention), ("decoder", trace.training_decoder_attention)):
+        if maps is not None:
+            earlier = maps[:-1].reshape(-1, len(trace), *maps.shape[-3:])  # [(K-1) T B N h w]
+            coded[name] = _maps(np.round(255 * earlier.astype(np.float32)), np.uint8)
+    return {"steps": trace.training_steps.tolist(), "keep": trace.training_keep[:-1].tolist(), **coded}
+
+
+def _maps(maps: np.ndarray, kind="<f2") -> dict:
+    """Maps [T B N h w]; each image's [T N h w] in one string."""
+    images = [_base64(maps[:, image].astype(kind)) for image in range(maps.shape[1])]
     return {"stops": maps.shape[0], "height": maps.shape[3], "width": maps.shape[4], "images": images}
 
 

@@ -134,6 +134,28 @@ def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1
     return figure
 
 
+def film_strip(trace: AttentionTrace, which="decoder", columns: int = 7, size: float = 1.2):
+    """A training as a film, as a matplotlib Figure: a row a picture, a column a training step, first and last among them.
+
+    Left of it the picture, and the true segments if there are any; the maps in `which` (as in `gallery`) are drawn as
+    arg-max segments, slot n in its colour. At most `columns` steps, evenly spaced. ValueError without training steps.
+    """
+    if trace.training_steps is None:
+        raise ValueError("a film needs the maps of several training steps: a training.npz, which trace_images asks for")
+    places = np.linspace(0, len(trace.training_steps) - 1, min(columns, len(trace.training_steps))).round().astype(int)
+    panels = [("image", trace.images)]
+    if trace.segments is not None:
+        panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
+    for step in trace.training_steps[places].tolist():
+        panels.append((f"step {step:,}", _segments_over(trace.images, trace.at(step).segments_of(which))))
+    figure, axes = _panels(len(trace), len(panels), size, trace.images.shape[1] / trace.images.shape[2])
+    for column, (title, pictures) in enumerate(panels):
+        axes[0, column].set_title(title, fontsize=9)
+        for panel, picture in zip(axes[:, column], pictures, strict=True):
+            panel.imshow(picture)
+    return figure
+
+
 def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
     """Rows of one image's attention maps, each [N h w], as a matplotlib Figure: a column per slot, viridis from 0 to 1.
 

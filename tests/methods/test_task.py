@@ -109,6 +109,12 @@ def test_a_task_has_what_the_loop_calls(task):
             assert list(inspect.signature(getattr(task, name)).parameters) == list(inspect.signature(function).parameters), name
 
 
+def test_a_task_without_maps_keeps_none(config, tmp_path):
+    with pytest.raises(ValueError, match="Regression keeps no maps of pictures: trace_images must be 0, got 2"):
+        fit(config.replace(trace_images=2), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_learns_and_leaves_what_every_run_leaves(config, tmp_path):
     result = fit(config, tmp_path, progress=False)
     lines = [line for line in log(tmp_path) if "loss" in line]

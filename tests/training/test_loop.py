@@ -16,6 +16,8 @@ from dias_lab import runs
 from dias_lab.analysis.discovery import Discovery
 from dias_lab.config import Config
 from dias_lab.methods import build, checkpoint
+from dias_lab.trace import AttentionTrace
+from dias_lab.training import maps
 from dias_lab.training.loop import NonFiniteError, Training, fit, learning_rate
 
 
@@ -165,6 +167,113 @@ def test_killed_at_any_write_the_run_ends_the_same(whole, small_scenes, tmp_path
         assert 0 < ours.get("seconds", 1) < 1000
     validation = [[line for line in runs.read_lines(run / "metrics.jsonl") if "validation" in line] for run in (whole, tmp_path)]
     assert validation[0] == validation[1]
+
+
+@pytest.fixture(scope="module")
+def traced(small_scenes, tmp_path_factory):
+    """The same run, with maps, for which torch's random numbers are not asked."""
+
+    class Watched(Discovery):
+        def trace(self, images):
+            before = torch.get_rng_state()
+            trace = super().trace(images)
+            assert torch.equal(torch.get_rng_state(), before) and self.model.training
+            return trace
+
+    run_dir = tmp_path_factory.mktemp("traced")
+    fit(small(small_scenes, trace_images=3), run_dir, progress=False, task=Watched)
+    return run_dir
+
+
+def test_maps_are_kept_at_each_evaluation_and_change_nothing(whole, traced, small_scenes):
+    trace = AttentionTrace.load(traced / "training.npz")
+    assert trace.training_steps.tolist() == [0, 5, 10, 15, 20] and len(trace) == 3
+    assert trace.names == ["scene 10000000", "scene 10000001", "scene 10000002"]
+    assert same_weights(whole, traced) and losses(whole) == losses(traced)
+    assert not (whole / "training.npz").exists()
+    assert runs.read_json(whole / "metrics.json")["scores"] == runs.read_json(traced / "metrics.json")["scores"]
+    for step, model in ((0, build(small(small_scenes))), (20, checkpoint.load_model(traced, "last"))):
+        images = torch.from_numpy(trace.images).movedim(3, 1)
+        again = model.trace(images, seed=model.config.seed)
+        assert (again.attention == trace.at(step).attention).all() and (again.keep == trace.at(step).keep).all()
+
+
+@pytest.mark.parametrize("moment", [pytest.param(n, marks=[pytest.mark.slow] * (n % 2 == 0)) for n in (0, 1, 4, 8, 11, 14, 19, 24, 31)])
+def test_killed_at_any_write_the_maps_end_the_same(traced, small_scenes, tmp_path, monkeypatch, moment):
+    config, calls = small(small_scenes, trace_images=3), 0
+
+    def deadly(function):
+        def wrapped(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                raise Killed
+            return function(*arguments, **options)
+
+        return wrapped
+
+    for name in ("replace", "fsync"):
+        monkeypatch.setattr(os, name, deadly(getattr(os, name)))
+    for _ in range(2):
+        with contextlib.suppress(Killed):
+            fit(config, tmp_path, progress=False)
+        calls = 0
+    monkeypatch.undo()
+    fit(config, tmp_path, progress=False)
+    assert (tmp_path / "training.npz").read_bytes() == (traced / "training.npz").read_bytes()
+    assert not list(tmp_path.glob(".training*"))
+
+
+def test_a_resumed_run_has_no_maps_of_what_it_forgot(traced, small_scenes, tmp_path, monkeypatch):
+    """Killed between its maps and its checkpoint: the file holds a step that the run does not go back to."""
+    save = Training.save
+
+    def late(self):
+        if self.step == 10:
+            raise Killed
+        save(self)
+
+    monkeypatch.setattr(Training, "save", late)
+    config = small(small_scenes, trace_images=3)
+    with pytest.raises(Killed):
+        fit(config, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert AttentionTrace.load(tmp_path / "training.npz").training_steps.tolist() == [0, 5, 10]
+    seen = []
+    fit(config, tmp_path, progress=False, watch=lambda run: seen.append(maps.load(run).keys()))
+    assert [list(steps) for steps in seen] == [[0, 5], [0, 5, 10], [0, 5, 10, 15], [0, 5, 10, 15, 20]]
+    assert (tmp_path / "training.npz").read_bytes() == (traced / "training.npz").read_bytes()
+
+
+@pytest.mark.parametrize("images, steps, names", [(2, [0, 5, 10], 2), (4, [10], 4), (0, [0, 5], 3), (9, [10], 4)])
+def test_other_maps_may_be_asked_for_on_the_way(small_scenes, tmp_path, monkeypatch, images, steps, names):
+    """Fewer pictures: the old maps are cut to them. More: those before are not known, and the file begins anew."""
+    monkeypatch.setattr(Training, "finish", lambda self: {})
+    config, update = small(small_scenes, trace_images=3, steps=10), Training.update
+
+    def stop(self, batch):
+        if self.step == 7:
+            raise Killed
+        return update(self, batch)
+
+    monkeypatch.setattr(Training, "update", stop)
+    with pytest.raises(Killed):
+        fit(config, tmp_path, progress=False)
+    monkeypatch.setattr(Training, "update", update)
+    fit(config.replace(trace_images=images), tmp_path, progress=False)
+    trace = AttentionTrace.load(tmp_path / "training.npz")
+    assert trace.training_steps.tolist() == steps and len(trace) == names
+
+
+def test_what_is_no_trace_of_a_training_is_named(traced, small_scenes, tmp_path):
+    config = small(small_scenes, trace_images=3)
+    for content in (b"no trace", None):
+        if content is None:
+            AttentionTrace.load(traced / "training.npz").at(5).save(tmp_path / "training.npz")
+        else:
+            (tmp_path / "training.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="training.npz holds no maps of a training.*Delete it"):
+            fit(config, tmp_path, progress=False)
 
 
 def test_another_store_under_the_same_name_is_refused(whole, small_scenes, tmp_path):

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -22,11 +23,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import expect, sync_playwright
-from traces import HOSTILE, some_trace
+from traces import HOSTILE, some_trace, some_training
 
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import explore, overlay, palette
+from dias_lab.viz.explorer import payload
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
 ROOT = Path(__file__).resolve().parents[2]
@@ -340,6 +342,106 @@ def test_every_control(visit, scenes):
     assert ask(page, "e.dark") is False
 
 
+TRAINING = dict(images=2, iterations=2, slots=7, cells=(6, 6), size=(64, 64))
+
+
+def test_every_training_step_is_shown(visit):
+    """Slider, ticks, keys and play; table, tiles, hover and kept slots follow."""
+    trace = some_training((0, 50, 200, 1000), **TRAINING)
+    trace = AttentionTrace.over_training({step: trace.at(step) for step in (0, 50, 200, 1000)} | {50: whole(trace.at(50))})
+    page = visit(explore(trace, stop="decoder"))
+    slider, state = page.get_by_role("slider", name="training step"), lambda name: ask(page, f"e.state.{name}")
+    table_of = lambda step: np.concatenate([trace.at(step).attention, trace.at(step).decoder_attention[None]])[:, 0].astype(float)  # noqa: E731
+    np.testing.assert_allclose(table(page), table_of(1000).mean(axis=(2, 3)), atol=1e-6)
+    expect(page.locator(".about")).to_contain_text("6 of 7 slots kept")
+    before = pixels(page, "e.runs[0].tiles[0].picture")
+    for step, key in ((200, ","), (50, ","), (0, ",")):
+        page.keyboard.press(key)
+        expect(page.locator("[role=status]")).to_have_text(f"training step {step}")
+        assert slider.get_attribute("aria-valuetext") == f"training step {step}" and ask(page, "e.model.get('step')") == step
+        np.testing.assert_allclose(table(page), table_of(step).mean(axis=(2, 3)), atol=0.51 / 255)
+        hover(page, 2, 4, cells=(6, 6))
+        np.testing.assert_allclose(table(page), table_of(step)[:, :, 2, 4], atol=0.51 / 255)
+        shown = labels(page)[1::3, 1::3]
+        assert (shown == trace.at(step).segments_of("decoder")[0]).mean() > 0.97  # bytes: a border moves by less than a pixel
+        kept = trace.at(step).keep[0].sum()
+        expect(page.locator(".about")).to_contain_text(f"{kept} of 7 slots kept" if kept < 7 else "7 slots")
+        assert page.locator(".tile.merged").count() == 7 - kept
+        page.mouse.move(5, 5)
+    assert (pixels(page, "e.runs[0].tiles[0].picture") != before).any() and state("stop") == 2
+    page.keyboard.press(",")
+    assert state("step") == 0
+    page.locator(".ticks button", has_text="1,000").click()
+    assert state("step") == 3 and slider.input_value() == "3"
+    slider.press("ArrowLeft")
+    assert state("step") == 2 and page.get_by_role("slider", name="iteration").input_value() == "2"
+    page.keyboard.press("]")
+    np.testing.assert_allclose(table(page)[-1], trace.at(200).decoder_attention[1].astype(float).mean(axis=(1, 2)), atol=0.51 / 255)
+    page.get_by_role("button", name="Difference", exact=True).click()
+    page.get_by_label("since").select_option("training step 0")
+    assert "since training step 0" in page.locator("figcaption").inner_text() and pixels(page).any()
+    page.locator("h1").click()
+    page.keyboard.press("p")
+    page.wait_for_function("() => document.querySelector('#explorer').explorer.state.step === 0", timeout=6000)
+    page.keyboard.press(" ")
+    expect(page.get_by_role("button", name="Play the training (p)")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("previous, next training step")
+
+
+def test_the_page_goes_on_with_a_training_unless_somebody_looks_back(visit):
+    """What `show` does in JupyterLab: other data in the same place."""
+    page = visit(explore(some_training((0, 50), **TRAINING)))
+    renew = "(e.model.set('data', argument), 0)"
+    page.keyboard.press("l")
+    dark = ask(page, "e.dark")
+    ask(page, renew, payload([some_training((0, 50, 200), **TRAINING)]))
+    assert ask(page, "[e.steps[e.state.step], e.model.get('step'), e.dark]") == [200, 200, dark]
+    page.keyboard.press(",")
+    ask(page, renew, payload([some_training((0, 50, 200, 1000), **TRAINING)]))
+    assert ask(page, "[e.steps[e.state.step], e.model.get('step')]") == [50, 50]
+    ask(page, renew, payload([some_trace(**TRAINING)]))
+    assert ask(page, "[e.steps, e.model.get('step')]") == [[], 50]
+
+
+def whole(trace: AttentionTrace) -> AttentionTrace:
+    """The same with every slot kept."""
+    return replace(trace, keep=np.ones_like(trace.keep))
+
+
+def test_a_trace_of_one_step_has_no_second_slider(visit, scenes):
+    page = visit(explore(AttentionTrace.over_training({7: scenes})))
+    assert page.get_by_role("slider", name="training step").count() == 0
+    for key in ",.p":
+        page.keyboard.press(key)
+    assert ask(page, "e.model.get('step')") == 7
+
+
+def test_two_trainings_share_the_slider(visit):
+    first, second = (some_training(steps, **TRAINING) for steps in ((0, 100, 200), (0, 50, 200, 300)))
+    page = visit(explore([first, second]))
+    titles = page.locator("h2 span")
+    expect(titles).to_have_text(["iteration 2 · training step 200", "iteration 2 · training step 300"])
+    for steps in ((200, 200), (100, 50), (0, 50), (0, 0)):  # each has the last of its own so far
+        page.keyboard.press(",")
+        expect(titles).to_have_text([f"iteration 2 · training step {step}" for step in steps])
+        for run, (trace, step) in enumerate(zip((first, second), steps, strict=True)):
+            expected = trace.at(step).attention[:, 0].astype(float).mean(axis=(2, 3))
+            np.testing.assert_allclose(table(page, run)[:2], expected, atol=0.51 / 255)
+
+
+def test_a_training_in_a_narrow_window_and_in_the_dark(visit):
+    trace = some_training(range(0, 110_000, 10_000), **TRAINING)
+    page = visit(explore(trace), width=400, height=800, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for key in ".,,,,":
+        boxes = [tick.bounding_box() for tick in page.locator(".timeline").nth(1).locator(".ticks button:visible").all()]
+        assert len(boxes) >= 3 and all(one["x"] + one["width"] <= other["x"] + 1 for one, other in zip(boxes, boxes[1:]))
+        page.keyboard.press(key)
+    assert min(ratio for _, ratio in page.evaluate(CONTRAST)) > 4.5
+    picture(page, "training narrow")
+
+
 def upsample_window(maps, x, y, size, pixels):
     """Maps [N h w] in a window of the picture, [N pixels pixels]: the definition, by its own arithmetic."""
 
@@ -629,6 +731,54 @@ def lab(tmp_path):
     finally:
         server.terminate()
         server.wait(20)
+
+
+BEFORE_TRAINING = """import torch
+from IPython.display import display
+from dias_lab import Config, fit, runs
+from dias_lab.viz import Watch
+torch.set_num_threads(1)
+live, run_dir = True, {run_dir!r}
+config = Config(**{config!r})"""
+
+
+@pytest.mark.slow
+def test_a_training_is_watched_in_jupyterlab_and_stops(browser, lab, tmp_path, small_config):
+    """The cell of notebook 03, with a training that would take hours."""
+    run_dir = tmp_path / "run"
+    config = small_config.replace(steps=1_000_000, evaluate_every=25, trace_images=3).to_dict()
+    notebook = nbformat.read(ROOT / "notebooks" / "03_training.ipynb", as_version=4)
+    (cell,) = (cell.source for cell in notebook.cells if "watch=watch" in cell.source)
+    first = BEFORE_TRAINING.format(run_dir=str(run_dir), config=config)
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, cell, "print('went on')")]
+    nbformat.write(notebook, tmp_path / "watch.ipynb")
+    page = browser.new_page(viewport={"width": 1300, "height": 1700})
+    page.goto(f"{lab}/lab/tree/watch.ipynb?token=abc")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+    page.wait_for_function(f"() => {kernel}?.status === 'idle'")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
+    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps.length >= 4", timeout=120_000)
+    training = page.locator(".jp-CodeCell").nth(1)
+    expect(training.locator(".jp-InputPrompt")).to_have_text("[*]:")
+    page.locator("[data-lm-suppress-shortcuts] .stage").focus()
+    for _ in range(40):
+        page.keyboard.press(",")
+    page.wait_for_function(f"() => {seen}?.steps[{seen}.state.step] === 0")  # looked at while it trains
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "training in jupyterlab.png")
+    page.wait_for_function(f"(count) => {seen}?.steps.length > count", arg=page.evaluate(f"() => {seen}.steps.length"), timeout=60_000)
+    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps[{seen}.state.step] === 0")  # and stays there
+    page.evaluate(f"async () => {{ await {kernel}.interrupt(); }}")
+    expect(training).to_contain_text("SystemExit: stopped: run this cell again to go on", timeout=60_000)
+    expect(training.locator(".jp-InputPrompt")).to_have_text("[2]:")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENSHOTS / "training stopped.png")
+    assert "Traceback" not in training.inner_text()
+    assert page.locator(".jp-CodeCell").nth(2).locator(".jp-OutputArea-output").count() == 0  # the queue ends as well
+    assert (run_dir / "checkpoints").is_dir() and not (run_dir / "error.json").exists()
+    page.close()
 
 
 def test_live_in_jupyterlab(browser, lab, notebook, scenes):

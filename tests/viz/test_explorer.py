@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import traitlets
 from PIL import Image
-from traces import HOSTILE, B, H, N, T, W, h, run, some_trace, w
+from traces import HOSTILE, B, H, N, T, W, h, run, some_trace, some_training, w
 
 from dias_lab.trace import AttentionTrace
 from dias_lab.viz import explore, explorer
@@ -42,6 +42,60 @@ def test_the_page_holds_the_trace_bit_for_bit(trace):
         labels = np.repeat(numbers(code["labels"], np.uint8), numbers(code["lengths"], "<u2")).reshape(H, W)
         np.testing.assert_array_equal(labels, trace.segments[image])
         assert (shown["name"], shown["width"], shown["height"]) == (trace.names[image], W, H)
+
+
+def test_the_page_of_a_training_holds_every_step():
+    """The last one as any trace's, those before in bytes."""
+    trace = some_training()
+    data = from_page(explore(trace).html())
+    (run,), plain = data["runs"], from_page(explore(trace.at(200)).html())["runs"][0]
+    assert {name: run[name] for name in ("attention", "decoder", "keep", "slots")} == {
+        name: plain[name] for name in ("attention", "decoder", "keep", "slots")
+    }
+    earlier = run["training"]
+    assert earlier["steps"] == [0, 50, 200] and earlier["keep"] == trace.training_keep[:2].tolist()
+    assert (earlier["attention"]["stops"], earlier["decoder"]["stops"]) == (2 * T, 2)
+    for image in range(B):
+        maps = numbers(earlier["attention"]["images"][image], np.uint8).reshape(2, T, N, h, w) / 255
+        np.testing.assert_allclose(maps, trace.training_attention[:2, :, image], atol=0.5 / 255 + 1e-6)
+        maps = numbers(earlier["decoder"]["images"][image], np.uint8).reshape(2, N, h, w) / 255
+        np.testing.assert_allclose(maps, trace.training_decoder_attention[:2, image], atol=0.5 / 255 + 1e-6)
+    assert plain["training"] is None and plain["name"] == "training step 200"
+
+
+def test_eight_pictures_at_eleven_steps_take_little(tmp_path):
+    sizes = dict(images=8, iterations=4, slots=7, cells=(12, 12))
+    pages = [explore(one).to_html(tmp_path / "page.html").stat().st_size for one in (some_trace(**sizes), some_training(range(11), **sizes))]
+    print(f"a page of 8 pictures, 5 maps of 7 slots at 12 x 12: {pages[0] / 1e6:.2f} MB; at 11 training steps {pages[1] / 1e6:.2f} MB")
+    assert pages[1] - pages[0] < 0.6e6 < 2e6 - pages[0]
+
+
+def test_steps_of_a_training_are_told_and_checked(trace):
+    training = some_training()
+    assert from_page(explore(training).html(), "start")["step"] == 200
+    assert from_page(explore(training, step=50).html(), "start")["step"] == 50
+    one = explore(AttentionTrace.over_training({7: some_trace()}), live=True)
+    assert one.step == 7 and one.data["runs"][0]["training"]["attention"]["images"] == [""] * B
+    for what, step, message in ((training, 100, "one of 0, 50, 200; got 100"), (trace, 3, "None: the trace has no maps .* got 3")):
+        with pytest.raises(ValueError, match=f"step must be {message}"):
+            explore(what, step=step)
+    live = explore(training, live=True)
+    with pytest.raises(traitlets.TraitError, match="step must be one of 0, 50, 200"):
+        live.step = 100
+    assert live.step == 200
+
+
+def test_the_widget_shows_more_of_a_training(trace):
+    """The page goes on to the last step, as test_browser.py has it; Python alone moves where it must."""
+    live = explore(some_training((0,)), live=True, image=1, stop="decoder")
+    live.show(some_training((0, 50)))
+    assert (live.step, live.image, live.stop) == (0, 1, T)
+    live.show(some_training((10, 50)))
+    assert live.step == 50
+    live.show(trace)
+    assert live.step is None
+    live.show(some_training())
+    assert live.step == 200
 
 
 def test_long_runs_of_one_label_are_kept():
@@ -119,7 +173,7 @@ def test_wrong_places_to_open_at_are_named(trace, options, message):
 def test_it_opens_where_it_is_told_to(trace):
     assert from_page(explore(trace).html(), "start")["stop"] == T - 1
     page = explore(trace, image=1, stop="decoder", slot=2, view="heat").html()
-    assert from_page(page, "start") == {"image": 1, "stop": T, "location": None, "slot": 2, "view": "heat"}
+    assert from_page(page, "start") == {"image": 1, "stop": T, "location": None, "slot": 2, "view": "heat", "step": None}
 
 
 def test_html_in_names_is_no_markup(trace):
@@ -142,7 +196,7 @@ def test_the_page_asks_nothing_of_the_network(trace):
 
 def test_the_module_is_one_readable_file():
     text = explorer.MODULE.read_text()
-    assert len(text.splitlines()) <= 900
+    assert len(text.splitlines()) <= 970
     assert not re.search(r"^\s*import\b|\bimport\(|\bfetch\(|innerHTML|\beval\(|XMLHttpRequest|</script|<!--", text, re.MULTILINE)
     assert "export default { render }" in text
 
@@ -180,7 +234,7 @@ def test_the_widget_tells_and_is_told(trace):
     live.location, live.slot, live.stop, live.view, live.image = [4, 5], 3, T, "heat", 2
     assert heard == [[4, 5]]
     start = from_page(live.page.html(), "start")
-    assert start == {"image": 2, "stop": T, "location": [4, 5], "slot": 3, "view": "heat"}
+    assert start == {"image": 2, "stop": T, "location": [4, 5], "slot": 3, "view": "heat", "step": None}
     for name, wrong in (("location", [5, 0]), ("location", [1]), ("slot", N), ("stop", T + 1), ("image", -1), ("view", "x")):
         with pytest.raises(traitlets.TraitError, match=name):
             setattr(live, name, wrong)
@@ -213,6 +267,9 @@ def test_the_command_writes_a_page(trace, tmp_path, monkeypatch, capsys):
     assert "wrote pages/one.html: 3 images, 0." in capsys.readouterr().out
     assert run("explore", "a.npz", "b.npz", "--out", "two.html") == 0
     assert len(from_page((tmp_path / "two.html").read_text())["runs"]) == 2
+    some_training().save("training.npz")
+    assert run("explore", "training.npz", "--out", "training.html") == 0
+    assert from_page((tmp_path / "training.html").read_text(), "start")["step"] == 200
 
 
 class Executed:
@@ -225,7 +282,7 @@ def test_the_commands_refuse_what_they_cannot_read(trace, tmp_path, monkeypatch,
     trace.save("good.npz")
     with np.load("good.npz") as file:
         arrays = dict(file)
-    newer = json.dumps({"schema": 2}).encode()
+    newer = json.dumps({"schema": 3}).encode()
     np.savez("newer.npz", **{**arrays, "about": np.frombuffer(newer, np.uint8)})
     np.savez("hostile.npz", **{**arrays, "keep": np.array([Executed()], object)})
     (tmp_path / "folder.html").mkdir()
@@ -233,7 +290,7 @@ def test_the_commands_refuse_what_they_cannot_read(trace, tmp_path, monkeypatch,
     for command in ("explore", "segments"):
         for words, status, message in (
             (["none.npz"], 2, "none.npz"),
-            (["newer.npz"], 2, "schema is 2"),
+            (["newer.npz"], 2, "schema is 3"),
             (["hostile.npz"], 2, "hostile.npz is not a trace"),
             ([], 2, ""),
         ):

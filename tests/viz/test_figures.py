@@ -6,7 +6,7 @@ from plotly import graph_objects as go
 
 from dias_lab.trace import AttentionTrace
 from dias_lab.viz import contact_sheet, gallery, iterations_figure, learning_curves, palette, print_iterations
-from dias_lab.viz.figures import map_rows
+from dias_lab.viz.figures import film_strip, map_rows
 
 B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
 
@@ -87,6 +87,20 @@ def test_print_figures_draw(trace, change, tmp_path):
     assert len(figure.axes) == 2 * 2 * per_image
     figure.savefig(tmp_path / "gallery.png")
     assert len(gallery(trace, which=0).axes) == 3 * (per_image - len(trace.stops) + 1)
+
+
+def test_a_film_has_a_row_a_picture_and_a_column_a_step(trace):
+    over = AttentionTrace.over_training({step: trace for step in range(0, 1100, 100)})
+    figure = film_strip(over[:2], columns=4)
+    panels = np.array(figure.axes).reshape(2, 2 + 4)
+    assert [panel.get_title() for panel in panels[0]] == ["image", "true segments", "step 0", "step 300", "step 700", "step 1,000"]
+    assert (panels[1, 0].images[0].get_array() == trace.images[1]).all()
+    steps = {0: trace, 5: AttentionTrace(**{**vars(trace), "attention": trace.attention[::-1]})}
+    first, last = (panel.images[0].get_array() for panel in film_strip(AttentionTrace.over_training(steps), 1).axes[2:4])
+    swapped = film_strip(AttentionTrace.over_training(dict(zip((0, 5), (steps[5], steps[0])))), 1).axes
+    assert (swapped[2].images[0].get_array() == last).all() and (swapped[3].images[0].get_array() == first).all()
+    with pytest.raises(ValueError, match="the maps of several training steps"):
+        film_strip(trace)
 
 
 def test_learning_curves():

@@ -1,5 +1,7 @@
 """Traces of random maps, and the shell's commands, for the tests of this folder."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from dias_lab.__main__ import main
@@ -24,6 +26,13 @@ def some_trace(images=B, iterations=T, slots=N, cells=(h, w), size=(H, W), seed=
         "segments": random.choice(np.array([0, 1, 2, 254, 255], np.uint8), (images, *size)),
     }  # fmt: skip
     return AttentionTrace(**{**arrays, **fields})
+
+
+def some_training(steps=(0, 50, 200), **fields):
+    """A trace of a training: random maps at each step, of the same pictures."""
+    plain = [some_trace(seed=number, **fields) for number, _ in enumerate(steps)]
+    same = [replace(trace, segments=plain[0].segments) for trace in plain]
+    return AttentionTrace.over_training(dict(zip(steps, same, strict=True)))
 
 
 def run(*words):
