@@ -44,9 +44,9 @@ def rows_of(name: str, model) -> tuple[dict, pd.DataFrame]:
     return {(name, one): {metric: found.scores[one][metric] for metric in METRICS} for one in MAPS}, found.images
 
 
-def clustering(model) -> pd.DataFrame:
+def clustering(model, limit: int = IMAGES) -> pd.DataFrame:
     """The best rows on squares of the picture and on the model's own features, raw and conditioned."""
-    batches = list(squares(split(model, "test"), model.config, IMAGES))
+    batches = list(squares(split(model, "test"), model.config, limit))
     images, true = (torch.cat([batch[name] for batch in batches]) for name in ("image", "segments"))
     own = torch.cat([model.backbone(model.normalise(batch["image"])) for batch in batches])
     tables = {"16x16 squares": patches(images, 16), "32x32 squares": patches(images, 32), "the model's features": own}

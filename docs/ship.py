@@ -1,5 +1,6 @@
 """Puts a trained model into dias_lab/shipped/, with the test scores of several seeds, and what to compare them with.
 
+    python -m dias_lab convert scenes --train 14000 --out data/scenes
     for seed in 42 43 44; do python -m dias_lab train --preset scenes --seed $seed --run-dir runs/scenes-$seed; done
     python docs/ship.py runs/scenes-42 runs/scenes-43 runs/scenes-44
 
@@ -11,29 +12,26 @@ import sys
 import textwrap
 
 import pandas as pd
+import torch
+from learning import clustering
 
 from dias_lab import runs
 from dias_lab.analysis.baselines import baseline_scores, score_table
-from dias_lab.analysis.evaluate import evaluate
-from dias_lab.config import Config
+from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
+from dias_lab.analysis.intervals import TITLES
 from dias_lab.data import store as stores
 from dias_lab.methods import checkpoint
 
+torch.set_grad_enabled(False)
 run_dirs = [runs.resolve(path) for path in sys.argv[1:]]
 models = [checkpoint.load_model(run_dir) for run_dir in run_dirs]
-first, config = models[0], Config.load(run_dirs[0])
+first, config = models[0], models[0].config
 test = stores.open(runs.resolve(config.data) / "test.lmdb")
 
-baselines = baseline_scores(first, test)  # k-means with as many clusters as slots
+baselines = baseline_scores(first, test)  # with as many clusters as slots
 trained = [evaluate(model, test, seed=model.config.seed) for model in models]
 untrained = [evaluate(model.untrained(), test, seed=model.config.seed) for model in models]
-
-fewer = {}  # k-means with fewer clusters
-for count in (4, 5, 6, 7, 8):
-    first.config = config.replace(num_slots=count)
-    table = score_table(trained[0].images, baseline_scores(first, test))
-    fewer[f"k-means, {count} clusters"] = table.loc["k-means"].round(2).to_dict()
-first.config = config
+by_hindsight = (100 * clustering(first, limit=0)[list(METRICS)]).rename(columns=TITLES).round(2)
 
 
 def tables(evaluations) -> pd.DataFrame:
@@ -41,9 +39,17 @@ def tables(evaluations) -> pd.DataFrame:
     return pd.concat([score_table(evaluation.images, baselines) for evaluation in evaluations])
 
 
+def curve(run_dir) -> list[dict]:
+    """The validation scores of a run's maps by step, x100."""
+    lines = [line for line in runs.read_lines(run_dir / "metrics.jsonl") if "validation" in line]
+    scores = [{name: line["validation"][name] for name in MAPS} for line in lines]
+    rounded = [{name: {metric: round(100 * one[name][metric], 1) for metric in METRICS} for name in MAPS} for one in scores]
+    return [{"step": line["step"], **one} for line, one in zip(lines, rounded)]
+
+
 spread = tables(trained).groupby(level=0, sort=False).agg(["mean", "std"]).round(2)
 start = tables(untrained).groupby(level=0, sort=False).mean().round(2)
-print(spread, start, pd.DataFrame(fewer).T, sep="\n\n")
+print(spread, start, by_hindsight, sep="\n\n")
 
 target = runs.PACKAGE / "shipped"
 shutil.copy(run_dirs[0] / "checkpoints" / str(first.step) / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
@@ -61,7 +67,8 @@ runs.write_json(
         "mean": {row: spread.xs("mean", axis=1, level=1).loc[row].to_dict() for row in spread.index},
         "std": {row: spread.xs("std", axis=1, level=1).loc[row].to_dict() for row in spread.index if row.endswith("map")},
         "untrained": {row: start.loc[row].to_dict() for row in start.index if row.endswith("map")},
-        "fewer_clusters": fewer,
+        "clustering_by_hindsight": {" of ".join(row[::-1]): by_hindsight.loc[row].to_dict() for row in by_hindsight.index},
+        "curves": {str(model.config.seed): curve(run_dir) for model, run_dir in zip(models, run_dirs)},
         "scores": trained[0].scores,
         "about": results[0]["about"],
     },
