@@ -70,3 +70,15 @@ def decode(model: Method, features: Float[Tensor, "B C h w"], slots, keep, atten
     """
     rebuilt, attention, *_ = model.reconstruct(features, slots, keep, decoder_attention=True, attention=attention)
     return Decoded(attention, (rebuilt - features).square().mean(dim=(1, 2, 3)))
+
+
+@torch.no_grad()
+def decode_edited(model: Method, out, action: str, slot: int, partner: int = 0, donor=None) -> Decoded:
+    """What the decoder makes of an output's slots after `edit`; with slot frames each brings its last map along.
+
+    `donor`: the output of one other picture, whose kept slots are the donors, counted by `partner`.
+    """
+    others = (None, None) if donor is None else [x[donor.keep][None] for x in (donor.slots, donor.attention[-1].flatten(2))]
+    slots, keep = edit(out.slots, out.keep, action, slot, partner, others[0])
+    maps, _ = edit(out.attention[-1].flatten(2), out.keep, action, slot, partner, others[1])
+    return decode(model, out.features, slots, keep, maps.view_as(out.attention[-1]))

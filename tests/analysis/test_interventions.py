@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dias_lab import build
-from dias_lab.analysis.interventions import decode, edit, with_fields
+from dias_lab.analysis.interventions import decode, decode_edited, edit, with_fields
 
 
 @pytest.fixture
@@ -65,3 +65,19 @@ def test_swapping_with_another_picture_changes_one_slot(run):
     assert slots[0, 0].equal(out.slots[1, 4]) and slots[0, 1:].equal(out.slots[0, 1:]) and keep.all()
     with pytest.raises(ValueError, match="action is one of"):
         edit(out.slots, out.keep, "dorp", 0)
+
+
+def test_slots_bring_their_frames_along(small_config):
+    """Where a slot paints in the frame of its map, names still mean nothing, and a stranger comes with its own frame."""
+    model = build(small_config.replace(slot_frames=True, merging="none", evaluation_visible="none")).eval()
+    with torch.no_grad():
+        out, other = (model(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(n))) for n in (0, 1))
+    base = decode_edited(model, out, "keep", 0)
+    torch.testing.assert_close(base.attention, out.decoder_attention)
+    swapped = decode_edited(model, out, "swap", 0, 4)
+    torch.testing.assert_close(swapped.attention[:, [4, 1, 2, 3, 0]], base.attention)
+    torch.testing.assert_close(swapped.error, base.error)
+    assert (decode_edited(model, out, "drop", 2).attention[:, 2] == 0).all()
+    maps = torch.cat([other.attention[-1][:, 4:], out.attention[-1][:, 1:]], dim=1)
+    expected = decode(model, out.features, torch.cat([other.slots[:, 4:], out.slots[:, 1:]], dim=1), out.keep, maps)
+    torch.testing.assert_close(decode_edited(model, out, "swap", 0, 4, donor=other).attention, expected.attention)

@@ -14,6 +14,7 @@ import pytest
 
 from dias_lab import runs
 from dias_lab.config import Config
+from dias_lab.data.convert import scenes
 from dias_lab.trace import AttentionTrace
 
 PROJECT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "train_scenes: int = 160": "train_scenes: int = 8",
     "train_steps: int = 60": "train_steps: int = 3",
     "sweep_images: int = 32": "sweep_images: int = 2",
+    "hindsight_images: int = 32": "hindsight_images: int = 2",
     "scored_images: int = 48": "scored_images: int = 3",
     "calibration_images: int = 48": "calibration_images: int = 4",
     "short_steps: int = 10": "short_steps: int = 2",
@@ -183,18 +185,20 @@ def test_a_notebook_that_ran_is_committed_as_it_was(checkout):
 
 @pytest.mark.xdist_group("scenes")
 def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
-    shutil.copytree(small_scenes, tmp_path / "data" / "scenes")
-    result = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
+    shutil.copytree(small_scenes, tmp_path / "data" / "shapes")
+    scenes.convert(tmp_path / "data" / "scenes", train=10, validation=4, test=3)
+    small = "--fourier-dim 16 --fourier-stride 16 --num-slots 5 --decoder-heads 2 --project-dim 12 --decoder-mlp-dim 16".split()
+    result = run_book(tmp_path, *small)
     assert result.returncode == 0, result.stdout + result.stderr
     (book,) = tmp_path.glob("runs/book-*")
     assert len(list(book.glob("0*/run.ipynb"))) == 8 and len(list(book.glob("ablation/*/metrics.json"))) == 4
     assert runs.read_json(book / "training" / "metrics.json")["steps"] == 24
     assert len(AttentionTrace.load(book / "training" / "trace.npz")) == 3
-    for words in ("decoder map", "k-means", "position", "ceiling", "Where this model stands", "decoder over last"):
+    for words in ("decoder map", "untrained: last map", "by hindsight", "position", "ceiling", "Where this model stands", "decoder over last"):
         assert words in outputs(tmp_path, "04")
     for words in ("equals SlotAttention.step", "DIAS.forward, by hand", "hiding by hand equals the decoder"):
         assert words in outputs(tmp_path, "02")
-    assert "Does the last map beat the first?" in outputs(tmp_path, "00")
+    assert "Does training find more of the things?" in outputs(tmp_path, "00")
     for words in ("calibrated on 4 training images", "merging alone", "of hindsight in"):
         assert words in outputs(tmp_path, "06")
     for words in ("2 steps: machinery, no finding", "same time: 1", "by the last iteration's map", "DIAS minus k-means"):
@@ -206,7 +210,7 @@ def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
     pages = {path.stem for path in tmp_path.glob("site/scenes-*/*.html")}
     assert {path.stem for path in (tmp_path / "notebooks").glob("0*.ipynb")} <= pages
 
-    again = run_book(tmp_path, "--fourier-dim", 16, "--fourier-stride", 16, "--num-slots", 5, "--decoder-heads", 2)
+    again = run_book(tmp_path, *small)
     assert again.returncode == 0 and again.stdout.count("reused") == 9
     for words in ("this grid", "the project's own results", "The first map needs self-distillation"):
         assert words in outputs(tmp_path, "05")
