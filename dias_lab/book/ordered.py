@@ -102,7 +102,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
     both = preset == "scenes" and options.data is None  # the built-in data, and the contrast to it
     contrast = pieces | ({"preset": "shapes", "data": Config.preset("shapes").data} if both else {})
-    pieces |= {"contrast": contrast["data"] if both else ""}
+    pieces |= {"contrast": contrast["data"] if both else "", "shipped_model": both and not fields}  # 03 is short by itself
 
     steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):

@@ -61,6 +61,7 @@ DIFFICULTIES = {
     "scenes": Difficulty(),
     "crowded": Difficulty(min_objects=4, max_objects=7, radius=(0.13, 0.2), occlusion=0.35),
     "regions": Difficulty(background="regions"),
+    "recoloured": Difficulty(colours="drawn"),  # only shape binds
     "shapes": shapes.Difficulty(),
 }
 

@@ -42,7 +42,6 @@ class FramedDecoder(SampledDecoder):
         self.to_mask = nn.Linear(hidden_dim, 1)
         self.to_extent = nn.Linear(slot_dim, 2)  # how fast the mask falls off, and its height
         self.to_features, self.paint = nn.Linear(hidden_dim, feature_dim), nn.Linear(slot_dim, feature_dim)
-        nn.init.constant_(self.to_extent.bias[:1], 0.7)
 
     def forward(
         self,

@@ -27,7 +27,7 @@ def convert_scenes(
         train: how many to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
-        difficulty: scenes: toys of several parts; crowded: more; regions: a wall and a floor; shapes: of one texture each
+        difficulty: scenes: toys of several parts; crowded: more; regions: wall and floor; recoloured; shapes: of one texture
     """
     report(out, scenes.convert(out, train, validation, test, difficulty, progress=True))
 

@@ -15,6 +15,7 @@ PINNED = {
     "scenes": "b2fe3866fb455080",
     "crowded": "8093b80003e34485",
     "regions": "3ae63601f824fe01",
+    "recoloured": "55b3ce11e7c3790c",
 }
 
 
