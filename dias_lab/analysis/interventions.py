@@ -20,9 +20,11 @@ ACTIONS = ("keep", "drop", "merge", "swap")
 def with_fields(model: Method, **fields) -> Method:
     """The same weights under a config with other `fields`, for example merge_threshold, num_slots or num_iterations.
 
-    In evaluation mode, on the model's device. Raises ValueError for an unknown field, and where the weights do not fit
-    (num_slots with the separate initializer, or any width).
+    Other num_iterations hold in evaluation as well, unless `evaluation_iterations` says otherwise. In evaluation mode, on
+    the model's device. Raises ValueError for an unknown field, and where the weights do not fit (num_slots with the separate
+    initializer, or any width).
     """
+    fields = {"evaluation_iterations": 0} | fields if "num_iterations" in fields else fields
     other = build(model.config.replace(**fields))
     other.load_trained_state(model.trained_state())
     other.step, other.source = model.step, model.source

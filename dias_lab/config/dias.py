@@ -46,10 +46,11 @@ class DIAS(Part):
             if self.target == "quantised":
                 raise ValueError('target "quantised" belongs to DIAS; method="vqdino" has no other')
             return
-        if self.merging == "reinitialize" and not 0 < self.reinitialized_iterations < self.num_iterations:
+        fewest = min(self.num_iterations, self.evaluation_iterations or self.num_iterations)
+        if self.merging == "reinitialize" and not 0 < self.reinitialized_iterations < fewest:
             raise ValueError(
-                f"re-initialization needs at least one iteration before and one after: num_iterations is "
-                f"{self.num_iterations}, reinitialized_iterations {self.reinitialized_iterations}"
+                f"re-initialization needs at least one iteration before and one after: num_iterations is {self.num_iterations}, "
+                f"evaluation_iterations {self.evaluation_iterations}, reinitialized_iterations {self.reinitialized_iterations}"
             )
         if self.teacher == "before_merging" and self.merging != "reinitialize":
             raise ValueError('Config.teacher "before_merging" needs merging="reinitialize": otherwise there is one last map')
