@@ -16,7 +16,7 @@ from dias_lab.methods.base import to_device
 from dias_lab.metrics import OVERLAP
 from dias_lab.modules.redundancy import dendrogram
 
-BEFORE = {"num_slots", "num_iterations", "reinitialized_iterations", "initializer", "linkage"}
+BEFORE = {"num_slots", "num_iterations", "evaluation_iterations", "reinitialized_iterations", "initializer", "linkage"}
 
 
 def merge_sweep(
@@ -44,7 +44,7 @@ def merge_sweep(
         draws = to_device(draws, model.device)
         projected = model.project(features.flatten(2).transpose(1, 2))
         initial = model.initializer(len(items), noise=draws["slots"])
-        iterations = config.num_iterations - config.reinitialized_iterations
+        iterations = model.aggregator.iterations - config.reinitialized_iterations
         slots, attention = model.aggregator(projected, initial, num_iterations=iterations)
         heights.append(dendrogram(slots, config.linkage).heights.cpu())
         target = model.target(features)[0]  # [B C h w]

@@ -18,6 +18,7 @@ class Slots(Part):
     slot_dim: Positive = 256  # channels of a slot
     slot_mlp_dim: Positive = 1024  # hidden channels of the MLP that ends an iteration
     num_iterations: Positive = 3  # in all, those after re-initialization included
+    evaluation_iterations: NotNegative = 0  # in evaluation, where more may do better; 0: as in training, and as published
     initializer: Literal["shared", "separate"] = "shared"  # one Gaussian for all slots, or one each; not smoothsa, spot
     truncation: Literal["none", "bi_level"] = "bi_level"  # gradients through the last iteration only; dias, spot's stage 1: never
     projector: Literal["mlp", "convolutional"] = "mlp"  # convolutional: features and place, rotated, and a small CNN

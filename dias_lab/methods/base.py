@@ -134,7 +134,8 @@ class Method(nn.Module):
         initializer = SharedGaussian if config.initializer == "shared" else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         sizes = config.slot_dim, config.slot_mlp_dim, config.num_iterations
-        self.aggregator = SlotAttention(config.project_dim or dim, *sizes)
+        more = config.evaluation_iterations
+        self.aggregator = SlotAttention(config.project_dim or dim, *sizes, evaluation_iterations=more)
 
     def attend(self, features: Float[Tensor, "B C h w"], given: Given, projected: Float[Tensor, "B L C"] | None = None):
         """Slot Attention with nothing added: slots, maps [T B N h w], and which slots count.

@@ -65,14 +65,14 @@ class DIAS(Method):
         if merging == "none" or keep is not None:
             slots, attention = self.aggregator(projected, slots, keep)
             return slots, attention, everyone(slots) if keep is None else keep
-        left = config.reinitialized_iterations
-        first = config.num_iterations - left if left < config.num_iterations else config.num_iterations
+        left, iterations = config.reinitialized_iterations, self.aggregator.iterations
+        first = iterations - left if left < iterations else iterations
         slots, attention = self.aggregator(projected, slots, num_iterations=first)
         return self.finish(projected, slots, attention, draws)
 
     def finish(self, projected, slots, attention, draws=None):
         """The rest of `aggregate`, after the iterations whose maps `attention` holds."""
-        config, left = self.config, self.config.num_iterations - len(attention)
+        config, left = self.config, self.aggregator.iterations - len(attention)
         if config.merging != "reinitialize" and left:  # nothing is merged before the end
             slots, more = self.aggregator(projected, slots, num_iterations=left)
             attention = torch.cat([attention, more])

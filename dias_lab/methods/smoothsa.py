@@ -37,7 +37,8 @@ class SmoothSA(Method):
         self.initializer = PreheatedGaussian(
             config.num_slots, slot_dim, width, config.preheat_heads, config.slot_mlp_dim
         )
-        self.aggregator = SlotAttention(width, slot_dim, config.slot_mlp_dim, config.num_iterations)
+        sizes = width, slot_dim, config.slot_mlp_dim, config.num_iterations
+        self.aggregator = SlotAttention(*sizes, evaluation_iterations=config.evaluation_iterations)
         self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
         start(self.project, self.aggregator, config)
 

@@ -51,7 +51,7 @@ class SPOT(Method):
         initializer = SharedGaussian if config.stage == 1 else LearnedSlots if original else SeparateGaussian
         self.initializer = initializer(config.num_slots, config.slot_dim)
         width, sizes = config.project_dim or dim, (config.slot_dim, config.slot_mlp_dim, config.num_iterations)
-        self.aggregator = SlotAttention(width, *sizes, activation, floor)
+        self.aggregator = SlotAttention(width, *sizes, activation, floor, config.evaluation_iterations)
         self.decoder = PermutedDecoder(
             dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
             evaluation=config.evaluation_permutations, biases=original, activation=activation, final_norm=original,

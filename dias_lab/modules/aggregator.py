@@ -22,11 +22,15 @@ class SlotAttention(nn.Module):
     """Iterated cross-attention from slots to features, normalised over slots."""
 
     def __init__(
-        self, feature_dim: int, slot_dim: int, mlp_dim: int, num_iterations: int = 3, activation=nn.GELU, floor: float = 0.0
-    ):
-        """`floor` is what every location gets before the mean over locations: 0, or 1e-8 as in the code of SPOT."""
+        self, feature_dim: int, slot_dim: int, mlp_dim: int, num_iterations: int = 3, activation=nn.GELU, floor: float = 0.0,
+        evaluation_iterations: int = 0,
+    ):  # fmt: skip
+        """`floor` is what every location gets before the mean over locations: 0, or 1e-8 as in the code of SPOT.
+
+        `evaluation_iterations`: so many in evaluation; 0: as in training. Locatello et al. evaluate with more, too.
+        """
         super().__init__()
-        self.num_iterations, self.floor = num_iterations, floor
+        self.num_iterations, self.evaluation_iterations, self.floor = num_iterations, evaluation_iterations, floor
         self.norm_features = nn.LayerNorm(feature_dim)
         self.norm_slots = nn.LayerNorm(slot_dim)
         self.to_query = nn.Linear(slot_dim, slot_dim, bias=False)
@@ -35,6 +39,11 @@ class SlotAttention(nn.Module):
         self.gru = nn.GRUCell(slot_dim, slot_dim)
         self.norm_mlp = nn.LayerNorm(slot_dim)
         self.mlp = nn.Sequential(nn.Linear(slot_dim, mlp_dim), activation(), nn.Linear(mlp_dim, slot_dim))
+
+    @property
+    def iterations(self) -> int:
+        """How many a pass has, unless it is told."""
+        return self.num_iterations if self.training else self.evaluation_iterations or self.num_iterations
 
     @torch.no_grad()
     def start_as_k_means(self, sharpness: float):
@@ -70,7 +79,7 @@ class SlotAttention(nn.Module):
         Slots where `keep` is False stay out of the competition: their maps are exactly 0. Raises ValueError for fewer
         than one iteration, and for an image that keeps no slot (on a GPU that gives NaN: no look at the mask from here).
         """
-        num_iterations = self.num_iterations if num_iterations is None else num_iterations
+        num_iterations = self.iterations if num_iterations is None else num_iterations
         if num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
         if keep is not None and keep.device.type == "cpu" and not keep.any(dim=1).all():

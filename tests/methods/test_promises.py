@@ -9,7 +9,7 @@ from small_methods import interrupted, states, total
 from dias_lab import runs
 from dias_lab.analysis.baselines import baseline_scores
 from dias_lab.analysis.evaluate import evaluate
-from dias_lab.analysis.interventions import decode
+from dias_lab.analysis.interventions import decode, with_fields
 from dias_lab.config import METHODS
 from dias_lab.data import store
 from dias_lab.data.draws import draw
@@ -83,6 +83,20 @@ def test_every_method_trains_and_evaluates(name, slots, small_config, images):
     for maps in (*output.attention, output.decoder_attention):
         torch.testing.assert_close(maps.sum(dim=1), torch.ones(3, 8, 8))
     assert model(images, decoder_attention=False).decoder_attention is None
+
+
+@pytest.mark.parametrize("name", [*ONE_EACH, "dias, merge only", "dias, sample"])
+def test_an_evaluation_may_have_more_iterations(name, small_config, images):
+    model = build(small_config.replace(**VARIANTS[name], evaluation_iterations=5)).train()
+    assert len(model(images).attention) == 3
+    output = model.eval()(images)
+    assert len(output.attention) == 5 and len(model.trace(images.byte()).attention) == 5
+    other = with_fields(model, num_iterations=4)
+    assert len(other(images).attention) == 4
+    if merges(model.config):
+        assert (output.attention[-1].amax(dim=(2, 3)) == 0).equal(~output.keep) or model.config.merging == "merge"
+        with pytest.raises(ValueError, match="evaluation_iterations 1"):
+            model.config.replace(merging="reinitialize", evaluation_iterations=1)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -31,6 +31,17 @@ def test_fewer_iterations_are_a_prefix(aggregate):
     torch.testing.assert_close(model(features, slots, num_iterations=2).attention, full[:2])
 
 
+def test_evaluation_may_have_more_iterations(aggregate):
+    model, features, slots = aggregate
+    before = model(features, slots).attention
+    model.evaluation_iterations = 5
+    torch.testing.assert_close(model(features, slots).attention, before)  # in training nothing changes
+    more = model.eval()(features, slots).attention
+    assert len(more) == 5
+    torch.testing.assert_close(more[:3], before)
+    assert len(model(features, slots, num_iterations=2).attention) == 2
+
+
 def test_slots_compete_for_each_location(aggregate):
     model, features, slots = aggregate
     torch.testing.assert_close(model(features, slots).attention.sum(dim=2), torch.ones(3, B, L))
