@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from dias_lab import load_model, runs
-from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
+from dias_lab.analysis.evaluate import MAPS, evaluate
 from dias_lab.analysis.hindsight import by_hindsight, patches
 from dias_lab.analysis.intervals import paired_interval
 from dias_lab.analysis.interventions import with_fields
@@ -29,6 +29,14 @@ from dias_lab.viz import gallery, use
 THRESHOLDS, IMAGES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), 150
 OTHERS = ("recoloured", "crowded", "regions", "shapes")  # difficulties that the models have not learned from
 SHOWN = ["ari", "fg_ari", "mbo"]
+TWINS = {
+    "trained": lambda model: model,
+    "untrained": lambda model: model.untrained(),
+    "merging only": lambda model: with_fields(model, merging="merge"),
+    "no merging": lambda model: with_fields(model, merging="none"),
+    "iterations as in training": lambda model: with_fields(model, evaluation_iterations=0),
+    "read with everything visible": lambda model: with_fields(model, evaluation_visible="all"),
+}
 
 
 def split(model, name: str):
@@ -42,17 +50,12 @@ def with_threshold(model):
     return max(zip(candidates, scores), key=lambda pair: sum(pair[1][metric] for metric in SHOWN))[0]
 
 
-def rows_of(name: str, model) -> tuple[dict, pd.DataFrame]:
-    found = evaluate(model, split(model, "test"), limit=IMAGES)
-    return {(name, one): {metric: found.scores[one][metric] for metric in METRICS} for one in MAPS}, found.images
-
-
-def clustering(model, limit: int = IMAGES, test=None) -> pd.DataFrame:
+def clustering(model, limit: int = IMAGES, test=None, sides=(16, 32)) -> pd.DataFrame:
     """The best rows on squares of the picture and on the model's own features; of its test split unless another is given."""
     batches = list(squares(test or split(model, "test"), model.config, limit))
     images, true = (torch.cat([batch[name] for batch in batches]) for name in ("image", "segments"))
-    own = torch.cat([model.backbone(model.normalise(batch["image"])) for batch in batches])
-    tables = {"16x16 squares": patches(images, 16), "32x32 squares": patches(images, 32), "the model's features": own}
+    tables = {f"{side}x{side} squares": patches(images, side) for side in sides}
+    tables["the model's features"] = torch.cat([model.backbone(model.normalise(batch["image"])) for batch in batches])
     return pd.concat({name: table[table["best"]] for name, table in ((n, by_hindsight(f, true)) for n, f in tables.items())})
 
 
@@ -66,7 +69,7 @@ def elsewhere(models) -> pd.DataFrame:
                 which = "last" if "last" in name else "decoder"
                 found = [evaluate(model, test).scores[which] for model in ours]
                 rows[difficulty, name] = {metric: np.mean([one[metric] for one in found]) for metric in SHOWN}
-            told = clustering(models[0], 100, test).loc["16x16 squares"]
+            told = clustering(models[0], 100, test, sides=(16,)).loc["16x16 squares"]
             rows |= {(difficulty, f"{name} of 16x16 squares"): told.loc[name] for name in told.index}
     return pd.DataFrame(rows).T[SHOWN]
 
@@ -82,23 +85,30 @@ def picture(model, path):
 
 
 def main(places):
-    rows, gains = {}, []
-    picture(with_threshold(load_model(places[0])), runs.resolve("docs/learning.png"))
     models = [with_threshold(load_model(place)) for place in places]
+    picture(models[0], runs.resolve("docs/learning.png"))
+    rows, images = {}, {}
+    for kind, twin in TWINS.items():
+        found = [evaluate(twin(model), split(model, "test"), limit=IMAGES) for model in models]
+        images[kind] = [one.images["decoder.fg_ari"].to_numpy() for one in found]
+        rows |= {(kind, name): [one.scores[name] for one in found] for name in MAPS}
     for model in models:
-        name = f"seed {model.config.seed}, threshold {model.config.merge_threshold:g}"
-        found, images = rows_of(name, model)
-        rows |= found
-        rows |= rows_of(f"{name}, untrained", model.untrained())[0]
-        for kind in ("merge", "none"):
-            more, others = rows_of(f"{name}, merging {kind}", with_fields(model, merging=kind))
-            rows |= more
-            gains += [(images["decoder.fg_ari"] - others["decoder.fg_ari"]).to_numpy()] if kind == "none" else []
-    print((100 * pd.DataFrame(rows).T[SHOWN]).round(1).to_string(), "\n")
-    print((100 * clustering(model)[SHOWN]).round(1).to_string(), "\n")
+        print(f"seed {model.config.seed}: threshold {model.config.merge_threshold:g}")
+    print(pd.DataFrame({row: [" / ".join(f"{100 * one[metric]:.1f}" for metric in SHOWN) for one in found]
+                        for row, found in rows.items()}).T.to_string(), "\n")  # fmt: skip
+    print(pd.DataFrame({row: {metric: "{:.1f} ± {:.1f}".format(*spread(found, metric)) for metric in SHOWN}
+                        for row, found in rows.items()}).T.to_string(), "\n")  # fmt: skip
+    print((100 * clustering(models[0])[SHOWN]).round(1).to_string(), "\n")
+    gains = [trained - none for trained, none in zip(images["trained"], images["no merging"])]
     mean, low, high = (100 * value for value in paired_interval(gains))
     print(f"FG-ARI, re-initialized less none: {mean:.1f} [{low:.1f}, {high:.1f}], seeds and images\n")
     print((100 * elsewhere(models)).astype(float).round(1).to_string())
+
+
+def spread(found: list[dict], metric: str) -> tuple[float, float]:
+    """Mean and standard deviation over seeds, x100."""
+    values = [100 * one[metric] for one in found]
+    return np.mean(values), np.std(values, ddof=1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ test = stores.open(runs.resolve(config.data) / "test.lmdb")
 baselines = baseline_scores(first, test)  # with as many clusters as slots
 trained = [evaluate(model, test, seed=model.config.seed) for model in models]
 untrained = [evaluate(model.untrained(), test, seed=model.config.seed) for model in models]
-by_hindsight = (100 * clustering(first, limit=0)[list(METRICS)]).rename(columns=TITLES).round(2)
+by_hindsight = (100 * clustering(first, limit=100, sides=(16,))[list(METRICS)]).rename(columns=TITLES).round(2)
 
 
 def tables(evaluations) -> pd.DataFrame:
