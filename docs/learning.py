@@ -26,7 +26,7 @@ from dias_lab.data.convert import scenes as converter
 from dias_lab.data.dataset import squares
 from dias_lab.viz import gallery, use
 
-THRESHOLDS, IMAGES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), 150
+THRESHOLDS, IMAGES = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2), 150
 OTHERS = ("recoloured", "crowded", "regions", "shapes")  # difficulties that the models have not learned from
 SHOWN = ["ari", "fg_ari", "mbo"]
 TWINS = {

@@ -11,7 +11,7 @@ PRESETS = types.MappingProxyType({
     "scenes": dict(
         data="data/scenes", image_size=128, crop_scale=1.0, cache_views=1, backbone="colour", backbone_size=96, colour_stride=8,
         conditioning="scale", projector="convolutional", num_slots=7, slot_dim=64, slot_mlp_dim=128, project_dim=64,
-        num_iterations=4, evaluation_iterations=6, aggregator_start="k_means", linkage="average", merge_threshold=0.1, min_kept=2,
+        num_iterations=4, evaluation_iterations=8, aggregator_start="k_means", linkage="average", merge_threshold=0.1, min_kept=2,
         slot_frames=True, decoder_mlp_dim=64, distillation_weight=0.1, steps=17_000, batch_size=16, learning_rate=1e-3,
         final_learning_rate=0.05, warmup=0.01, precision="32-true", log_every=100, evaluate_every=1000, evaluate_images=100,
         visible_probability=0.25, visible_fraction=0.02, evaluation_visible="none",
