@@ -99,4 +99,4 @@ def test_the_shipped_model_is_ready_for_pictures():
     model = checkpoint.shipped()
     assert not model.training and model.config.method == "dias" and same(model, checkpoint.shipped())
     trace = model.trace(torch.randint(0, 255, (1, 3, 150, 140), dtype=torch.uint8))
-    assert trace.attention.shape[:3] == (model.config.num_iterations, 1, model.config.num_slots)
+    assert trace.attention.shape[:3] == (model.config.evaluation_iterations, 1, model.config.num_slots)

@@ -142,7 +142,7 @@ def test_what_only_the_built_model_knows_is_refused_before_anything_is_written(f
     with pytest.raises(ValueError, match=words):
         fit(config, tmp_path / "run", progress=False)
     options = [word for name, value in config.to_dict().items() if not isinstance(value, bool) for word in option(name, value)]
-    assert main(["train", "--run-dir", str(tmp_path / "run"), *options]) == 2
+    assert main(["train", "--preset", "shapes", "--run-dir", str(tmp_path / "run"), *options]) == 2
     said = capsys.readouterr().err
     assert "refused" in said and words in said and not (tmp_path / "run").exists()
 
