@@ -515,7 +515,7 @@ class Explorer {
     run.heads = this.stops.map((stop, at) => make("th", { scope: "col" },
       button("", { tabIndex: -1, title: this.stopName(at), onclick: () => this.set({ stop: at }) }, stop)));
     const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { ariaLabel: "slot" }), ...run.heads)), body);
-    table.style.minWidth = `${84 + 54 * this.stops.length}px`;
+    table.style.minWidth = `${107 + 42 * this.stops.length}px`;
     run.element = make(`section.run.${slots > MANY ? "many" : "few"}`, { ariaLabel: name || "slots" },
       this.data.runs.length > 1 ? make("h2", {}, name, run.which) : null, run.left, run.area,
       make(".readout", {}, run.where, run.detail, make(".scroll", { tabIndex: 0, role: "group", ariaLabel: "values" }, table)));
@@ -750,10 +750,11 @@ class Explorer {
       const now = state[field], plays = this.played === field, title = TRACKS[field][plays ? "pause" : "play"];
       slider.value = now;
       slider.ariaValueText = field === "stop" ? this.stopName(now) : this.stepName(now);
+      const room = last > 6 ? 2 : 1; // the first name and the last one are long
       ticks.forEach((tick, at) => { // some of them, and always where it stands
-        const some = at === last || (at % every === 0 && at <= last - every);
+        const some = at === last || (at % every === 0 && at <= last - Math.max(every, room) && (at === 0 || at >= room));
         tick.classList.toggle("now", at === now);
-        tick.hidden = at !== now && (!some || Math.abs(at - now) < every);
+        tick.hidden = at !== now && (!some || Math.abs(at - now) < (at === 0 || at === last ? Math.max(every, room) : every));
       });
       if (playing.title !== title) playing.replaceChildren(icon(plays ? "pause" : "play"));
       playing.ariaLabel = playing.title = title;
