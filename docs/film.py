@@ -1,7 +1,7 @@
 """Makes docs/film.gif: five unseen pictures, and what slots take in them while a model learns.
 
-    python -m dias_lab train --preset scenes --trace-images 16 --evaluate-every 500 --run-dir runs/film
-    python docs/film.py runs/film
+    python -m dias_lab train --preset scenes --seed 43 --trace-images 16 --evaluate-every 500 --run-dir runs/film
+    python docs/film.py [RUN]    # by default runs/film
 """
 
 import sys
@@ -14,7 +14,7 @@ from dias_lab import AttentionTrace, runs
 from dias_lab.viz.overlay import colour_segments, colour_true_segments
 
 SHOWN, GAP, HEAD = [0, 1, 2, 3, 4], 6, 22  # pictures of the trace; pixels between them, and above them
-SECONDS = {"first": 1.2, "step": 0.22, "last": 4.0}
+FIRST, STEP, LAST = 1200, 220, 4000  # milliseconds that a frame stays
 
 
 def panel(pictures: np.ndarray) -> np.ndarray:
@@ -35,13 +35,12 @@ def frame(trace: AttentionTrace, step: int) -> Image.Image:
     return drawn
 
 
-trace = AttentionTrace.load(runs.resolve(sys.argv[1]) / "training.npz")[SHOWN]
+trace = AttentionTrace.load(runs.resolve(*sys.argv[1:2] or ["runs/film"]) / "training.npz")[SHOWN]
 steps = trace.training_steps.tolist()
 frames = [frame(trace, step) for step in steps]
 palette = frames[-1].quantize(160, dither=Image.Dither.NONE)
 frames = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in frames]
-times = [SECONDS["first"], *[SECONDS["step"]] * (len(steps) - 2), SECONDS["last"]]
+times = [FIRST, *[STEP] * (len(steps) - 2), LAST]
 path = Path(__file__).with_suffix(".gif")
-times = [round(1000 * seconds) for seconds in times]
 frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
 print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB, {len(steps)} steps")

@@ -1,10 +1,10 @@
 """What the tests of methods share: losses and what they reach, and a training that is interrupted."""
 
-import pytest
 import torch
+from interruptions import stopped
 
 from dias_lab.methods import checkpoint
-from dias_lab.training.loop import Training, fit
+from dias_lab.training.loop import fit
 
 VIT = dict(
     backbone="vit_tiny_patch16_224", backbone_weights="random", backbone_arguments='{"depth": 3}', backbone_size=64
@@ -26,17 +26,7 @@ def reached(model, loss):
 
 def interrupted(config, run_dir, at, monkeypatch, fit=fit):
     """What `fit` gives of a run that was interrupted before step `at`, and goes on."""
-    update = Training.update
-
-    def stop(self, batch):
-        if self.step == at:
-            raise KeyboardInterrupt
-        return update(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "update", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, run_dir, progress=False)
+    stopped(config, run_dir, at, monkeypatch, fit)
     torch.randn(3)
     return fit(config, run_dir, progress=False)
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from interruptions import stopped
 from safetensors.torch import load_file
 
 from dias_lab import runs
@@ -60,21 +61,6 @@ def nudge(run_dir):
             model.aggregator.to_key.weight += 0.01
         checkpoint.prune(run_dir, set(checkpoint.steps(run_dir)) - {step})
         checkpoint.save(run_dir, step, model, {}, {"data": {}})
-
-
-def stopped(config, run_dir, at, monkeypatch):
-    """A run that was killed before step `at`."""
-    update = Training.update
-
-    def stop(self, batch):
-        if self.step == at:
-            raise KeyboardInterrupt
-        return update(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "update", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, run_dir, progress=False)
 
 
 def test_it_begins_with_the_parents_best_weights_and_conditioning(base, child, tmp_path, monkeypatch):
