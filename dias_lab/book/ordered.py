@@ -111,7 +111,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
             small.needs = [step for step in steps if step.id.startswith("01")]
             steps.append(small)
         values = _taken(notebook, pieces)
-        makes = [runs.resolve(values["data"]) / "*.lmdb"] if number == "01" else []
+        makes = [runs.resolve(values["data"]) / "*.lmdb"] if number == "01" and "data" in values else []
         makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
         needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
         code, place = code_of(notebook) | parent_of(notebook, values), folder / notebook.stem
