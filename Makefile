@@ -1,7 +1,7 @@
 # make run            the notebooks, headless, and their gallery in site/index.html
 # make run ARGS='--preset coco --data DIR --steps 1000'
 # make test           ruff and the tests that take seconds;  make test-all: the slow ones as well
-# make ablations      the paper's ablations on shapes (hours);  STEPS=400: their full schedule, projected first
+# make ablations      the paper's ablations on toys (two hours, half of it for the models that they start from)
 # make lab            JupyterLab;  make bench: timings as ratios;  make lock: pin the dependencies anew (needs uv)
 # make clean          delete runs/, site/ and caches; data stays
 
@@ -43,13 +43,17 @@ test-all: $(STAMP)
 	@$(IN) -m ruff check
 	@OMP_NUM_THREADS=1 $(IN) -m pytest -q -n 2 --dist loadgroup $(ARGS)
 
-ABLATIONS := runs/ablations$(if $(STEPS),-$(STEPS))
+# the ablations on toys: the models that they start from (a finished one is only read), then the two grids, and 05
+ABLATIONS := runs/ablations
 
 ablations: $(STAMP)
-	@$(IN) -m dias_lab convert scenes --difficulty shapes --out data/shapes
-	@$(IN) -m dias_lab grid start notebooks/grids/ablations.toml --out $(ABLATIONS) --workers 2 \
-		$(if $(STEPS),--fixed steps=$(STEPS) --projected) $(ARGS); state=$$?; \
-		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS) && exit $$state
+	@test -e data/scenes/train.lmdb || $(IN) -m dias_lab convert scenes --train 14000 --out data/scenes
+	@printf '%s\n' 42 43 44 | OMP_NUM_THREADS=1 xargs -P 2 -I SEED \
+		$(IN) -m dias_lab train --preset scenes --seed SEED --run-dir runs/scenes-SEED
+	@$(IN) -m dias_lab grid start notebooks/grids/ablations.toml --out $(ABLATIONS) --workers 2 $(ARGS); state=$$?; \
+		$(IN) -m dias_lab grid start notebooks/grids/ablations_start.toml --out $(ABLATIONS)-start --workers 2 $(ARGS) || state=$$?; \
+		$(IN) -m dias_lab grid table $(ABLATIONS) && $(IN) -m dias_lab grid table $(ABLATIONS)-start && \
+		$(IN) -m dias_lab run --only 05 --ablation-dir $(ABLATIONS) && exit $$state
 
 lab: $(STAMP)
 	@$(IN) -m jupyterlab notebooks $(ARGS)

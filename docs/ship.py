@@ -52,7 +52,10 @@ start = tables(untrained).groupby(level=0, sort=False).mean().round(2)
 print(spread, start, by_hindsight, sep="\n\n")
 
 target = runs.PACKAGE / "shipped"
-shutil.copy(run_dirs[0] / "checkpoints" / str(first.step) / checkpoint.WEIGHTS, target / checkpoint.WEIGHTS)
+shutil.rmtree(target / "checkpoints", ignore_errors=True)
+best = target / "checkpoints" / str(first.step)
+best.mkdir(parents=True)
+shutil.copy(run_dirs[0] / "checkpoints" / best.name / checkpoint.WEIGHTS, best / checkpoint.WEIGHTS)
 runs.write_json(target / "config.json", config.to_dict())
 results = [runs.read_json(run_dir / "metrics.json") for run_dir in run_dirs]
 runs.write_json(

@@ -50,6 +50,15 @@ def difference(own: pd.DataFrame, other: pd.DataFrame) -> Interval:
     return widened_interval(np.ascontiguousarray(mine.to_numpy() - theirs.to_numpy()))
 
 
+def between(rows: pd.DataFrame, of: tuple[str, str], to: tuple[str, str]) -> Interval:
+    """How far one setting's metric is above another's, `of` and `to` being (setting, metric); NaN where one has no run.
+
+    `rows` are those of `runs.collect`, with a column "setting".
+    """
+    own, other = (scores(rows[rows["setting"] == setting], metric) for setting, metric in (of, to))
+    return difference(own, other) if len(own) and len(other) else (np.nan, np.nan, np.nan)
+
+
 def _by_image(own: pd.DataFrame) -> pd.DataFrame:
     """[S B]: the scores of each image, where all runs have them for the same images; else [S 1], those of the runs."""
     tables = [_read(file, file.stat().st_mtime_ns) for file in own["file"] if file.exists()]

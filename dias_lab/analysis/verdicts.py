@@ -5,6 +5,27 @@ differences are fractions; words say points, x100.
 """
 
 
+# what DIAS's paper says of its parts: the claim, and which (setting, map) should be above which; settings of the ablations
+CLAIMS = (
+    ("the last map is better than the first", ("complete", "last"), ("complete", "first")),
+    ("merging redundant slots helps", ("re-initialization: merge only", "decoder"), ("re-initialization: none", "decoder")),
+    ("starting again from the clusters helps more", ("complete", "decoder"), ("re-initialization: merge only", "decoder")),
+    ("both together help", ("complete", "decoder"), ("re-initialization: none", "decoder")),
+    ("self-distillation helps the first map", ("complete", "first"), ("distillation: off", "first")),
+    ("self-distillation helps the decoder's map", ("complete", "decoder"), ("distillation: off", "decoder")),
+    (
+        "random order makes better slots than raster order",
+        ("decoder: no slot frames", "last"),
+        ("decoder: raster order, no slot frames", "last"),
+    ),
+)
+
+
+def claimed(low: float, high: float) -> str:
+    """What an interval says of a claim that its difference is above 0."""
+    return side(low, high, "**holds here**", "**the opposite is seen here**", "undecided here", "one seed: no verdict")
+
+
 def side(low: float, high: float, above: str, below: str, between: str, unknown: str | None = None) -> str | None:
     """The word for where an interval lies: above 0, below it, or with 0 in it; `unknown` for one without bounds."""
     if low != low or high != high:
@@ -32,13 +53,6 @@ def changes(rows, metric: str) -> str:
             word = side(*change[1:], "**clear**", "**clear**", "within noise", "one seed: no interval, no verdict")
             lines.append(f"* {row['setting']}: {points(*change)}: {word}")
     return "\n".join(lines)
-
-
-def lowers(row, metric: str, source: str) -> str:
-    """Whether a score falls, as a paper claims, in the setting of this row: where a part of the method is left out."""
-    change = _change(row, metric)
-    word = side(*change[1:], "the opposite is seen here", "holds here", "is not seen here: within noise")
-    return f"**{word}** ({points(*change)}, {source})" if word else f"{points(*change)} points, one seed: no verdict"
 
 
 def beside(row, metric: str, title: str, baseline: str = "DIAS") -> str | None:

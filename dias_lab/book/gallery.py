@@ -86,7 +86,7 @@ def _card(entry: Entry, notebook, folder: Path, link: Link) -> dict:
     if notebook is None:
         return card
     card["title"], card["sentence"] = _opening(notebook, entry.name)
-    if image := _first_image(notebook):
+    if image := _best_image(notebook):
         card["thumbnail"] = f"{entry.name}.png"
         (folder / card["thumbnail"]).write_bytes(image)
     text = page(notebook, card["title"], entry.error, link)
@@ -122,8 +122,10 @@ def _opening(notebook, name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _first_image(notebook) -> bytes | None:
-    for data in outputs(notebook):
+def _best_image(notebook) -> bytes | None:
+    """The first image of the cell with the tag "best figure", else of all."""
+    best = [cell for cell in notebook.cells if "best figure" in cell.metadata.get("tags", [])]
+    for data in outputs([*best, *notebook.cells]):
         embedded = re.search(r'src="data:image/png;base64,([^"]+)', "".join(data.get("text/html", "")))
         if text := data.get("image/png") or (embedded and embedded[1]):
             return b64decode(text)

@@ -20,9 +20,8 @@ from dias_lab.files import checksum
 
 ABLATION = "notebooks/grids/small.toml"
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
-SHAPES_ABLATION = {"steps": 80, "evaluate_every": 40, "backbone_size": 128, "fourier_stride": 8}  # 16x16 maps: a minute a run
+SHORT_ABLATION = {"steps": 80, "evaluate_every": 40, "learning_rate": 5e-4}  # a minute a run; it starts from a trained model
 BUILT_IN = ("scenes", "shapes")  # presets whose data 01 makes
-ON_SHAPES = ("05", "07")  # notebooks of the book on scenes that stand on the contrast, which 01 makes as well
 TRAINING = "03"  # the notebook whose run_dir is a training
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
@@ -41,7 +40,7 @@ class Options(Fields):
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well
     ablation: bool = True  # run the small ablation, and the notebook that reads it
-    ablation_steps: int | None = None  # steps of each run; None: 80 on shapes (16x16 maps), else a quarter of steps
+    ablation_steps: int | None = None  # steps of each run; None: 80 on built-in data, else a quarter of steps
     ablation_dir: str | None = None  # a grid that is there: 05 reads it, and no small one is run
     jobs: int = 2  # runs of the ablation at a time, one thread each
 
@@ -100,9 +99,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     pieces |= {"data": data} | ({"root": root} if root else {}) | {"live": False}  # nobody is there to move a control
     pieces |= {"book": book, "ablation_dir": ablation}
     pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
-    both = preset == "scenes" and options.data is None  # the built-in data, and the contrast to it
-    contrast = pieces | ({"preset": "shapes", "data": Config.preset("shapes").data} if both else {})
-    pieces |= {"contrast": contrast["data"] if both else "", "shipped_model": both and not fields}  # 03 is short by itself
+    pieces["shipped_model"] = preset == "scenes" and options.data is None and not fields  # 03 is short by itself
 
     steps, folder = [], runs.resolve(book)
     for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
@@ -110,11 +107,11 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         if number == "05" and not options.ablation:
             continue
         if number == "05" and not options.ablation_dir:
-            small = _ablation(options, config, contrast, folder / "ablation")
+            small = _ablation(options, config, pieces, folder / "ablation")
             small.needs = [step for step in steps if step.id.startswith("01")]
             steps.append(small)
-        values = _taken(notebook, contrast if number in ON_SHAPES else pieces)
-        makes = [runs.resolve(values[name]) / "*.lmdb" for name in ("data", "contrast") if number == "01" and values.get(name)]
+        values = _taken(notebook, pieces)
+        makes = [runs.resolve(values["data"]) / "*.lmdb"] if number == "01" and "data" in values else []
         makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
         needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
         code, place = code_of(notebook) | parent_of(notebook, values), folder / notebook.stem
@@ -168,7 +165,9 @@ def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> g
         raise ValueError(f"the ablation needs {file}; leave it out with --no-ablation")
     small, steps = {}, -(-config.steps // 4)
     if (options.preset or "scenes") in BUILT_IN:
-        small, steps = SHAPES_ABLATION, min(SHAPES_ABLATION["steps"], config.steps)
+        small, steps = SHORT_ABLATION, min(SHORT_ABLATION["steps"], config.steps)
+    if pieces["shipped_model"]:
+        small = small | {"parent": runs.short(runs.PACKAGE / "shipped")}
     fields = {name: value for name, value in pieces.items() if name in {"preset", "form", *Config.field_names()}}
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}

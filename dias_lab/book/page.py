@@ -25,7 +25,7 @@ def page(notebook, title: str, error: dict | None = None, link: Link | None = No
     """
     from plotly.io import to_html
 
-    figures = [data for data in outputs(notebook) if PLOTLY in data]
+    figures = [data for data in outputs(notebook.cells) if PLOTLY in data]
     for data in figures:
         figure = data.pop(PLOTLY)
         parts = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
@@ -44,9 +44,9 @@ def _without(tag: str, cells: list) -> list:
     return [cell for cell in cells if tag not in cell.metadata.get("tags", [])]
 
 
-def outputs(notebook) -> list[dict]:
+def outputs(cells) -> list[dict]:
     """What the cells show, each by media type."""
-    return [output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    return [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
 
 
 def linker(source: str, place: str, places: dict[str, str]) -> Link:

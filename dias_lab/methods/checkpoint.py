@@ -99,8 +99,8 @@ def place(model: Method, device: str | None = None) -> Method:
 
 
 def shipped() -> Method:
-    """The small model that comes with the package: DIAS, trained on the built-in scenes, in evaluation mode."""
-    folder = Path(__file__).parents[1] / "shipped"
-    model = build(Config.load(folder))
-    load_weights(model, folder)
-    return model.eval()
+    """The small model that comes with the package: DIAS, trained on the built-in scenes, in evaluation mode, on the CPU.
+
+    Its folder is that of a run: a training may start from it (`parent`).
+    """
+    return load_model(runs.PACKAGE / "shipped", device="cpu")

@@ -93,6 +93,15 @@ def test_without_the_same_images_seeds_alone_are_paired(rows):
     assert intervals.scores(undefined, "test.last.ari").index.tolist() == [2]
 
 
+def test_two_settings_of_one_table_are_paired_by_name(rows):
+    random = np.random.default_rng(3)
+    own, other = ({seed: random.normal(0, 1, 20) for seed in (1, 2, 3)} for _ in range(2))
+    table = pd.concat([rows("a", own).assign(setting="a"), rows("b", other).assign(setting="b")])
+    expected = widened_interval(np.stack([own[seed] - other[seed] for seed in (1, 2, 3)]))
+    assert intervals.between(table, ("a", "test.last.ari"), ("b", "test.last.ari")) == expected
+    assert np.isnan(intervals.between(table, ("a", "test.last.ari"), ("c", "test.last.ari"))).all()
+
+
 def test_a_file_that_changes_is_read_again(rows):
     for value in (0.25, 0.75):
         scores = intervals.scores(rows("a", {1: np.full(4, value), 2: np.full(4, value)}), "test.last.ari")

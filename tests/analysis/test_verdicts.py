@@ -1,9 +1,13 @@
 """An interval's words: clear only where 0 is outside, and never without bounds."""
 
+import tomllib
+
 import pandas as pd
 import pytest
 
+from dias_lab import runs
 from dias_lab.analysis import verdicts
+from dias_lab.analysis.evaluate import MAPS
 
 NAN = float("nan")
 
@@ -38,13 +42,17 @@ def test_a_line_for_each_setting_but_the_baseline(rows):
     ]
 
 
-def test_a_claim_that_a_part_is_needed(rows):
-    _, off, half, alone = (row for _, row in rows.iterrows())
-    assert verdicts.lowers(off, "last.ari", "this grid") == "**holds here** (-5.0 [-8.0, -2.0], this grid)"
-    assert verdicts.lowers(half, "last.ari", "x") == "**is not seen here: within noise** (+1.0 [-1.0, +3.0], x)"
-    assert verdicts.lowers(alone, "last.ari", "x") == "+2.0 points, one seed: no verdict"
-    raised = -off.drop("setting").astype(float).rename({"last.ari low": "last.ari high", "last.ari high": "last.ari low"})
-    assert verdicts.lowers(raised, "last.ari", "x").startswith("**the opposite is seen here** (+5.0 [+2.0, +8.0]")
+def test_a_claim_holds_only_where_its_interval_leaves_zero_out():
+    words = [verdicts.claimed(*bounds) for bounds in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (NAN, NAN))]
+    assert words == ["**holds here**", "**the opposite is seen here**", "undecided here", "one seed: no verdict"]
+
+
+def test_the_papers_claims_are_about_settings_of_the_ablations():
+    files = [tomllib.loads(runs.resolve(f"notebooks/grids/{name}.toml").read_text()) for name in ("ablations", "ablations_start")]
+    for claim, *both in verdicts.CLAIMS:
+        homes = [{setting for setting, _ in both} <= {one["name"] for one in file["variants"]} for file in files]
+        assert any(homes), claim
+        assert both[0] != both[1] and {which for _, which in both} <= set(MAPS)
 
 
 def test_a_method_beside_the_baseline():

@@ -67,6 +67,16 @@ def dead_links(site: Path) -> list[str]:
     return dead
 
 
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_the_front_page_shows_the_figure_that_is_called_best(root, best):
+    images = [PNG + bytes([number]) for number in range(3)]
+    cells = [shows({"image/png": b64encode(image).decode()}) for image in images]
+    if best:  # without the tag, the first
+        cells[best].metadata["tags"] = ["best figure"]
+    gallery.publish(root / "site", "a", {}, [gallery.Entry("00_tour", "done", 2, write(root / "00.ipynb", TITLE, *cells))])
+    assert (root / "site/a/00_tour.png").read_bytes() == images[best]
+
+
 def test_a_dead_link_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="b.html"></a><a href="#x"></a><p id="y"><a href="#y"></a><img src="c.png">')
     assert dead_links(tmp_path) == ["a.html: b.html", "a.html: #x", "a.html: c.png"]

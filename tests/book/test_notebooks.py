@@ -184,8 +184,7 @@ def test_a_notebook_that_ran_is_committed_as_it_was(checkout):
 
 
 @pytest.mark.xdist_group("scenes")
-def test_the_book_on_scenes_runs_and_is_reused(small_scenes, tmp_path):
-    shutil.copytree(small_scenes, tmp_path / "data" / "shapes")
+def test_the_book_on_scenes_runs_and_is_reused(tmp_path):
     scenes.convert(tmp_path / "data" / "scenes", train=10, validation=4, test=3)
     small = "--fourier-dim 16 --fourier-stride 16 --num-slots 5 --decoder-heads 2 --project-dim 12 --decoder-mlp-dim 16".split()
     result = run_book(tmp_path, *small)

@@ -56,7 +56,7 @@ def test_book_runs_reuses_and_reports(root, capsys):
     (folder,) = (root / "runs").glob("book-*")
     (run,) = folder.glob("ablation/merging=none-*")
     config = runs.read_json(run / "config.json")
-    assert (config["num_slots"], config["merging"], config["steps"], config["data"]) == (5, "none", 80, "data/shapes")
+    assert (config["num_slots"], config["merging"], config["steps"], config["data"]) == (5, "none", 80, "data/scenes")
     assert nbformat.read(folder / "05_ablations/run.ipynb", 4).cells[-1].outputs[0].data["text/plain"] == "2"
 
     (root / "data/scenes/train.lmdb").unlink()  # what a step made is gone: it is made again, and so is what follows
@@ -130,23 +130,19 @@ def test_each_notebook_gets_what_it_declares(root):
     assert given[-1].parameters["ablation_dir"] == str(Path.cwd() / "runs/mine")
 
 
-def test_the_book_on_scenes_has_a_contrast(root):
-    """01 makes both stores; 07 and the ablation stand on shapes, all others on scenes. No other book has two."""
-    _write(root, "01_data", "data: str = ''\ncontrast: str = ''", "1")
+def test_the_ablation_starts_from_the_shipped_model(root):
+    """On toys, with nothing changed that its weights depend on; all else is trained from the start."""
+    _write(root, "01_data", "data: str = ''", "1")
     _write(root, "03_training", "preset: str = 'scenes'\nrun_dir: str = ''", CONFIG)
     _write(root, "05_ablations", "ablation_dir: str = ''", "1")
-    _write(root, "07_methods", "preset: str = 'shapes'\ndata: str = ''", "1")
-    first, training, ablation, _, methods = ordered.plan(ordered.Options())[1]
-    assert first.parameters == {"data": "data/scenes", "contrast": "data/shapes"} and len(first.makes) == 2
-    assert training.parameters["data"] == "data/scenes"
-    assert methods.parameters == {"preset": "shapes", "data": "data/shapes"}
-    assert ablation.tables["changed"].items() >= methods.parameters.items()
     (root / "mine").mkdir()
     (root / "mine/train.lmdb").touch()
-    for options, data in ((dict(preset="shapes"), "data/shapes"), (dict(data=str(root / "mine")), str(root / "mine"))):
-        first, *_, methods = ordered.plan(ordered.Options(**options))[1]
-        assert first.parameters == {"data": data, "contrast": ""} and len(first.makes) == 1
-        assert methods.parameters["data"] == data
+    ways = ({}, dict(preset="shapes"), dict(data=str(root / "mine")), dict(num_slots=5))
+    for options, data in zip(ways, ("data/scenes", "data/shapes", str(root / "mine"), "data/scenes")):
+        _, _, ablation, _ = ordered.plan(ordered.Options(**options))[1]
+        changed = ablation.tables["changed"]
+        assert changed.get("parent") == (None if options else str(runs.PACKAGE / "shipped"))
+        assert changed["data"] == data and (changed.get("num_slots") == 5) == ("num_slots" in options)
 
 
 def test_identity_changes_with_what_matters(root, monkeypatch):
