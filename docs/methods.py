@@ -192,7 +192,7 @@ def page(scenes, floors, tried, photos, photo_floors, costs, notes: list[str]) -
         lines += [row([one["method"], *counted, f"{one['passes']:g}", f"{one['passes with gradients']:g}"])]
     lines += ["", half(scenes, costs), "", "## Photos of COCO", "", "As measured for the page of before, and not again: 92"]
     lines += ["photos to learn from, 8 to choose checkpoints by, 100 to be scored on; an ImageNet MobileNetV2 on 14x14 maps,"]
-    lines += ["300 steps (`notebooks/grids/methods_photos.toml`); the merge threshold was tuned on the 92, which helps DIAS alone."]
+    lines += ["300 steps (`notebooks/grids/methods_photos.toml`); the threshold was tuned on the 92, which helps DIAS alone."]
     lines += ["", "<details><summary>The table</summary>", ""]
     lines += head(["method", "map", "n", *(SHOWN[m] for m in LAST), "last map"])
     for _, one in photos.iterrows():
