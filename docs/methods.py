@@ -83,7 +83,7 @@ def stage_2(folder: str, only_print: bool, protocol: str):
             call([*CALL, "evaluate", "--run-dir", out, *words], only_print)
 
 
-def trials(folder: str = TRIALS):
+def trials(folder: str):
     """The trials' scores on validation, and which setting of each method is the best."""
     rows = []
     for run in runs.collect(folder).to_dict("records"):
@@ -94,12 +94,14 @@ def trials(folder: str = TRIALS):
         own = method_class(run["method"]).evaluated_map
         scores = {metric: run[f"scores.{own}.{metric}"] for metric in LAST}
         rows.append({"method": method, "setting": setting or "its own", **scores, "score": sum(scores.values()) / len(LAST)})
+        rows[-1] |= {"steps": run["steps"], "images": run["scores.images"], "seed": run["seed"]}
     if not rows:
         sys.exit(f"no finished trial in {folder}")
     table = pd.DataFrame(rows)
     table["best"] = table["score"] == table.groupby("method")["score"].transform("max")
-    order = {name: number for number, name in enumerate(compare.ORDER)}
-    table = table.sort_values(["method", "setting"], key=lambda column: column.map(order).fillna(column.ne("its own")))
+    table["place"] = [compare.ORDER.index(method) for method in table["method"]]
+    table["other"] = table["setting"] != "its own"
+    table = table.sort_values(["place", "other", "setting"]).drop(columns=["place", "other"])
     table.to_csv(written("-trials.csv"), index=False, float_format="%.4f")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
@@ -152,11 +154,10 @@ def page(scenes, floors, tried, photos, photo_floors, costs, notes: list[str]) -
         "its first step. In italics what learns nothing: k-means with as many clusters as slots, position alone (as many "
         "tiles), and the maps' ceiling.",
         "",
-        "What is not equal. The preset's settings were found for DIAS, and the schedule is a tenth of the recipe's ([where "
-        "training finds the objects](learning.md)): the order says who is ahead early. DIAS, Slot Attention, SmoothSA and "
-        "DINOSAUR paint with slot frames, which none of their papers has; SPOT, VQDINO and SLATE bring decoders that go in an "
-        "order, here 64 channels wide. SlotDiffusion is left out: its decoder denoises in the space of a pretrained "
-        "autoencoder, for which two CPU cores have neither the weights nor the time.",
+        "What is not equal. The preset's settings were found for DIAS, and the steps are few beside the recipe's 17,000 ([where training finds the objects](learning.md)): the order says who is ahead early. DIAS, Slot "
+        "Attention, SmoothSA and DINOSAUR may paint with slot frames, which none of the papers has; SPOT, VQDINO and SLATE "
+        "bring decoders that go in an order, here 64 channels wide. SlotDiffusion is left out: its decoder denoises in the "
+        "space of a pretrained autoencoder, for which two CPU cores have neither the weights nor the time.",
         "",
     ]
     first = scenes.iloc[0]
@@ -177,7 +178,9 @@ def page(scenes, floors, tried, photos, photo_floors, costs, notes: list[str]) -
     by_name = floors.set_index("name")
     lines += ["", "**What the numbers say**", "", *(compare.words(one, by_name) for _, one in scenes.iterrows())]
     lines += ["", "## What changed against the page of before", "", changed(scenes), "", "## The trials", ""]
-    lines += ["One seed, 600 steps, 100 validation images, by the method's own map; the best by the mean went on.", ""]
+    about = [intervals.distinct(tried[name]) for name in ("seed", "steps", "images")]
+    text = "Seed {}, {} steps, {} validation images, by the method's own map; the best by the mean went on.".format(*about)
+    lines += [text, ""]
     lines += head(["method", "setting", *(SHOWN[m] for m in LAST), "mean"])
     for _, one in tried.iterrows():
         mark = "**" if one["best"] else ""
@@ -214,17 +217,17 @@ def changed(scenes: pd.DataFrame) -> str:
     order = {"before": sorted(names, key=lambda name: -sum(BEFORE[name]))}
     order["now"] = sorted(names, key=lambda name: -sum(now.loc[name, f"own.{metric}"] for metric in LAST))
     first = "still" if order["now"][0] == "DIAS" else "no longer"
-    lead = "; ".join(f"{word}: {', '.join(order[word])}" for word in order)
+    lead = "; ".join(f"{word}: {' > '.join(order[word])}" for word in order)
     beaten = [name for name in names if (now.loc[name, "own.fg_ari difference low"] > 0)]
     return (
         "The page of before compared on *shapes*, regions of one texture with ten slots, after 120 steps, once for the same "
         "number of steps and once for the same wall time; there training added next to nothing, and merging alone put DIAS "
         "ahead. Now an object has parts, every method has trials of its own and its untrained twin beside it, there is one "
         "table, and the variants (the released form, six slots, DIAS on VQDINO's target) are gone. On toys training clearly "
-        f"raises FG-ARI of {', '.join(learned) or 'no method'}"
-        + (f", and lowers that of {', '.join(lost)}" if lost else "")
+        f"raises FG-ARI of {'; '.join(learned) or 'no method'}"
+        + (f", and lowers that of {'; '.join(lost)}" if lost else "")
         + f". By the mean of ARI, FG-ARI and mBO, DIAS is {first} first ({lead}). "
-        + (f"Clearly above it in FG-ARI: {', '.join(beaten)}." if beaten else "No method is clearly above it in FG-ARI.")
+        + (f"Clearly above it in FG-ARI: {'; '.join(beaten)}." if beaten else "No method is clearly above it in FG-ARI.")
     )
 
 
@@ -262,15 +265,15 @@ def score(one, column: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["trials", "stage2", "tables", "costs"], default="tables")
-    parser.add_argument("--folder", default=SCENES)
+    parser.add_argument("--folder", help=f"{SCENES}, or of trials {TRIALS}")
     parser.add_argument("--protocol", default="dias")
     parser.add_argument("--print", action="store_true", dest="only_print")
     options = parser.parse_args()
     if options.what == "stage2":
-        stage_2(options.folder, options.only_print, options.protocol)
+        stage_2(options.folder or SCENES, options.only_print, options.protocol)
     elif options.what == "trials":
-        trials()
+        trials(options.folder or TRIALS)
     elif options.what == "costs":
         coco_size_costs()
     else:
-        tables(options.folder, options.protocol)
+        tables(options.folder or SCENES, options.protocol)
