@@ -154,10 +154,11 @@ def page(scenes, floors, tried, photos, photo_floors, costs, notes: list[str]) -
         "its first step. In italics what learns nothing: k-means with as many clusters as slots, position alone (as many "
         "tiles), and the maps' ceiling.",
         "",
-        "What is not equal. The preset's settings were found for DIAS, and the steps are few beside the recipe's 17,000 ([where training finds the objects](learning.md)): the order says who is ahead early. DIAS, Slot "
-        "Attention, SmoothSA and DINOSAUR may paint with slot frames, which none of the papers has; SPOT, VQDINO and SLATE "
-        "bring decoders that go in an order, here 64 channels wide. SlotDiffusion is left out: its decoder denoises in the "
-        "space of a pretrained autoencoder, for which two CPU cores have neither the weights nor the time.",
+        "What is not equal. The preset's settings were found for DIAS, and the steps are few beside the recipe's 17,000 "
+        "([where training finds the objects](learning.md)): the order says who is ahead early. DIAS, Slot Attention, SmoothSA "
+        "and DINOSAUR may paint with slot frames, which none of the papers has; SPOT, VQDINO and SLATE bring decoders that go "
+        "in an order, here 64 channels wide. SlotDiffusion is left out: its decoder denoises in the space of a pretrained "
+        "autoencoder, for which two CPU cores have neither the weights nor the time.",
         "",
     ]
     first = scenes.iloc[0]
