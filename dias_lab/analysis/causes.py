@@ -1,8 +1,8 @@
 """Why a segmentation is wrong: a number for each way to fail, from 0 (not at all) to 1, one image at a time.
 
 split       objects in several slots: the share of an object's pixels outside the slot that holds most of it
-part        objects cut where their parts meet, a part taken alone or lost: on an object's pixels the ARI of slots and parts,
-            1 for exactly its parts, 0 for one slot and for cuts anywhere else; only where parts are known
+part        objects cut where their parts meet, a part taken alone or lost: on an object's pixels the ARI of slots and
+            parts, 1 for exactly its parts, 0 for one slot and for cuts anywhere else; only where parts are known
 merge       several objects in one slot: in an object's main slot, the share of object pixels that are other objects'
 leak        objects in the background's slots: the share of an object's pixels in slots that are mostly background
 background  the background in several slots: its share outside the slot that holds most of it
@@ -26,7 +26,10 @@ CAUSES = ("split", "merge", "leak", "background", "position")  # and "part" afte
 
 
 def failure_scores(
-    predicted: Int[Tensor, "B H W"], true: Int[Tensor, "B H W"], others: int = 8, parts: Int[Tensor, "B H W"] | None = None
+    predicted: Int[Tensor, "B H W"],
+    true: Int[Tensor, "B H W"],
+    others: int = 8,
+    parts: Int[Tensor, "B H W"] | None = None,
 ) -> pd.DataFrame:
     """A row an image, a column for each cause; NaN without objects, without background, without another picture.
 
@@ -45,7 +48,7 @@ def failure_scores(
 
 
 def toy_parts(store, images: UInt8[Tensor, "B 3 H W"]) -> Int[Tensor, "B H W"] | None:
-    """The map of the parts of a store's first items, drawn anew, for no store holds it; None but for toys of that size."""
+    """The parts of a store's first items, drawn anew, for no store holds them; None but for toys of that size."""
     meta = store.meta
     difficulty = meta.get("difficulty", {})
     drawn = meta.get("source") == "dias_lab.data.scenes" and "kinds" in difficulty  # shapes have no parts

@@ -94,7 +94,8 @@ def test_parts_taken_alone_are_told_from_cuts_anywhere(toys):
     assert part_of(true, true, parts) == 0 and part_of(anywhere, true, parts) < 0.02
     assert failure_scores(anywhere, true, parts=parts)["split"].mean() > 0.4
     assert part_of(parts, true, parts) == pytest.approx(1)
-    assert 0.3 < part_of(alone, true, parts) < 1 and part_of(lost, true, parts) == pytest.approx(part_of(alone, true, parts))
+    apart = part_of(alone, true, parts)
+    assert 0.3 < apart < 1 and part_of(lost, true, parts) == pytest.approx(apart)
     assert list(failure_scores(true, true, parts=parts)) == ["split", "part", *CAUSES[1:]]
 
 
@@ -105,7 +106,9 @@ def test_part_is_undefined_where_nothing_has_two_parts(true):
 def test_parts_of_a_store_of_toys(tmp_path, small_scenes):
     convert.convert(tmp_path, train=2, validation=2, test=3)
     with_toys = store.open(tmp_path / "test.lmdb")
-    images = torch.from_numpy(np.stack([scenes.item(20_000_000 + number).image for number in range(2)])).permute(0, 3, 1, 2)
-    assert toy_parts(with_toys, images).equal(torch.from_numpy(np.stack([scenes.item(20_000_000 + k).parts for k in range(2)])))
+    items = [scenes.item(scenes.SPLITS["test"] + number) for number in range(2)]
+    images, parts = (torch.from_numpy(np.stack([getattr(one, name) for one in items])) for name in ("image", "parts"))
+    images = images.permute(0, 3, 1, 2)
+    assert toy_parts(with_toys, images).equal(parts)
     assert toy_parts(with_toys, images.flip(0)) is None and toy_parts(with_toys, images[..., :64, :64]) is None
     assert toy_parts(store.open(small_scenes / "test.lmdb"), images) is None  # shapes

@@ -33,7 +33,11 @@ def test_doubt_and_change_over_the_iterations():
 def test_things_or_parts():
     def words(clustered, trained):
         one = lambda things, parts: {"things": things + MANY, "parts": parts - MANY}  # noqa: E731
-        agreement = {"k-means by hand": one(*clustered), "untrained, last map": one(*clustered), "trained, decoder map": one(*trained)}
+        agreement = {
+            "k-means by hand": one(*clustered),
+            "untrained, last map": one(*clustered),
+            "trained, decoder map": one(*trained),
+        }
         return said("02", 2, agreement=agreement, **WORDS)
 
     learned, nothing = words((30, 50), (70, 40)), words((50, 50), (50, 50))
@@ -60,7 +64,10 @@ def test_what_short_trainings_do():
         return said("02", 4, measured=measured | {"as DIAS": row(first, last, agree), "wrong": row(0.1, 0.1, 0.1)})
 
     good, bad = words(0.58, 0.7), words(0.4, 0.3, agree=1.2)
-    assert "as DIAS: first and last map came closer, and the last one gained" in good and "first map is better than" in good
+    assert (
+        "as DIAS: first and last map came closer, and the last one gained" in good
+        and "first map is better than" in good
+    )
     assert "as DIAS: first and last map went apart, and the last one forgot" in bad and "first map is worse than" in bad
     assert "wrong: first and last map came closer, and the last one forgot" in good
     assert "the last map knows more than the first" in good

@@ -1,4 +1,4 @@
-"""03's verdicts follow the numbers under which they stand: losses, curves, whose map is nearer to what, and test scores."""
+"""03's verdicts follow the numbers under which they stand."""
 
 from types import SimpleNamespace
 
