@@ -1,33 +1,28 @@
-"""Methods beside each other: what the finished runs of each scored.
+"""Methods beside each other: what the finished runs of each scored, and their twins before any training.
 
-There are two views: the same number of steps, and the same wall time. The runs of a view are a grid; those of a second
-stage, whose teacher differs from seed to seed, lie in a folder beside it. docs/methods.py makes what follows the grid.
+The runs are a grid; those of a second stage, whose teacher differs from seed to seed, lie in a folder beside it.
+docs/methods.py makes what follows the grid.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dias_lab import runs
-from dias_lab.analysis import intervals
+from dias_lab.analysis import intervals, verdicts
 from dias_lab.analysis.baselines import baseline_table
-from dias_lab.analysis.evaluate import MAPS, METRICS
+from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
 from dias_lab.config import method_class
 from dias_lab.data import store as stores
 from dias_lab.methods import checkpoint
 
-VIEWS = {"same steps": "", "same time": "-time"}  # and how the folder of its runs ends
-LATER = "-stage2"  # and after that, the folder of the runs that had a run of the view as their teacher
+LATER = "-stage2"  # how the folder ends of the runs that had a run of the grid as their teacher
+TWIN = "untrained-"  # how the scores begin of a run's twin before any training
 # what methods are compared by
 KINDS = {"own": "the map that the method's source scores", "last": "the last iteration's map"}
 STAGE_1, STAGE_2 = "SPOT, stage 1", "SPOT, both stages"
-HALF = "SPOT, stage 1, half the time"  # the teacher where both stages together take the time of one run
-ORDER = (  # in tables
-    "DIAS", "DIAS, released form", "SmoothSA", "Slot Attention", "Slot Attention, six slots", STAGE_1, HALF, STAGE_2,
-    "DINOSAUR", "VQDINO", "SLATE", "DIAS on VQDINO's target",
-)  # fmt: skip
+ORDER = ("DIAS", "Slot Attention", "SmoothSA", STAGE_1, STAGE_2, "DINOSAUR", "VQDINO", "SLATE")  # in tables
 
 
 class Found(NamedTuple):
@@ -36,19 +31,19 @@ class Found(NamedTuple):
 
 
 def finished(folder, protocol: str = "dias", data=None) -> Found:
-    """The finished runs of both views that the test split was scored with under this protocol, the newest of equal ones.
+    """The finished runs that the test split was scored with under this protocol, the newest of equal ones.
 
     `data`: only runs on this folder of stores. A second stage is left out where its teacher is not among the runs. Columns
-    are those of `runs.collect`, and view, setting, later (a second stage), stem (of the scores' columns), own (the method's
-    map), steps_in_all and seconds_in_all (a first stage's included), seconds_a_step (the median over the log).
+    are those of `runs.collect`, and setting, later (a second stage), stem (of the scores' columns), own (the method's map),
+    steps_in_all and seconds_in_all (a first stage's included), seconds_a_step (the median over the log).
     """
     rows, notes = {}, []
-    for view, beside in itertools.product(VIEWS, ("", LATER)):
-        for row in runs.collect(f"{folder}{VIEWS[view]}{beside}").to_dict("records"):
-            row |= {"view": view, "later": beside == LATER}
+    for beside in ("", LATER):
+        for row in runs.collect(f"{folder}{beside}").to_dict("records"):
+            row |= {"later": beside == LATER}
             row |= _described(row, protocol)
-            key = (view, row["setting"], row.get("seed"))
-            name, problem = f"{row['setting']}, seed {row.get('seed')}, {view}", _problem(row, rows.values(), protocol, data)
+            key = row["setting"], row.get("seed")
+            name, problem = f"{row['setting']}, seed {row.get('seed')}", _problem(row, rows.values(), protocol, data)
             if problem is None and key in rows:
                 problem = "left out, there is a newer run of it" if _made(rows[key]) > _made(row) else None
                 notes += [] if problem else [f"{name}: an older run of it is left out"]
@@ -59,9 +54,20 @@ def finished(folder, protocol: str = "dias", data=None) -> Found:
 
     def rank(row):
         known = ORDER.index(row["setting"]) if row["setting"] in ORDER else len(ORDER)
-        return list(VIEWS).index(row["view"]), known, row["setting"], row["seed"]
+        return known, row["setting"], row["seed"]
 
     return Found(pd.DataFrame(sorted(rows.values(), key=rank)), notes)
+
+
+def score_twins(table: pd.DataFrame, protocol: str = "dias"):
+    """Score each run's twin before any training on the images that the run was scored on: files beside the run's own
+    scores, which `finished` finds. What is there already stays."""
+    for _, row in table.iterrows():
+        file = runs.resolve(row["run"]) / "scores" / f"{TWIN}{row['stem']}.json"
+        model = checkpoint.load_model(row["run"])
+        if not file.exists() and not model.backbone.trained:
+            test = runs.resolve(row["data"]) / "test.lmdb"
+            evaluate(model.untrained(), test, protocol, limit=int(row[f"{row['stem']}.images"]), out=file)
 
 
 def _described(row: dict, protocol: str) -> dict:
@@ -96,30 +102,29 @@ def _made(row: dict) -> int:
     return (runs.resolve(row["run"]) / "metrics.json").stat().st_mtime_ns
 
 
-def _log(row) -> list[dict]:
-    path = runs.resolve(row["run"]) / "metrics.jsonl"
-    return runs.read_lines(path) if path.exists() else []
-
-
 def _in_all(row: dict, teacher: dict | None) -> dict:
     """What the whole training took: of a second stage, what its teacher took as well."""
-    rates = [line["images_per_second"] for line in _log(row) if line.get("images_per_second")]
+    path = runs.resolve(row["run"]) / "metrics.jsonl"
+    lines = runs.read_lines(path) if path.exists() else []
+    rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     pace = row["batch_size"] / np.median(rates) if rates else np.nan
     whole = {"steps_in_all": row["steps"], "seconds_in_all": row["steps"] * pace}
     return {"seconds_a_step": pace} | {name: own + (teacher[name] if teacher else 0) for name, own in whole.items()}
 
 
 def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
-    """A row for each view and setting, in the order in which they stand there.
+    """A row for each setting, in the order in which they stand there.
 
     Of every map and metric the mean and " std" over seeds. Of the two maps of KINDS, "own" and "last", besides: " low" and
-    " high", the 95 % interval of the mean, and " difference", " difference low", " difference high", that of the paired
-    difference to the baseline: bootstrap over seeds and images, widened for few seeds (intervals.py). One seed has neither.
+    " high", the 95 % interval of the mean; " difference", " difference low", " difference high", that of the paired
+    difference to the baseline; " untrained", the mean of the twins before training, and " gain", " gain low", " gain high",
+    what training added to them. All by a bootstrap over seeds and images, widened for few seeds (intervals.py). One seed
+    has no interval.
     """
     rows = []
-    for (view, setting), own in table.groupby(["view", "setting"], sort=False) if len(table) else ():
-        other = table[(table["view"] == view) & (table["setting"] == baseline) & (setting != baseline)]
-        row = {"view": view, "setting": setting, "n": len(own), "seeds": " ".join(map(str, sorted(own["seed"])))}
+    for setting, own in table.groupby("setting", sort=False) if len(table) else ():
+        other = table[(table["setting"] == baseline) & (setting != baseline)]
+        row = {"setting": setting, "n": len(own), "seeds": " ".join(map(str, sorted(own["seed"])))}
         row |= {name: own[name].mean() for name in ("steps", "steps_in_all", "seconds_in_all", "seconds_a_step")}
         row["peak_memory"] = own["peak_memory"].mean() if "peak_memory" in own else np.nan
         for name in ("protocol", "images"):
@@ -129,18 +134,21 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
             values = _scores(own, name)["value"]
             row |= {name: values.mean(), f"{name} std": values.std()}
         for name in (f"{kind}.{metric}" for kind in KINDS for metric in METRICS):
-            mine = _scores(own, name)
+            mine, twins = _scores(own, name), _scores(own, name, TWIN)
             _, row[f"{name} low"], row[f"{name} high"] = intervals.interval(mine)
-            found = intervals.difference(mine, _scores(other, name))
-            row |= {f"{name} difference{end}": value for end, value in zip(("", " low", " high"), found)}
+            row[f"{name} untrained"] = twins["value"].mean()
+            for word, theirs in (("difference", _scores(other, name)), ("gain", twins)):
+                found = intervals.difference(mine, theirs)
+                row |= {f"{name} {word}{end}": value for end, value in zip(("", " low", " high"), found)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _scores(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`intervals.scores` of each run's own file; "own.ari" is that of its method's map."""
+def _scores(rows: pd.DataFrame, column: str, twin: str = "") -> pd.DataFrame:
+    """`intervals.scores` of each run's own file, or its twin's; "own.ari" is that of its method's map."""
     own = [column.replace("own.", f"{map_}.") for map_ in rows["own"]]
-    return intervals.scores(rows, [f"{stem}.{name}" for stem, name in zip(rows["stem"], own)])
+    names = [f"{twin}{stem}.{name}" for stem, name in zip(rows["stem"], own)]
+    return intervals.scores(rows.reindex(columns=[*rows, *(name for name in set(names) if name not in rows)]), names)
 
 
 def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -151,21 +159,24 @@ def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return baseline_table(models, test, protocol, limit=int(first[f"{first['stem']}.images"]))
 
 
-def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The validation scores in every run's log: view, setting, seed, step, seconds of training so far, and its own map's.
+def words(row, floors: pd.DataFrame) -> str:
+    """A line of Markdown on one method, a row of `summary`: beside the baseline, its own twin, and k-means (`baselines`)."""
+    metrics = {metric: intervals.TITLES[metric] for metric in ("ari", "fg_ari", "mbo")}
+    beside = [verdicts.beside(row, f"own.{metric}", title) for metric, title in metrics.items()]
+    found = ["; ".join(beside)] if all(beside) else []
+    changed = {}
+    for metric, title in metrics.items():
+        gain, *bounds = (row[f"own.{metric} gain{end}"] for end in ("", " low", " high"))
+        word = verdicts.side(*bounds, "raises", "lowers", "does not clearly change")
+        changed.setdefault(word, []).append(f"{title} ({100 * gain:+.1f})")
+    found += [f"training {word} {', '.join(named)}" for word, named in changed.items() if word]
+    if (name := f"k-means, {row['num_slots']}") in floors.index:
+        above = [title for metric, title in metrics.items() if row[f"own.{metric}"] > floors.loc[name, metric]]
+        found.append(f"above {name.replace(', ', ' of ')} clusters in {', '.join(above) or 'nothing'}")
+    return f"* **{row['setting']}**: {'. '.join(part[:1].upper() + part[1:] for part in found)}"
 
-    A second stage goes on where its teacher ended.
-    """
-    rows = []
-    for _, run in table.iterrows():
-        step, steps_before = 0, run["steps_in_all"] - run["steps"]
-        seconds, seconds_before = 0.0, run["seconds_in_all"] - run["steps"] * run["seconds_a_step"]
-        for line in _log(run):
-            if line.get("images_per_second"):
-                seconds += (line["step"] - step) * run["batch_size"] / line["images_per_second"]
-                step = line["step"]
-            if "validation" in line:
-                row = {name: run[name] for name in ("view", "setting", "seed")}
-                row |= {"step": steps_before + line["step"], "seconds": seconds_before + seconds}
-                rows.append(row | {metric: line["validation"][run["own"]][metric] for metric in METRICS})
-    return pd.DataFrame(rows)
+
+def share(costs: pd.Series, second: str = STAGE_2, baseline: str = "DIAS") -> float:
+    """What the baseline costs of SPOT's two stages together; NaN where one is missing."""
+    there = {baseline, STAGE_1, second} <= set(costs.index)
+    return float(costs[baseline] / (costs[STAGE_1] + costs[second])) if there else np.nan

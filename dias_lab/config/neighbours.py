@@ -29,13 +29,17 @@ class Codes(Part):
 
 class VQDINO(Part):
     changes: ClassVar = dict(initializer="separate", code_dim=256)
-    on_presets: ClassVar = {"shapes": dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256)}
+    on_presets: ClassVar = {
+        "scenes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256),
+        "shapes": dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256),
+    }
 
 
 class SLATE(Part):
     changes: ClassVar = dict(initializer="separate", code_dim=256, cache_views=0)
     on_presets: ClassVar = {
-        "shapes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random")
+        "scenes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256),
+        "shapes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random"),
     }
 
 
@@ -69,9 +73,11 @@ class SPOT(Part):
     readers: ClassVar = ("spot",)
     changes: ClassVar = dict(gradient_clip=0.3, gradient_norm="largest")
     # the built-in backbones have nothing to fine-tune; over all orders, as SPOT's authors score it, no order's own delay is
-    # left in the map; and heads must divide the channels, of which colour has six
+    # left in the map; and colour's six channels are too few for a transformer
     on_presets: ClassVar = {
-        "scenes": dict(fine_tuned_blocks=0, evaluation_permutations="all", decoder_heads=2),
+        "scenes": dict(
+            fine_tuned_blocks=0, evaluation_permutations="all", decoder_dim=64, decoder_layers=2, decoder_mlp_dim=256
+        ),
         "shapes": dict(fine_tuned_blocks=0, evaluation_permutations="all"),
     }
 

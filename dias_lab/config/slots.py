@@ -44,6 +44,7 @@ class Decoder(Part):
     decoder_locations: NotNegative = 0  # mlp only: a training step reconstructs so many random ones of an image; 0: all
     decoder_layers: Positive = 4  # layers of the decoder
     decoder_heads: Positive = 4  # attention heads of a layer; not mlp
+    decoder_dim: NotNegative = 0  # channels of a decoder that goes in an order; 0: as many as the features have; spot, raster
     decoder_mlp_dim: NotNegative = 0  # hidden channels of a layer; 0: four times the features' channels (mlp decoder: 2048)
     visible_probability: Share = 0.5  # how often the number of visible locations is drawn uniformly; random_order only
     visible_fraction: Share = 0.1  # visible share of the locations otherwise; random_order only

@@ -27,7 +27,7 @@ from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import build_projector, start, zero_biases
 
 ALIKE = ("num_slots", "slot_dim")  # besides the backbone's fields: what teacher and student must have alike
-COPIED = ("spot_parts", "slot_mlp_dim", "project_dim", "project_hidden_dim", "decoder_layers", "decoder_mlp_dim")
+COPIED = ("spot_parts", "slot_mlp_dim", "project_dim", "project_hidden_dim", "decoder_layers", "decoder_dim", "decoder_mlp_dim")
 
 
 @dataclass
@@ -55,6 +55,7 @@ class SPOT(Method):
         self.decoder = PermutedDecoder(
             dim, config.slot_dim, backbone.grid, config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim,
             evaluation=config.evaluation_permutations, biases=original, activation=activation, final_norm=original,
+            dim=config.decoder_dim,
         )  # fmt: skip
         if original:
             start_as_original(self)

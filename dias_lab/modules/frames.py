@@ -17,6 +17,7 @@ from dias_lab.data.draws import Request
 from dias_lab.modules.conditioning import positions
 from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, SampledDecoder, prefix
 from dias_lab.modules.permuted import PermutedDecoder
+from dias_lab.modules.projector import zero_biases
 
 WAVES = 16  # of the code that tells a place
 
@@ -149,8 +150,11 @@ def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
     if config.slot_frames:
         hidden = config.decoder_mlp_dim or 64
         if config.decoder == "mlp":
-            return FramedDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_locations)
-        return FramedRandomOrderDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_heads, *shown)
+            decoder = FramedDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_locations)
+        else:
+            decoder = FramedRandomOrderDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_heads, *shown)
+        zero_biases(decoder)  # with torch's it does not learn on toys (docs/learning.md)
+        return decoder
     if config.decoder == "mlp":
         widths = config.decoder_layers, config.decoder_mlp_dim or 2048
         decoder = MLPDecoder(feature_dim, config.slot_dim, num_locations, *widths, config.decoder_locations)
@@ -158,7 +162,7 @@ def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
             decoder.start_as_lookup(positions(grid), config.position_weight)
         return decoder
     if config.decoder == "raster":
-        decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1)
+        decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1, dim=config.decoder_dim)
     else:
         decoder = RandomOrderDecoder(feature_dim, config.slot_dim, num_locations, *size, *shown)
     if config.decoder_start == "lookup":

@@ -21,23 +21,26 @@ class PermutedDecoder(TransformerDecoder):
     Every order begins with a learned token of its own. Training takes one order a batch, evaluation the raster order
     ("standard") or the mean over all of them ("all"). `biases`, `activation` and `final_norm` are where SPOT's own code
     differs from the re-implementation. With `positions` a token knows which location it is for; with `num_codes` the
-    results are logits over that many codes in place of features, as in SLATE, Singh et al. 2022, arXiv:2110.11405.
+    results are logits over that many codes in place of features, as in SLATE, Singh et al. 2022, arXiv:2110.11405. `dim`:
+    channels within, where the features have too few for a transformer; 0: as many as they have, and as published.
     """
 
     def __init__(
         self, feature_dim: int, slot_dim: int, grid: tuple[int, int], num_layers=4, num_heads=4, mlp_dim: int | None = None,
         num_permutations: int = 9, evaluation: str = "standard", biases: bool = False, activation=nn.GELU,
-        final_norm: bool = False, positions: bool = False, num_codes: int = 0,
+        final_norm: bool = False, positions: bool = False, num_codes: int = 0, dim: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.evaluation = evaluation
         orders = permutations(*grid)[:num_permutations]
         self.start = nn.Parameter(torch.randn(num_permutations, 1, 1, feature_dim) * feature_dim**-0.5)
-        self.add_layers(feature_dim, slot_dim, num_layers, num_heads, mlp_dim, biases, activation)
-        self.norm_output = nn.LayerNorm(feature_dim) if final_norm else nn.Identity()
-        self.readout = nn.Linear(feature_dim, num_codes, bias=False) if num_codes else nn.Identity()
+        width = dim or feature_dim
+        self.add_layers(width, slot_dim, num_layers, num_heads, mlp_dim, biases, activation, feature_dim)
+        self.norm_output = nn.LayerNorm(width) if final_norm else nn.Identity()
+        out = num_codes or dim and feature_dim
+        self.readout = nn.Linear(width, out, bias=not num_codes) if out else nn.Identity()
         L = orders.shape[1]
-        position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, L, feature_dim))) if positions else None
+        position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, L, width))) if positions else None
         self.register_parameter("position", position)
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("later", torch.ones(L, L, dtype=torch.bool).triu(1), persistent=False)  # causal mask

@@ -22,10 +22,11 @@ class TransformerDecoder(nn.Module):
 
     framed = False
 
-    def add_layers(self, feature_dim, slot_dim, num_layers, num_heads, mlp_dim, bias=False, activation=nn.GELU):
+    def add_layers(self, feature_dim, slot_dim, num_layers, num_heads, mlp_dim, bias=False, activation=nn.GELU, source_dim=0):
+        """`feature_dim`: the layers' channels; `source_dim`: those of what they read, where they are others."""
         if feature_dim % num_heads:
-            raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} feature channels")
-        self.project_features = projection(feature_dim, feature_dim)
+            raise ValueError(f"decoder_heads = {num_heads} does not divide the {feature_dim} channels of the decoder")
+        self.project_features = projection(source_dim or feature_dim, feature_dim)
         self.project_slots = projection(slot_dim, feature_dim)
         self.norm_input = nn.LayerNorm(feature_dim, bias=bias)  # the first layer's own norm, moved before the residual
         first = DecoderLayer(feature_dim, num_heads, mlp_dim or 4 * feature_dim, bias, activation)

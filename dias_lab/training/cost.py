@@ -49,10 +49,11 @@ class Untaught(Discovery):
     """Object discovery that needs no data, and whose teacher, if any, knows nothing: its steps cost the same."""
 
     def begin(self, fabric) -> dict:
-        self.place(fabric)
+        facts = self.model.begin(untaught=True)  # first: a teacher shares the backbone, and what it is fitted to
         if isinstance(self.model.backbone, Conditioned):
             self.model.backbone.fit(torch.randn(1000, len(self.model.backbone.centre)))
-        return self.model.begin(untaught=True)
+        self.place(fabric)
+        return facts
 
 
 class Stepper:

@@ -212,3 +212,14 @@ def test_decoding_tokens_sees_the_ones_before_and_knows_the_place():
     decoder.position[0, 2] += torch.randn(12)  # the third is told to be elsewhere: those after it look at it
     moved = (decoder(tokens, slots)[0] - before).abs().amax(dim=2)[0] > 1e-6
     assert moved.nonzero().flatten().tolist() == [2, 3, 4, 5]
+
+
+def test_an_ordered_decoder_may_be_wider_than_the_features():
+    decoder = PermutedDecoder(6, 8, (2, 3), num_layers=1, num_heads=4, dim=16).eval()
+    features, slots = torch.randn(2, 6, 6), torch.randn(2, 3, 8)
+    rebuilt, attention = decoder(features, slots, permutation=decoder.number(0, 2))
+    assert rebuilt.shape == features.shape and attention.shape == (2, 3, 6) and decoder.layers[0].norm_mlp.weight.shape == (16,)
+    later = features.clone()
+    later[:, 3:] += 1  # no location sees those after it
+    torch.testing.assert_close(decoder(later, slots, permutation=decoder.number(0, 2))[0][:, :4], rebuilt[:, :4])
+    assert not isinstance(PermutedDecoder(6, 8, (2, 3), num_heads=2).readout, torch.nn.Linear)

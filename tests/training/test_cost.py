@@ -16,6 +16,8 @@ def test_the_costs_of_a_step_are_counted(small_config):
     assert costs.loc["SPOT, stage 2", "operations"] > costs.loc["SPOT, stage 1", "operations"]
     again = cost.step_costs(configs, train, repeats=0)
     assert (again["operations"] == costs["operations"]).all() and again["seconds"].isna().all()
+    conditioned = {"SPOT, stage 2": configs["SPOT, stage 2"].replace(conditioning="standardise")}
+    assert cost.step_costs(conditioned, train, repeats=0)["operations"].iloc[0] > 0  # the teacher sees what the student sees
 
 
 def test_a_fine_tuned_backbone_is_a_pass_of_its_own():
