@@ -65,11 +65,14 @@ def test_what_short_trainings_do():
 
     good, bad = words(0.58, 0.7), words(0.4, 0.3, agree=1.2)
     assert (
-        "as DIAS: first and last map came closer, and the last one gained" in good
+        "as DIAS: slot by slot, first and last map came closer, and the last one gained" in good
         and "first map is better than" in good
     )
-    assert "as DIAS: first and last map went apart, and the last one forgot" in bad and "first map is worse than" in bad
-    assert "wrong: first and last map came closer, and the last one forgot" in good
+    assert (
+        "as DIAS: slot by slot, first and last map went apart, and the last one forgot" in bad
+        and "first map is worse than" in bad
+    )
+    assert "wrong: slot by slot, first and last map came closer, and the last one forgot" in good
     assert "the last map knows more than the first" in good
 
 
