@@ -16,7 +16,7 @@ import jinja2
 
 from dias_lab import runs
 from dias_lab.book import parameters
-from dias_lab.book.page import Link, linker, outputs, page
+from dias_lab.book.page import Link, linker, outputs, page, slug
 
 
 @dataclass
@@ -85,7 +85,7 @@ def _card(entry: Entry, notebook, folder: Path, link: Link) -> dict:
     card |= {"message": (entry.error or {}).get("message"), "error": None, "plotly": False}
     if notebook is None:
         return card
-    card["title"], card["sentence"] = _opening(notebook, entry.name)
+    card["title"], card["sentence"], card["contents"] = _opening(notebook, entry.name)
     if image := _best_image(notebook):
         card["thumbnail"] = f"{entry.name}.png"
         (folder / card["thumbnail"]).write_bytes(image)
@@ -95,8 +95,8 @@ def _card(entry: Entry, notebook, folder: Path, link: Link) -> dict:
     return card
 
 
-def _write_docs(docs: list[Path], folder: Path, link: Link) -> dict[str, str]:
-    """Pages and what lies beside them; gives their titles. Nothing is deleted, since pages of older books lead there."""
+def _write_docs(docs: list[Path], folder: Path, link: Link) -> dict[str, tuple[str, list]]:
+    """Pages and what lies beside them; gives titles and contents. Nothing is deleted, since older books' pages lead there."""
     from nbformat.v4 import new_markdown_cell, new_notebook
 
     folder.mkdir(exist_ok=True)
@@ -105,21 +105,23 @@ def _write_docs(docs: list[Path], folder: Path, link: Link) -> dict[str, str]:
         name = _page_name(path)
         if path.suffix == ".md":
             notebook = new_notebook(cells=[new_markdown_cell(path.read_text(encoding="utf-8"))])
-            titles[name], _ = _opening(notebook, path.stem)
-            runs.write_text(folder / name, page(notebook, titles[name], link=link))
+            titles[name] = _opening(notebook, path.stem)[::2]
+            runs.write_text(folder / name, page(notebook, titles[name][0], link=link))
         else:
             shutil.copy(path, folder)
     return titles
 
 
-def _opening(notebook, name: str) -> tuple[str, str]:
-    """Title and first sentence: of the first markdown cell with a heading."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (heading := re.search(r"^#+\s+(.+)$", cell.source, re.MULTILINE)):
-            text = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|<[^>]+>", r"\1", cell.source[heading.end() :]).strip()
-            paragraph = " ".join(text.split("\n\n")[0].split())
-            return heading[1].strip(), re.split(r"(?<=[.?!])\s", paragraph)[0]
-    return name, ""
+def _opening(notebook, name: str) -> tuple[str, str, list]:
+    """Title and first sentence, of the first Markdown cell with a heading; and all headings below, each with its anchor."""
+    texts = [re.sub(r"(?ms)^```.*?^```", "", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
+    found = [re.sub(r"[*`]", "", heading).strip() for text in texts for heading in re.findall(r"(?m)^##+ (.+)$", text)]
+    for text in texts:
+        if heading := re.search(r"^#+\s+(.+)$", text, re.MULTILINE):
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]|<[^>]+>", r"\1", text[heading.end() :]).strip()
+            sentence = re.split(r"(?<=[.?!])\s", " ".join(text.split("\n\n")[0].split()))[0]
+            return heading[1].strip(), sentence, [(one, slug(one)) for one in found]
+    return name, "", []
 
 
 def _best_image(notebook) -> bytes | None:

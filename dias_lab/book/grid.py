@@ -194,7 +194,7 @@ def stale(grid: Grid) -> list[tuple[Path, str]]:
         try:
             made = dict(runs.read_json(path))
             same = known.get((made.get("variant"), made.get("seed")))
-            reasons = [f"the {what} changed" for what in changes(made, same or grid.runs[0].code)]
+            reasons = [f"the {what} changed" for what in changes(made, same or code_of(grid.notebook))]
             why = " and ".join(reasons) or ("its parameters changed" if same else "no longer in the grid file")
         except (ValueError, TypeError) as error:
             why = str(error)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dias_lab.analysis.causes import CAUSES, failure_scores
+from dias_lab.analysis.causes import CAUSES, failure_scores, toy_parts
+from dias_lab.data import scenes, store
+from dias_lab.data.convert import scenes as convert
 
 
 @pytest.fixture
@@ -66,3 +68,47 @@ def test_void_counts_nowhere_and_what_is_missing_is_nan(true):
 def test_segments_of_different_shapes_are_refused(true):
     with pytest.raises(ValueError, match="B H W"):
         failure_scores(true[:, :6], true)
+
+
+@pytest.fixture
+def toys():
+    """Segments and parts of six toy pictures."""
+    items = [scenes.item(number) for number in range(6)]
+    return (torch.from_numpy(np.stack([getattr(one, name) for one in items])).long() for name in ("segments", "parts"))
+
+
+def part_of(predicted, true, parts) -> float:
+    return failure_scores(predicted, true, parts=parts)["part"].mean()
+
+
+def test_parts_taken_alone_are_told_from_cuts_anywhere(toys):
+    true, parts = toys
+    anywhere = true.clone()
+    anywhere[:, ::2][true[:, ::2] > 0] += 100  # every second row of each toy
+    alone, lost = true.clone(), true.clone()
+    for one, bits, lone, gone in zip(true, parts, alone, lost):
+        for label in one[one > 0].unique().tolist():
+            second = int(bits[one == label].bincount().argsort()[-2])  # the toy's second largest part
+            lone[(one == label) & (bits == second)] += 100
+            gone[(one == label) & (bits == second)] = 0
+    assert part_of(true, true, parts) == 0 and part_of(anywhere, true, parts) < 0.02
+    assert failure_scores(anywhere, true, parts=parts)["split"].mean() > 0.4
+    assert part_of(parts, true, parts) == pytest.approx(1)
+    apart = part_of(alone, true, parts)
+    assert 0.3 < apart < 1 and part_of(lost, true, parts) == pytest.approx(apart)
+    assert list(failure_scores(true, true, parts=parts)) == ["split", "part", *CAUSES[1:]]
+
+
+def test_part_is_undefined_where_nothing_has_two_parts(true):
+    assert failure_scores(true, true, parts=true)["part"].isna().all()
+
+
+def test_parts_of_a_store_of_toys(tmp_path, small_scenes):
+    convert.convert(tmp_path, train=2, validation=2, test=3)
+    with_toys = store.open(tmp_path / "test.lmdb")
+    items = [scenes.item(scenes.SPLITS["test"] + number) for number in range(2)]
+    images, parts = (torch.from_numpy(np.stack([getattr(one, name) for one in items])) for name in ("image", "parts"))
+    images = images.permute(0, 3, 1, 2)
+    assert toy_parts(with_toys, images).equal(parts)
+    assert toy_parts(with_toys, images.flip(0)) is None and toy_parts(with_toys, images[..., :64, :64]) is None
+    assert toy_parts(store.open(small_scenes / "test.lmdb"), images) is None  # shapes

@@ -147,11 +147,21 @@ def test_what_comes_from_a_run_is_escaped(root):
     gallery.publish(root / "site", "scenes-1", {"backbone": "<script>"}, [entry, unit])
     index = (root / "site/index.html").read_text()
     shown = (root / "site/scenes-1/00_<tour>.html").read_text()
-    assert "<script>" not in index and "alert(&#39;$x$&#39;)" in index
+    assert index.count("<script>") == 1 and "alert(&#39;$x$&#39;)" in index  # the page's own, which searches
     box = re.search(r'<div class="failure" id="error">(.*?)</div>\s*<div class="jp-Cell jp-CodeCell', shown.replace("\n\n", "  "), re.DOTALL)
     assert box and html.unescape(box[1]).endswith('</script>  # & "more"') and "<script" not in box[1]
     assert shown.index('id="error"') > shown.index("jp-MarkdownCell jp-Notebook-cell")
     assert dead_links(root / "site") == []
+
+
+def test_the_front_page_knows_every_heading(root):
+    cells = ("# Slots\n\n```\n## no heading\n```", "## What *they* see\n\n### In `numbers`", new_code_cell("## a comment"))
+    gallery.publish(root / "site", "a", {}, [gallery.Entry("00", "done", 1, write(root / "00.ipynb", *cells))])
+    index = (root / "site/index.html").read_text()
+    for text, anchor in (("Slots", ""), ("What they see", "what-they-see"), ("In numbers", "in-numbers")):
+        assert f'["{text}", "Slots", "a/00.html", "{anchor}"]' in index
+    assert "no heading" not in index and "a comment" not in index
+    assert {"what-they-see", "in-numbers"} <= Addresses(root / "site/a/00.html").anchors
 
 
 def test_an_older_book_is_replaced_at_once_and_a_page_may_stand_alone(root):

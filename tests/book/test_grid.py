@@ -95,6 +95,9 @@ def test_each_seed_may_start_from_its_own_base_whose_weights_count(root, capsys)
         grid_run.run_one(found.runs[1].folder)
     base(root, 2)
     assert set(states_of("runs/g").values()) == {"done"}
+    (root / "runs/g/grid.toml").write_text(FROM_BASES.replace('"none", ', ""))
+    assert [why for _, why in grid.stale(grid.load("runs/g"))] == ["no longer in the grid file"] * 2
+    (root / "runs/g/grid.toml").write_text(FROM_BASES)
     (root / "runs/base-1/config.json").unlink()
     assert [row["state"] for row in grid.status(grid.load("runs/g"))] == ["todo", "done"] * 2
     assert main(["grid", "resume", "runs/g"]) == 2 and "no run runs/base-1 to start from" in capsys.readouterr().err

@@ -22,4 +22,4 @@ def said(notebook: str, number: int, **names) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(ast.fix_missing_locations(tree), f"{notebook}, verdict {number}", "exec"), names)
     shown = names.get("shown")
-    return printed.getvalue() + str(getattr(shown, "data", shown) or "")
+    return printed.getvalue() + ("" if shown is None else str(getattr(shown, "data", shown)))
