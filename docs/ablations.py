@@ -61,7 +61,7 @@ def main(folder: str):
         whole[name] = {"caption": table.caption, "rows": rows, "pairs": pairs(found, stem)}
         seconds = sum(row["seconds"] for row in grid.status(found))
         print(f"## {place}: {len(found.runs)} runs, {seconds / 60:.0f} minutes of a process\n")
-        print(grid_table.markdown(table._replace(frame=pd.DataFrame(rows)[table.frame.columns])))
+        print(grid_table.markdown(grid_table.Table(pd.DataFrame(rows)[table.frame.columns], *table[1:])))
     runs.write_json(runs.resolve("docs/ablations.json"), whole)
     print("wrote docs/ablations.json")
 
