@@ -148,7 +148,7 @@ def page(scenes, floors, tried, photos, photo_floors, costs, notes: list[str]) -
     lines += ["```", *(line.removeprefix("    ") for line in commands.splitlines()), "```", ""]
     lines += [
         "On toys, the default scenes: same data, features, projector, place, k-means start, rates and number of steps, each "
-        "method in the best of three settings (the trials below). A method is scored by the map that its source scores: the "
+        "method in the better of two settings (the trials below). A method is scored by the map that its source scores: the "
         "decoder's, or the last iteration's; and all by the last iteration's. x100, mean ± standard deviation over n seeds; in "
         "brackets the paired difference to DIAS with its 95 % interval. *Untrained* is the same map of the same method before "
         "its first step. In italics what learns nothing: k-means with as many clusters as slots, position alone (as many "
