@@ -1,4 +1,4 @@
-"""Files that are whole or not there, JSON, JSON lines, and a full disk that says so.
+"""Files that are whole or not there, JSON, JSON lines, checksums, locks, and a full disk that says so.
 
 Every write goes to a file beside the target, is synced, and then takes the target's name: a reader sees the old content
 or the new one, nothing between.
@@ -6,10 +6,12 @@ or the new one, nothing between.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 
 
@@ -31,6 +33,46 @@ def full_disk(path):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(error.errno, "no space is left on the disk, or in your quota, for", str(path)) from error
+
+
+@contextlib.contextmanager
+def system_lock(path, patience: float = 0.0):
+    """The operating system's lock on a file, which is made for it and taken away again; it ends with the process that holds it.
+
+    Gives True while this process has it, False where another has it for longer than `patience` seconds, and None where the
+    file system knows no locks.
+    """
+    until = time.monotonic() + patience
+    while True:
+        with full_disk(path):
+            file = open(path, "ab")
+        held = _lock(file)
+        if _names(path, file) if held else held is None or time.monotonic() > until:
+            break
+        file.close()  # it is another's, or was taken away between opening and locking
+        time.sleep(0.01)
+    try:
+        yield held
+    finally:
+        if held is not False and _names(path, file):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        file.close()
+
+
+def _lock(file) -> bool | None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+
+
+def _names(path, file) -> bool:
+    """Whether the path still leads to this open file."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    return False
 
 
 @contextlib.contextmanager
@@ -67,8 +109,19 @@ def read_json(path):
     """What a JSON file holds; ValueError, with the file's name, where it holds none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or brackets without end
         raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def read_object(path, fields: dict[str, type | tuple] | None = None) -> dict:
+    """The same of a file that must hold an object, with at least these fields of these types: ValueError lists the others."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, and holds {type(found).__name__}")
+    wrong = [name for name, kind in (fields or {}).items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{path} lacks the fields {', '.join(wrong)}, or has them of another type")
+    return found
 
 
 def append_line(path, record: dict) -> None:
@@ -95,10 +148,16 @@ def read_lines(path) -> list[dict]:
         try:
             if line.strip():
                 records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):  # a complete line is followed by another part, empty at the file's end
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
     return records
+
+
+def file_checksum(path) -> str:
+    """64 hexadecimal digits that change with any bit of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum(value, digits: int) -> str:
