@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from pathlib import Path
+
+SEAL = "checksum"  # the field of an object's own checksum
 
 
 def sync(path) -> None:
@@ -26,13 +29,25 @@ def sync(path) -> None:
 
 @contextlib.contextmanager
 def full_disk(path):
-    """Whatever inside finds no space on the disk raises an OSError that says so and names this file."""
+    """Whatever inside finds no space on the disk raises an OSError that says so, names this file, and how much is left."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _no_space(error)
+        if number is None:
             raise
-        raise OSError(error.errno, "no space is left on the disk, or in your quota, for", str(path)) from error
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        left = f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free"
+        raise OSError(number, f"no space is left on the disk ({left}), or in your quota, for", str(path)) from error
+
+
+def _no_space(error: BaseException | None) -> int | None:
+    """The system's number for a full disk where that is behind an error; torch's own hide it."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextlib.contextmanager
@@ -105,6 +120,12 @@ def write_json(path, value) -> None:
     write_text(path, _as_json(value, indent=2))
 
 
+def write_sealed(path, value: dict) -> None:
+    """An object with a checksum of its own, which `read_object` compares."""
+    plain = json.loads(_as_json(value))
+    write_json(path, {**plain, SEAL: checksum(plain, 16)})
+
+
 def read_json(path):
     """What a JSON file holds; ValueError, with the file's name, where it holds none."""
     try:
@@ -114,10 +135,16 @@ def read_json(path):
 
 
 def read_object(path, fields: dict[str, type | tuple] | None = None) -> dict:
-    """The same of a file that must hold an object, with at least these fields of these types: ValueError lists the others."""
+    """The same of a file that must hold an object, with at least these fields of these types: ValueError lists the others.
+
+    A seal is compared, and left out.
+    """
     found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object, and holds {type(found).__name__}")
+    seal = found.pop(SEAL, None)
+    if seal is not None and seal != checksum(found, 16):
+        raise ValueError(f"{path} is not as it was written: its checksum differs")
     wrong = [name for name, kind in (fields or {}).items() if not isinstance(found.get(name), kind)]
     if wrong:
         raise ValueError(f"{path} lacks the fields {', '.join(wrong)}, or has them of another type")
@@ -141,16 +168,22 @@ def write_lines(path, records) -> None:
     write_text(path, "".join(map(_as_json, records)))
 
 
-def read_lines(path) -> list[dict]:
-    """The records of a .jsonl file. Only the last line may be torn (kill -9 in the middle of writing); it is left out."""
+def read_lines(path, field: str | None = None) -> list[dict]:
+    """The records of a .jsonl file, each with a whole number under the name `field`, if given.
+
+    Only the last line may be torn (kill -9 in the middle of writing); it is left out.
+    """
     lines, records = Path(path).read_bytes().split(b"\n"), []
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                records.append(json.loads(line))
+                record = json.loads(line)
+                if not isinstance(record, dict) or (field and type(record.get(field)) is not int):
+                    raise ValueError(f"it holds {record!r:.80}, and no record" + (f" with a number {field}" if field else ""))
+                records.append(record)
         except (ValueError, RecursionError) as error:
             if number < len(lines):  # a complete line is followed by another part, empty at the file's end
-                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+                raise ValueError(f"{path}, line {number} cannot be read: {error}") from None
     return records
 
 
