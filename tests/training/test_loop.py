@@ -244,7 +244,7 @@ def test_another_store_under_the_same_name_is_refused(whole, small_scenes, tmp_p
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     scenes.convert(tmp_path / "data", train=11, validation=2, test=1)
-    with pytest.raises(ValueError, match="'count': 10.*'count': 11"):
+    with pytest.raises(ValueError, match="(records differ)"):
         fit(small(small_scenes, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
 
 
