@@ -9,13 +9,16 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 SEAL = "checksum"  # the field of an object's own checksum
+UNPACKED = 2**28, 100  # bytes that arrays may take whatever their file's size, and times that size; a flat picture shrinks more
 
 
 def sync(path) -> None:
@@ -149,6 +152,54 @@ def read_object(path, fields: dict[str, type | tuple] | None = None) -> dict:
     if wrong:
         raise ValueError(f"{path} lacks the fields {', '.join(wrong)}, or has them of another type")
     return found
+
+
+def read_arrays(path, names) -> dict:
+    """The arrays of these names in an .npz file, those that there are, without pickle.
+
+    ValueError, before anything is unpacked, where a header says another size than the file has, or where all together would
+    take more memory than a file of this size can mean.
+    """
+    from numpy.lib import format as npy
+
+    declared, most = 0, UNPACKED[0] + UNPACKED[1] * os.stat(path).st_size
+    with zipfile.ZipFile(path) as archive:
+        there = {name: f"{name}.npy" for name in names if f"{name}.npy" in archive.namelist()}
+        for name, member in there.items():
+            with archive.open(member) as file:
+                read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+                shape, _, kind = read_header(file)
+                size, found = file.tell() + math.prod(shape) * kind.itemsize, archive.getinfo(member).file_size
+            if kind.hasobject or size != found:
+                what = "holds Python objects" if kind.hasobject else f"has {found:,} bytes, and its header speaks of {size:,}"
+                raise ValueError(f"{name} {list(shape)} {what}")
+            declared += size
+        if declared > most:
+            told = f"its arrays would take {declared / 1e6:,.0f} MB of memory"
+            raise ValueError(f"{told}, and at most {most / 1e6:,.0f} MB are believed of a file of this size")
+        result = {}
+        for name, member in there.items():
+            with archive.open(member) as file:
+                result[name] = npy.read_array(file, allow_pickle=False)
+        return result
+
+
+def as_array(value):
+    """A NumPy array of what is one, or of a tensor of any kind, on any device, with gradients or without.
+
+    What NumPy has no type for (bfloat16) becomes float32. No library is asked for: what an object can do is looked at.
+    """
+    import numpy as np
+
+    if isinstance(value, (list, tuple)):
+        return np.asarray([as_array(one) for one in value])
+    for step in ("detach", "resolve_conj", "to_dense", "cpu"):
+        value = getattr(value, step, lambda value=value: value)()
+    try:
+        array = np.asarray(value)
+    except TypeError:
+        array = np.asarray(value.float()) if hasattr(value, "float") else np.asarray(value, np.float32)
+    return array.astype(np.float32) if array.dtype.kind == "V" and "float" in array.dtype.name else array
 
 
 def append_line(path, record: dict) -> None:
