@@ -261,3 +261,21 @@ def _plain(value):
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; pass numbers, text, lists or dicts")
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def folder_size(folder) -> int:
+    """Bytes of the files in it."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total

@@ -14,7 +14,7 @@ import tyro
 
 from dias_lab import runs
 from dias_lab.book import gallery, grid, grid_run, grid_slurm, parameters
-from dias_lab.book.limits import folder_size, size
+from dias_lab.files import folder_size, size
 from dias_lab.shell import Flag, Refused, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
