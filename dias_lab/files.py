@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -261,6 +262,11 @@ def _plain(value):
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; pass numbers, text, lists or dicts")
+
+
+def as_markdown(text) -> str:
+    """Text as one line of Markdown, none of which is markup: no table is broken, and nothing becomes a link or HTML."""
+    return re.sub(r"([\\`*\[\]<>|&~$]|^[-+#=]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
 
 
 def size(count: float) -> str:
