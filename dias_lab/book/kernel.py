@@ -140,8 +140,8 @@ def _judge(out: Path, positions: list[int], replies: dict) -> dict:
                 break
             text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.get("traceback", [])))
             line = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", text)
-            where = {"cell": positions[index], "line": int(line[1]) if line else None}
-            return {"ename": error["ename"], "evalue": error["evalue"] + " (of a magic)" * (error["ename"] == "UsageError"), **where}
+            said = {"evalue": error["evalue"] + " (of a magic)" * (error["ename"] == "UsageError")}
+            return {"ename": error["ename"], **said, "cell": positions[index], "line": int(line[1]) if line else None}
         if cell.execution_count is None:
             return {"ename": "Unfinished", "evalue": "this cell was not executed", "cell": positions[index]}
     runs.write_text(out, json.dumps(notebook, indent=1, ensure_ascii=False))

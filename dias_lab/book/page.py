@@ -35,7 +35,7 @@ def page(notebook, title: str, error: dict | None = None, link: Link | None = No
     notebook.cells = _without("papermill-error-cell-tag", notebook.cells)
     if error and (cells := _without("injected-parameters", notebook.cells)):
         index = error.get("cell") or 0
-        cells[index if index < len(cells) else 0].metadata["failure"] = error["message"]  # the template shows it above
+        cells[index if index < len(cells) else 0].metadata["failure"] = error.get("message") or str(error)  # shown above
     resources = {"plotly": figures, "link": link or linker("", "", {}), "alone": link is None}
     return _exporter().from_notebook_node(notebook, resources)[0]
 

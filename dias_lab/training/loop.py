@@ -29,6 +29,8 @@ from dias_lab.training.step import Learner, first_non_finite, learning_rate
 FREE_TO_CHANGE = {"data", "parent", "workers", "log_every", "trace_images"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
+RESULT = {"steps": int, "seconds": (int, float), "best_step": int, "scores": dict}  # of metrics.json
+
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient became NaN or infinite."""
@@ -48,13 +50,13 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
     check(config, run_dir, task)  # before anything is written
     if devices.rank(config) > 0:
         if (run_dir / "metrics.json").exists():
-            return runs.read_json(run_dir / "metrics.json")
+            return runs.read_object(run_dir / "metrics.json", RESULT)
         with devices.threads(checkpoint.last(run_dir), config):
             return Training(config, run_dir, task).run(progress=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
         if (run_dir / "metrics.json").exists():
-            return runs.read_json(run_dir / "metrics.json")
+            return runs.read_object(run_dir / "metrics.json", RESULT)
         (run_dir / "error.json").unlink(missing_ok=True)
         runs.write_json(run_dir / "config.json", config.to_dict())
         try:
