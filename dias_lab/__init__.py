@@ -4,7 +4,12 @@ Nothing is imported before it is used, so `import dias_lab` is instant and the v
 """
 
 import importlib
+import os
 import pkgutil
+import sys
+
+if sys.platform == "win32" or not hasattr(os, "register_at_fork"):  # no hooks of forks, file locks, limits of processes
+    raise ImportError("dias_lab does not run on Windows itself: install and start it in WSL, the Windows Subsystem for Linux")
 
 __version__ = "0.1.0"
 

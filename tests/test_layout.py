@@ -106,6 +106,14 @@ def test_importing_the_package_is_light():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=PACKAGE.parent, text=True).strip() == "[]"
 
 
+@pytest.mark.parametrize("machine", ["del os.register_at_fork", "sys.platform = 'win32'", "del os.register_at_fork, os.fork; os.name = 'nt'"])
+@pytest.mark.parametrize("name", ["dias_lab", "dias_lab.trace", "dias_lab.data.store"])
+def test_on_windows_the_import_says_in_one_sentence_what_to_do(machine, name):
+    code = f"import os, sys\n{machine}\ntry: import {name}\nexcept ImportError as error: print(error)"
+    told = subprocess.check_output([sys.executable, "-c", code], cwd=PACKAGE.parent, text=True).strip()
+    assert told == "dias_lab does not run on Windows itself: install and start it in WSL, the Windows Subsystem for Linux"
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if room(name) == "config" or name == "dias_lab.trace"])
 def test_config_and_trace_need_no_torch(name):
     code = f"import sys, {name}; print([name for name in ('torch', 'timm', 'pandas') if name in sys.modules])"

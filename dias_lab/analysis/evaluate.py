@@ -101,10 +101,12 @@ def evaluate(
         out = scores_file(subject, store, protocol, limit)
     if out is not None:
         facts = {"seed": seed, "step": model.step, "device": str(model.device), "data": str(store.path)}
+        facts |= {"records": store.fingerprint()[:16]}  # what tells them from others of the same name and number
         if subject is model:  # no run directory says what it is
             facts |= {"reference": model.source, "config": model.config.to_dict()}
         else:  # for paired comparisons with other runs
-            runs.write_text(runs.resolve(out).with_suffix(".images.csv"), images.to_csv(index=False))
+            known = images.assign(records=facts["records"])
+            runs.write_text(runs.resolve(out).with_suffix(".images.csv"), known.to_csv(index=False))
         about = {**runs.about(), **facts, "seconds": time.perf_counter() - started}
         runs.write_json(runs.resolve(out), {**scores, "about": about})
     return Evaluation(scores, images)

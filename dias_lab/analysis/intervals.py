@@ -70,7 +70,12 @@ def _by_image(own: pd.DataFrame) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=128)  # a table asks for each of its metrics
 def _read(file: Path, changed: int) -> pd.DataFrame:
-    return pd.read_csv(file, index_col="item").sort_index()
+    """By item, and by the store's fingerprint where it is known: images of other data are not the same."""
+    table = pd.read_csv(file, dtype={"records": str})
+    try:
+        return table.set_index(["item", *({"records"} & {*table})]).sort_index()
+    except KeyError:
+        raise ValueError(f"{file} has no column item: it holds no scores of images. Delete it, and evaluate again") from None
 
 
 def paired_interval(differences: Float[np.ndarray, "S B"], draws: int = 2000, seed: int = 0) -> Interval:

@@ -4,6 +4,7 @@ An interval is a mean with two bounds, `low` and `high`, which are NaN where one
 differences are fractions; words say points, x100.
 """
 
+from dias_lab.files import as_markdown
 
 # what DIAS's paper says of its parts: the claim, and which (setting, map) should be above which; settings of the ablations
 CLAIMS = (
@@ -51,7 +52,7 @@ def changes(rows, metric: str) -> str:
         change = _change(row, metric)
         if change[0] == change[0]:
             word = side(*change[1:], "**clear**", "**clear**", "within noise", "one seed: no interval, no verdict")
-            lines.append(f"* {row['setting']}: {points(*change)}: {word}")
+            lines.append(f"* {as_markdown(row['setting'])}: {points(*change)}: {word}")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ one copy of plotly.js, in `assets/`.
 """
 
 import contextlib
-import json
 import re
 import shutil
 from base64 import b64decode
@@ -51,15 +50,21 @@ def publish(site, name: str, options: dict, entries: list[Entry]) -> Path:
     if any(card["plotly"] for card in cards):
         write_plotly(site)
 
-    books = sorted(map(runs.read_json, site.glob("*/book.json")), key=lambda book: book["about"]["created"])
-    for book in books:  # the newest last: the docs lead to its pages
-        pages = [card for card in book["cards"] if card["page"]]
-        places |= {f"notebooks/{card['name']}.ipynb": f"{book['name']}/{card['page']}" for card in pages}
-    titles = _write_docs(docs, site / "docs", linker("docs", "docs", places))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    environment.filters["json"] = json.dumps
-    front = environment.get_template("gallery.html.j2").render(books=books[::-1], docs=titles)
-    runs.write_text(site / "index.html", front)
+    front, books = environment.get_template("gallery.html.j2"), []
+    for path in site.glob("*/book.json"):
+        try:
+            book = runs.read_json(path)
+            pages = [(card["name"], f"{book['name']}/{card['page']}") for card in book["cards"] if card["page"]]
+            front.render(books=[book])
+            books.append((str(book["about"]["created"]), str(path), book, pages))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one book, the others are shown
+            print(f"left out of the gallery: {runs.short(path)} is damaged ({type(error).__name__}: {error})")
+    books.sort(key=lambda found: found[:2])
+    for *_, pages in books:  # the newest last: the docs lead to its pages
+        places |= {f"notebooks/{key}.ipynb": page for key, page in pages}
+    titles = _write_docs(docs, site / "docs", linker("docs", "docs", places))
+    runs.write_text(site / "index.html", front.render(books=[found[2] for found in books[::-1]], docs=titles))
     return site / "index.html"
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from dias_lab import runs
 from dias_lab.book import grid, headless, parameters, unit
-from dias_lab.book.limits import size
 from dias_lab.book.parameters import Refused
 from dias_lab.config import Config
+from dias_lab.files import size
 
 QUIET = 60  # seconds between lines of progress where nobody watches a terminal
 STEPS, EVALUATIONS = 24, 2  # of the short run that measures the time

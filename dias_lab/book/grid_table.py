@@ -14,6 +14,7 @@ from dias_lab.analysis.intervals import TITLES
 from dias_lab.book import grid
 from dias_lab.book.parameters import Refused
 from dias_lab.config import PRESETS, Config, nearest
+from dias_lab.files import as_markdown
 
 NOISE = "≈"
 
@@ -158,11 +159,11 @@ def _cell(row, metric: str) -> str:
 
 
 def markdown(of: Table) -> str:
-    frame = shown(of)
+    frame = shown(of).map(as_markdown).rename(columns=as_markdown)
     lines = [list(frame), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    notes = "".join(f"- {' '.join(note.split())}\n" for note in of.notes)
-    return f"{text}\n\n{of.caption}\n" + (f"\nNot in the table, or not as asked for:\n\n{notes}" if notes else "")
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "".join(f"- {as_markdown(note)}\n" for note in of.notes)
+    return f"{text}\n\n{as_markdown(of.caption)}\n" + (f"\nNot in the table, or not as asked for:\n\n{notes}" if notes else "")
 
 
 def latex(of: Table) -> str:

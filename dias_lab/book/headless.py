@@ -23,9 +23,9 @@ from typing import NamedTuple
 import psutil
 
 from dias_lab import runs
-from dias_lab.book.limits import size, watch
+from dias_lab.book.limits import watch
 from dias_lab.book.parameters import check, first_line, read
-from dias_lab.files import checksum
+from dias_lab.files import checksum, size
 
 KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 LOG = "log.txt"

@@ -81,7 +81,7 @@ def main() -> int:
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     out, scratch = Path(request["out_dir"], "run.ipynb"), request["scratch"]
-    result = {}
+    result, replies = {}, {}
 
     def note(**changes):
         result.update(changes)
@@ -107,6 +107,7 @@ def main() -> int:
             request["notebook"].translate(braces), str(out).translate(braces), request["parameters"],
             engine_name="dias_lab", kernel_name="python3", language="python", progress_bar=False, log_output=True,
             start_timeout=120, store_widget_state=False, on_cell_start=started, config=settings,
+            on_cell_error=lambda cell, cell_index, execute_reply: replies.update({cell_index: execute_reply["content"]}),
         )  # fmt: skip
     except PapermillExecutionError:
         pass  # the saved notebook tells more, and knows which errors its exercises want
@@ -115,7 +116,7 @@ def main() -> int:
         if exit_codes:
             note(exit_code=exit_codes[-1])
         raise
-    note(**_judge(out, positions), peak_memory=_peak_of_kernel())
+    note(**_judge(out, positions, replies), peak_memory=_peak_of_kernel())
     return 0 if result.get("finished") else 1
 
 
@@ -126,19 +127,21 @@ def _peak_of_kernel() -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _judge(out: Path, positions: list[int]) -> dict:
-    """What the executed notebook says: finished, or the first unexpected error, or the first cell left out."""
+def _judge(out: Path, positions: list[int], replies: dict) -> dict:
+    """Finished, the first unexpected error, or the first cell left out. Only the kernel's replies tell of a failing magic."""
     notebook = remove_error_markers(read(out))
     for index, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
         if cell.cell_type != "code" or not cell.source.strip() or "skip-execution" in tags:
             continue
-        for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in tags:
-                text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output.traceback))
-                line = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", text)
-                where = {"cell": positions[index], "line": int(line[1]) if line else None}
-                return {"ename": output.ename, "evalue": output.evalue, **where}
+        error = next((output for output in cell.outputs if output.output_type == "error"), replies.get(index))
+        if error and "raises-exception" not in tags:
+            if error["ename"] == "SystemExit" and error["evalue"] in ("", "0", "None"):  # the notebook ends itself
+                break
+            text = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.get("traceback", [])))
+            line = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", text)
+            said = {"evalue": error["evalue"] + " (of a magic)" * (error["ename"] == "UsageError")}
+            return {"ename": error["ename"], **said, "cell": positions[index], "line": int(line[1]) if line else None}
         if cell.execution_count is None:
             return {"ename": "Unfinished", "evalue": "this cell was not executed", "cell": positions[index]}
     runs.write_text(out, json.dumps(notebook, indent=1, ensure_ascii=False))

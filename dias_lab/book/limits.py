@@ -6,13 +6,14 @@ is gone within a tenth of a second is not stopped.
 """
 
 import contextlib
-import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
+
+from dias_lab.files import folder_size, size
 
 FREE_DISK = 200 * 2**20  # bytes that stay free, so that what happened can still be written down
 
@@ -63,21 +64,3 @@ def _disk(folder: Path, limit: int | None) -> tuple[str, str] | None:
         if limit is not None and (used := folder_size(folder)) > limit:
             return "DiskFull", f"stopped with {size(used)} in {folder}, above its limit of {size(limit)}"
     return None
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes of the files in it."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total

@@ -194,7 +194,7 @@ def _entry(step: Unit | grid.Grid) -> gallery.Entry:
         done = all(row["state"] == "done" for row in grid.status(step))
         return gallery.Entry(step.id, "done" if done else "failed", part="ablation")
     row, file = step.look(), step.folder / "error.json"
-    state, error = "done" if row["state"] == "done" else "failed", runs.read_json(file) if file.exists() else None
+    state, error = "done" if row["state"] == "done" else "failed", runs.read_object(file) if file.exists() else None
     return gallery.Entry(step.id, state, row["seconds"] or 0.0, step.folder / "run.ipynb", error)
 
 

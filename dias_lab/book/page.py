@@ -35,7 +35,7 @@ def page(notebook, title: str, error: dict | None = None, link: Link | None = No
     notebook.cells = _without("papermill-error-cell-tag", notebook.cells)
     if error and (cells := _without("injected-parameters", notebook.cells)):
         index = error.get("cell") or 0
-        cells[index if index < len(cells) else 0].metadata["failure"] = error["message"]  # the template shows it above
+        cells[index if index < len(cells) else 0].metadata["failure"] = error.get("message") or str(error)  # shown above
     resources = {"plotly": figures, "link": link or linker("", "", {}), "alone": link is None}
     return _exporter().from_notebook_node(notebook, resources)[0]
 
@@ -58,7 +58,7 @@ def linker(source: str, place: str, places: dict[str, str]) -> Link:
     def link(address: str) -> str | None:
         path, _, anchor = address.partition("#")
         anchor = f"#{slug(unquote(anchor))}" if anchor else ""
-        if re.match(r"[a-z+.-]+:|//", address) or not path:
+        if re.match(r"https?://|mailto:|attachment:|data:image/", address) or not path:  # no other scheme: javascript: is one
             return address if path else anchor
         found = places.get(posixpath.normpath(posixpath.join(source, unquote(path))))
         return found and quote(posixpath.relpath(found, place)) + anchor
@@ -77,8 +77,8 @@ def _exporter():
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
-        def __init__(self, address: Link, attachments: dict):
-            super().__init__(escape=False, attachments=attachments)
+        def __init__(self, address: Link, cell):  # what a cell puts out comes from a run, and no HTML in it is meant
+            super().__init__(escape=cell["cell_type"] == "code", attachments=cell.get("attachments", {}))
             self.address = address
 
         def link(self, text: str, url: str, title: str | None = None) -> str:
@@ -86,7 +86,7 @@ def _exporter():
             return super().link(text, address, title) if address else text
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
-            address = self.address(url)
+            address = None if url.lower().startswith("http") else self.address(url)  # a page asks no network
             return super().image(text, address, title) if address else f"<em>{html.escape(text)}</em>"
 
         def heading(self, text: str, level: int, **attributes) -> str:
@@ -104,8 +104,7 @@ def _exporter():
 
     @jinja2.pass_context
     def markdown(context, source: str) -> str:
-        renderer = Renderer(context["resources"]["link"], context["cell"].get("attachments", {}))
-        return MarkdownWithMath(renderer=renderer).render(source)
+        return MarkdownWithMath(renderer=Renderer(context["resources"]["link"], context["cell"])).render(source)
 
     exporter = HTMLExporter(raw_template=Path(__file__).with_name("gallery_page.html.j2").read_text(encoding="utf-8"))
     exporter.register_filter("markdown2html", markdown)

@@ -50,6 +50,10 @@ def takes_config(notebook) -> bool:
 
 def check(notebook, parameters: dict | None = None) -> dict:
     """The parameters, if the notebook can take them; else Refused, with the name, the reason and the way out."""
+    kernel, info = (read(notebook).metadata.get(name, {}) for name in ("kernelspec", "language_info"))
+    language = info.get("name") or kernel.get("language") or {"ir": "R"}.get(kernel.get("name"), "python")
+    if "python" not in str(language).lower():
+        raise Refused(f"{notebook} is written in {language}, and only notebooks in Python are executed")
     parameters, known = dict(parameters or {}), declared(notebook)
     fields = Config.field_names() if takes_config(notebook) else []
     for name, value in parameters.items():
@@ -70,11 +74,16 @@ def check(notebook, parameters: dict | None = None) -> dict:
 
 def read(notebook):
     try:
-        return nbformat.read(notebook, as_version=4)
+        found = nbformat.read(notebook, as_version=4)
+        for number, cell in enumerate(found.cells, start=1):  # nbformat only warns
+            parts = cell.source, cell.metadata.get("tags", []), cell.get("outputs", [])
+            if not all(map(isinstance, parts, (str, list, list))):
+                raise ValueError(f"source, tags or outputs of cell {number} are of another type")
+        return found
     except FileNotFoundError:
         raise Refused(f"there is no notebook {notebook}") from None
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise Refused(f"{notebook} cannot be read as a notebook: {error}") from None
+    except Exception as error:  # noqa: BLE001 - nbformat has none of its own for what is no notebook
+        raise Refused(f"{notebook} cannot be read as a notebook: {type(error).__name__}: {error}") from None
 
 
 def first_line(cell) -> str:

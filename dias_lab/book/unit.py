@@ -110,7 +110,7 @@ class Unit:
             return "running", None
         if error >= 0:
             try:
-                known = runs.read_json(self.folder / "error.json")
+                known = runs.read_object(self.folder / "error.json")
             except (OSError, ValueError) as broken:
                 return "failed", str(broken)
             if known.get("ename") != "Interrupted":
@@ -125,7 +125,7 @@ def load(folder) -> Unit:
     """The unit that a grid prepared in this directory; Refused where there is none, or its code changed since."""
     folder = runs.resolve(folder)
     try:
-        made = runs.read_json(folder / "run.json")
+        made = runs.read_object(folder / "run.json")
         notebook = runs.resolve(made["notebook"])
         unit = Unit(folder, notebook, made["parameters"], {}, made["variant"], made["seed"], made["limits"])
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def _progress(folder: Path) -> dict:
     found = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet, or a notebook that logs otherwise
         found["seconds"] = time.time() - (folder / "lock").stat().st_mtime
-        found["steps"] = runs.read_json(folder / "config.json").get("steps")
+        found["steps"] = runs.read_object(folder / "config.json").get("steps")
         lines = [line for line in runs.read_lines(folder / "metrics.jsonl") if "step" in line and "loss" in line]
         found |= {name: lines[-1][name] for name in ("step", "loss") if lines}
     return found

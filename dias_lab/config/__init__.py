@@ -7,7 +7,6 @@ METHODS is the table of methods: a line each. A package of its own adds one by e
 
 import dataclasses
 import importlib
-import json
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -22,6 +21,14 @@ from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, Smo
 from dias_lab.config.presets import FORMS, PRESETS
 from dias_lab.config.slots import Decoder, Slots
 from dias_lab.config.training import Training
+from dias_lab.files import read_object
+
+# fields that came after runs of older versions: what is their default now is what those did
+LATER = {
+    "parent", "colour_stride", "colour_texture", "conditioning", "conditioning_dim", "conditioning_images", "position_weight",
+    "evaluation_iterations", "projector", "projector_position", "projector_width", "slot_frames", "evaluation_visible",
+    "decoder_locations", "trace_images",
+}  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -114,21 +121,31 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
 
     @classmethod
     def load(cls, path) -> "Config":
-        """The Config of a run directory, or of a `config.json`. ValueError where there is none, or one of another version."""
+        """The Config of a run directory, or of a `config.json`. ValueError, naming the file, for anything else.
+
+        All fields must be there that the method reads; only those of LATER may be missing, and mean what runs did before.
+        """
         path = Path(path)
         path = path if path.suffix == ".json" and not path.is_dir() else path / "config.json"
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_object(path)
         except FileNotFoundError:
             raise ValueError(f"no config.json at {path.parent}: is it a run directory?") from None
-        except ValueError as error:  # not JSON, or not text
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} must hold a JSON object of fields, and holds {type(fields).__name__}")
         unknown = sorted(set(fields) - set(cls.field_names()))
         if unknown:
             raise ValueError(f"{path} has fields that this version of dias_lab does not know: {', '.join(unknown)}")
-        return cls(**fields)
+        read = {field.name for part in cls._parts_of(fields.get("method")) for field in dataclasses.fields(part)}
+        if missing := [name for name in cls.field_names() if name in read - fields.keys() - LATER]:
+            raise ValueError(f"{path} lacks the fields {', '.join(missing)}. Whoever wrote the file knows their values")
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @staticmethod
+    def _parts_of(method) -> list[type[Part]]:
+        """What a method reads, of the parts that come with this package."""
+        return [part for part in PARTS if method in (part.readers or (method,)) and part.__module__.startswith(__name__)]
 
     def replace(self, **fields) -> "Config":
         """This config with other fields; another `method` brings what its part changes (not what single presets ask of it).

@@ -7,7 +7,7 @@ killed process cannot leave a lie behind. The names below are what the rest of t
 
 # ruff: noqa: F401
 
-from dias_lab.files import append_line, read_json, read_lines, write_json, write_lines, write_text
+from dias_lab.files import append_line, read_json, read_lines, read_object, write_json, write_lines, write_text
 from dias_lab.runs.identity import code_hash
 from dias_lab.runs.lock import CLAIM_VARIABLE, RunBusy, claim, holder, slurm_states
 from dias_lab.runs.places import PACKAGE, about, commit, find, introduction, resolve, root, short

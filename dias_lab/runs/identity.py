@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from dias_lab.files import checksum, read_json
+from dias_lab.files import checksum, read_object
 from dias_lab.runs.places import PACKAGE
 
 LEFT_OUT = ("viz", "book", "shell", "__main__")
@@ -72,7 +72,7 @@ def reached(cells: list[str], package: Path = PACKAGE) -> dict[str, str]:
 
 def _cells(notebook) -> list[tuple[str, list[str]]]:
     """Source and tags of the code cells."""
-    cells = [cell for cell in read_json(notebook)["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in read_object(notebook, {"cells": list})["cells"] if cell["cell_type"] == "code"]
     return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
 
 

@@ -56,7 +56,8 @@ def row(run_dir: Path) -> dict:
     if row["state"] == "failed" and (error := read(run_dir / "error.json")):
         row["problem"] = f"{error.get('ename')}: {error.get('evalue')}"
     made = read(run_dir / "run.json")
-    row.update({name: made[name] for name in ("variant", "seed") if name in made} | made.get("parameters", {}))
+    given = made.get("parameters")
+    row.update({name: made[name] for name in ("variant", "seed") if name in made} | (given if isinstance(given, dict) else {}))
     row.update(read(run_dir / "config.json"))
     for key, value in flat(read(run_dir / "metrics.json")).items():
         row[f"metrics.{key}" if key in row else key] = value

@@ -14,7 +14,7 @@ import tyro
 
 from dias_lab import runs
 from dias_lab.book import gallery, grid, grid_run, grid_slurm, parameters
-from dias_lab.book.limits import folder_size, size
+from dias_lab.files import folder_size, size
 from dias_lab.shell import Flag, Refused, refusing
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="the grid's directory")]
@@ -174,7 +174,7 @@ def open_(folder: Folder, run: str | None = None):
     name, place = row["id"], found.folder / row["id"]
     if not (place / "run.ipynb").exists():
         raise Refused(f"{name} has no run.ipynb: it is {row['state']}. {row['problem'] or ''}")
-    error = runs.read_json(place / "error.json") if (place / "error.json").exists() else None
+    error = runs.read_object(place / "error.json") if (place / "error.json").exists() else None
     page, text = place / "run.html", gallery.page(parameters.read(place / "run.ipynb"), name, error)
     if "plotly.min.js" in text:
         gallery.write_plotly(found.folder)

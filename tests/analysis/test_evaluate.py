@@ -4,6 +4,7 @@ import io
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +48,8 @@ def test_evaluation_is_deterministic_and_written_beside_the_run(small_config, sm
     assert runs.read_json(whole / "scores" / "test-dias-first1.json")["images"] == part.scores["images"] == 1
     assert runs.read_json(whole / "scores" / "test-dias.json")["images"] == 3
     assert {"seed", "step", "device", "data", "seconds", "commit"} <= written["about"].keys()
+    records = store.open(small_scenes / "test.lmdb").fingerprint()[:16]
+    assert written["about"]["records"] == records and set(pd.read_csv(whole / "scores" / "test-dias.images.csv")["records"]) == {records}
     assert evaluate(whole, small_scenes / "test.lmdb", "spot").scores["decoder"]["mbo"] != first.scores["decoder"]["mbo"]
     with pytest.raises(ValueError, match="did you mean 'dias'"):
         evaluate(whole, small_scenes / "test.lmdb", "diass")

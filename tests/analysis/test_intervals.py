@@ -58,15 +58,27 @@ def rows(tmp_path, monkeypatch):
     """Makes rows of a setting's runs as `runs.collect` has them, with or without the scores of images."""
     monkeypatch.setenv("DIAS_LAB_ROOT", str(tmp_path))
 
-    def make(name: str, scores: dict, with_images: bool = True, items=None) -> pd.DataFrame:
+    def make(name: str, scores: dict, with_images: bool = True, items=None, records=None) -> pd.DataFrame:
         for seed, own in scores.items():
             table = pd.DataFrame({"item": np.arange(len(own)) if items is None else items, "last.ari": own})
+            if records:
+                table["records"] = records
             if with_images:
                 runs.write_text(tmp_path / f"{name}-{seed}/scores/test.images.csv", table.sample(frac=1, random_state=seed).to_csv(index=False))
         values = [{"run": f"{name}-{seed}", "seed": seed, "test.last.ari": np.nanmean(own)} for seed, own in scores.items()]
         return pd.DataFrame(values)
 
     return make
+
+
+@pytest.mark.parametrize("mine, theirs, paired", [("e1", "e1", True), ("e1", "f2", False), ("e1", None, False), (None, None, True), ("1", "01", False)])
+def test_images_of_other_data_are_not_the_same_whatever_their_number(mine, theirs, paired, rows):
+    random = np.random.default_rng(1)
+    own, other = ({seed: random.normal(0, 1, 20) for seed in (3, 4)} for _ in range(2))
+    ours, others = rows("a", own, records=mine), rows("b", other, records=theirs)
+    found = intervals.difference(intervals.scores(ours, "test.last.ari"), intervals.scores(others, "test.last.ari"))
+    by_image = np.stack([own[seed] - other[seed] for seed in (3, 4)])
+    assert found == pytest.approx(widened_interval(by_image if paired else by_image.mean(1, keepdims=True)))
 
 
 def test_a_difference_is_of_the_same_seeds_and_the_same_images(rows):

@@ -164,6 +164,40 @@ def test_the_front_page_knows_every_heading(root):
     assert {"what-they-see", "in-numbers"} <= Addresses(root / "site/a/00.html").anchors
 
 
+EVIL = [
+    "bad\n\n![a](http://evil.example/x.png)", "[b](javascript:alert(1))", "[b](JaVaScRiPt:alert(1))", "[b](data:text/html,x)", "![a](//evil.example/x)",
+    "<img src=http://evil.example/y.png onerror=alert(3)>", "<script>alert(2)</script>", "\n\n<iframe src='http://evil.example'></iframe>", "[b](vbscript:x)",
+    "[b]: javascript:alert(1)\n\n[b]", "<javascript:alert(1)>", "![a](HTTPS://evil.example/x.png)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_markdown_that_a_run_puts_out_is_no_script_and_asks_no_network(evil):
+    notebook = new_notebook(cells=[new_markdown_cell("# One"), shows({"text/markdown": f"before {evil} after"})])
+    shown = page(notebook, evil, {"cell": 1, "message": evil})
+    shown = shown[shown.index("<main") : shown.index("</main>")]
+    assert not re.search(r"<(script|iframe)|<[^>]*(javascript|vbscript|data:text|onerror)|<img[^>]*evil", shown, re.IGNORECASE)
+    assert "before" in shown and "after" in shown
+
+
+def test_links_and_pictures_of_the_author_stay():
+    cells = [new_markdown_cell("[a](https://arxiv.org) [b](mailto:a@b.c) ![c](data:image/png;base64,xx) <b>bold</b>"), shows({"text/markdown": "[d](https://arxiv.org)"})]
+    shown = page(new_notebook(cells=cells), "T")
+    for words in ('href="https://arxiv.org">a', 'href="mailto:a@b.c"', 'src="data:image/png;base64,xx"', "<b>bold</b>", 'href="https://arxiv.org">d'):
+        assert words in shown
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"name": "b", "about": 3, "cards": [], "options": {}}', '{"name": "b", "about": {"created": "x"}, "options": {}, "cards": [3]}', '{"name": "b", "about": {"created": "x"}, "options": 7, "cards": []}'])
+def test_one_damaged_book_does_not_stop_the_others(root, content, capsys):
+    entry = gallery.Entry("00", "done", 1, write(root / "00.ipynb", "# A"))
+    gallery.publish(root / "site", "good", {}, [entry])
+    (root / "site/bad").mkdir()
+    (root / "site/bad/book.json").write_text(content)
+    index = gallery.publish(root / "site", "newer", {}, [entry]).read_text()
+    assert ">good<" in index and ">newer<" in index and ">b<" not in index
+    assert "left out of the gallery: site/bad/book.json is damaged" in capsys.readouterr().out
+
+
 def test_an_older_book_is_replaced_at_once_and_a_page_may_stand_alone(root):
     first = gallery.Entry("00", "done", 1, write(root / "00.ipynb", "# A\n\n[b](01.ipynb#Part-two) and [here](#Part-two)\n\n## Part two"))
     gallery.publish(root / "site", "scenes-1", {}, [first, gallery.Entry("01", "done", 1, write(root / "01.ipynb", "## Part two"))])

@@ -14,6 +14,14 @@ from dias_lab.book.parameters import Refused
 from dias_lab.config import Config
 
 
+@pytest.mark.parametrize("content", ["[]", "7", "null", "{", "", "[" * 100_000, '{"ename": 3}'])
+def test_an_error_json_of_any_content_is_a_failed_run(content, root):
+    unit = make_grid(root).runs[0]
+    runs.write_text(unit.folder / "error.json", content)
+    row = unit.look()
+    assert row["state"] == "failed" and ("error.json" in row["problem"] or row["problem"] == "3: None")
+
+
 def test_expansion_is_variants_times_axes_times_seeds(root):
     text = 'notebook = "unit.ipynb"\nseeds = [1, 2]\n[fixed]\nwidth = 3\nwait = 1\n[axes]\nkind = ["a", "b"]\n'
     text += '[[variants]]\nname = "plain"\n[[variants]]\nname = "wide one"\nwidth = 9\n'

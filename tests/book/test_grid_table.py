@@ -1,5 +1,7 @@
 """The table of a grid tells the truth: pairs, noise, what is missing; and Markdown, CSV and LaTeX that can be read."""
 
+import re
+
 import nbformat
 import numpy as np
 import pandas as pd
@@ -37,6 +39,18 @@ def finish(run, ari: float, images: np.ndarray | None = None):
         order = np.random.default_rng(run.seed).permutation(len(images))  # no file has to be sorted
         table = pd.DataFrame({"item": order, "decoder.ari": images[order]})
         runs.write_text(run.folder / "scores/test-dias.images.csv", table.to_csv(index=False))
+
+
+@pytest.mark.parametrize("evil", ["a\nb", "a | b", "a\n\n# b", "![x](http://evil.example/x.png)", "[b](javascript:1)", "<script>1</script>", "a\u2028b\rc"])
+def test_text_of_a_run_is_no_markup_in_the_table(found, evil):
+    for run in found.runs:
+        finish(run, 0.5)
+    table = grid_table.table(found, metrics=["scores.decoder.ari"])
+    table.frame["setting"] = [evil, *table.frame["setting"][1:]]
+    lines = grid_table.markdown(table._replace(caption=f"of {evil}", notes=[evil, "second"])).split("\n")
+    bare = [re.sub(r"\\.", "", line) for line in lines]
+    assert [line.count("|") for line in bare[:6]] == [4] * 6 and bare[6] == ""
+    assert not re.search(r"[<>\[\]\r\u2028]", "".join(bare)) and bare[-2].startswith("- second") and bare[-3].startswith("- ")
 
 
 def test_the_table_pairs_seeds_and_says_what_is_noise(found):

@@ -1,6 +1,7 @@
 """One notebook through papermill: what is refused, and what a failure leaves behind."""
 
 import contextlib
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,9 +63,26 @@ def test_timeout_ends_every_process(write, tmp_path):
     assert not (tmp_path / "out/lock").exists()
 
 
-def test_leaving_early_is_not_success(write):
-    outcome = headless.execute(write("import sys; sys.exit(0)", "1"), "out")
-    assert (outcome.state, outcome.error["cell"]) == ("failed", 1)
+@pytest.mark.parametrize("end, state", [("import sys; sys.exit(0)", "done"), ("raise SystemExit", "done"), ("import sys; sys.exit(3)", "failed")])
+def test_a_notebook_may_end_itself_and_says_whether_it_failed(write, end, state):
+    outcome = headless.execute(write(end, "1 / 0"), "out")
+    assert outcome.state == state
+    assert outcome.error is None or (outcome.error["ename"], outcome.error["evalue"], outcome.error["cell"]) == ("SystemExit", "3", 1)
+
+
+@pytest.mark.parametrize(
+    "cells, bad, words",
+    [
+        (["print(1)", "%no_such_magic 3"], 2, "UsageError.*no_such_magic"),
+        (["%no_such_magic 3", "print('after')"], 1, "UsageError.*no_such_magic"),
+        (["%%no_such_cell_magic\nprint(1)"], 1, "UsageError.*no_such_cell_magic"),
+        (["%timeit -n"], 1, "UsageError"),
+    ],
+)
+def test_a_magic_that_fails_is_named_at_its_own_cell(write, cells, bad, words):
+    outcome = headless.execute(write(*cells), "out", {"x": 2})
+    assert outcome.state == "failed" and outcome.error["cell"] == bad
+    assert re.search(f"toy.ipynb, cell {bad + 1} of .*{words}", outcome.error["message"])
 
 
 def test_kernel_that_does_not_start_is_tried_once_more(write, tmp_path, monkeypatch):

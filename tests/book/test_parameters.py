@@ -1,5 +1,7 @@
 """What a notebook's parameters cell takes, and what is refused before anything starts."""
 
+import json
+
 import nbformat
 import numpy as np
 import pytest
@@ -10,6 +12,50 @@ from dias_lab.book import headless, parameters
 
 CONFIG = "from dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
 DECLARED = "x: int = 1\nrate: float = 0.1\nname: str | None = None\nsizes: list[int] = [1]\nnum_slots: int = None"
+
+
+CELL = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "x: int = 1", "outputs": [], "execution_count": None}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [0, None, [], {}, {"cell_type": "code", "metadata": {}}, CELL | {"source": [1]}, CELL | {"source": None}, CELL | {"metadata": []},
+     CELL | {"metadata": {"tags": 3}}, CELL | {"outputs": 3}, CELL | {"outputs": [3]}],
+)  # fmt: skip
+def test_what_is_no_notebook_is_named(cell, tmp_path):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": [CELL, cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    with pytest.raises(parameters.Refused, match="n.ipynb cannot be read as a notebook"):
+        parameters.check(path)
+
+
+@pytest.mark.parametrize("text", ["null", "7", "[]", "{}", '{"cells": 3, "metadata": {}, "nbformat": 4}', '{"nbformat": 99}', "[" * 100_000, "", '"x"'])
+def test_a_file_that_is_no_notebook_is_named(text, tmp_path):
+    (tmp_path / "n.ipynb").write_text(text)
+    with pytest.raises(parameters.Refused, match="n.ipynb cannot be read as a notebook"):
+        parameters.check(tmp_path / "n.ipynb")
+
+
+@pytest.mark.parametrize(
+    "metadata, language",
+    [
+        ({"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}, "R"),
+        ({"kernelspec": {"name": "ir"}}, "R"),
+        ({"kernelspec": {"name": "julia-1.9", "language": "julia"}}, "julia"),
+        ({"language_info": {"name": "bash"}}, "bash"),
+        ({"kernelspec": {"name": "python3", "language": "python"}, "language_info": {"name": "python"}}, None),
+        ({"kernelspec": {"name": "my-environment"}}, None),
+        ({"language_info": {"name": "ipython"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_notebook_in_another_language_is_refused(metadata, language, tmp_path):
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [CELL], "metadata": metadata, "nbformat": 4, "nbformat_minor": 4}))
+    if language is None:
+        assert parameters.check(tmp_path / "n.ipynb", {"x": 2}) == {"x": 2}
+        return
+    with pytest.raises(parameters.Refused, match=f"n.ipynb is written in {language}, and only notebooks in Python"):
+        parameters.check(tmp_path / "n.ipynb")
 
 
 @pytest.mark.parametrize(

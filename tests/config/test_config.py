@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from dias_lab.config import FORMS, METHODS, PARTS, PRESETS, Backbone, Codes, Config, method_class
+from dias_lab.config import FORMS, LATER, METHODS, PARTS, PRESETS, Backbone, Codes, Config, method_class
 from dias_lab.config.dias import DIAS
 from dias_lab.config.neighbours import SPOT, SmoothSA
 from dias_lab.config.slots import Slots
@@ -84,6 +84,42 @@ def test_config_of_another_version_is_refused(tmp_path):
         Config.load(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not JSON"):
+        Config.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"null", b"7", b'"text"', b'{"backbone_size": 120', b"{\xff", b"", b"[" * 100_000])
+def test_a_config_that_is_none_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match="config.json (is not JSON|must hold)"):
+        Config.load(tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("missing", [["backbone"], ["method"], ["seed", "num_slots", "steps"], None])
+def test_missing_fields_are_an_error_that_lists_them(missing, method, tmp_path):
+    fields = Config.preset("coco", method=method).to_dict()
+    missing = missing or [name for name in fields if name not in Config(**fields).unread() | LATER]  # {}
+    left = {name: value for name, value in fields.items() if name not in missing}
+    (tmp_path / "config.json").write_text(json.dumps(left))
+    with pytest.raises(ValueError, match=f"config.json lacks the fields .*{', .*'.join(missing[:3])}"):
+        Config.load(tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_config_of_an_older_version_lacks_what_came_later_and_what_others_read(method, tmp_path):
+    config = Config.preset("coco", method=method)
+    config = config.replace(**{name: getattr(Config(), name) for name in LATER}) if method == "dias" else config
+    left = {name: value for name, value in config.to_dict().items() if name not in LATER | config.unread()}
+    (tmp_path / "config.json").write_text(json.dumps(left))
+    assert Config.load(tmp_path).to_dict().items() >= left.items()
+    if method == "dias":
+        assert Config.load(tmp_path) == config
+
+
+@pytest.mark.parametrize("name, value", [("steps", "x"), ("seed", -1), ("backbone_arguments", "["), ("method", "dios"), ("batch_size", None)])
+def test_a_value_of_another_kind_is_named_with_the_file(name, value, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(Config.preset("coco").to_dict() | {name: value}))
+    with pytest.raises(ValueError, match=f"config.json.*(Config.{name}|lacks the fields)"):
         Config.load(tmp_path)
 
 

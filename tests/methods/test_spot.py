@@ -1,6 +1,7 @@
 """SPOT: its orders, its two stages, and their training."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -217,20 +218,22 @@ def test_a_student_may_start_from_another_student_but_not_from_its_teacher(teach
 
 
 def test_a_resumed_student_wants_the_same_teacher(teacher_run, small_scenes, tmp_path, monkeypatch):
-    config = stage_one(small_scenes, stage=2, teacher_run=str(teacher_run))
-    load = checkpoint.load_model
-
-    def later(*arguments, **options):
-        model = load(*arguments, **options)
-        model.step += 1
-        return model
-
+    teacher = shutil.copytree(teacher_run, tmp_path / "teacher")
+    config, run_dir = stage_one(small_scenes, stage=2, teacher_run=str(teacher)), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Training, "finish", lambda self: {})
-        fit(config, tmp_path, progress=False)
-    monkeypatch.setattr(checkpoint, "load_model", later)
-    with pytest.raises(ValueError, match="old data and teacher"):
-        fit(config, tmp_path, progress=False)
+        fit(config, run_dir, progress=False)
+    model = checkpoint.load_model(teacher)
+    model.aggregator.to_key.weight.data += 0.01
+    checkpoint.prune(teacher, keep=set())
+    checkpoint.save(teacher, model.step, model, {}, {})  # the same step, other weights
+    with pytest.raises(ValueError, match=r"\(teacher differ\).*old data and teacher"):
+        fit(config, run_dir, progress=False)
+    checkpoint.prune(teacher, keep=set())
+    (teacher / "checkpoints" / "best.json").unlink()
+    checkpoint.save(teacher, model.step + 1, model, {}, {})
+    with pytest.raises(ValueError, match=r"\(teacher, teacher_step differ\)"):
+        fit(config, run_dir, progress=False)
 
 
 @pytest.mark.parametrize(

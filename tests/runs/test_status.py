@@ -1,5 +1,7 @@
 """How runs stand, read off their files, and the table of them."""
 
+import pytest
+
 from dias_lab import runs
 
 
@@ -17,6 +19,17 @@ def test_state_follows_the_files(tmp_path, touch):
     assert runs.state(tmp_path) == "done"
     touch(tmp_path / "error.json", 140)
     assert runs.state(tmp_path) == "failed"
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", '"text"', "{", "[" * 100_000, '{"parameters": 3}', '{"seed": [1], "variant": {}}'])
+@pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.json", "outcome.json", "error.json", "lock", "scores/test-dias.json"])
+def test_files_of_any_content_end_in_a_row(name, content, root):
+    runs.write_json(root / "runs/a/config.json", {"seed": 7, "steps": 40})
+    runs.write_text(root / "runs/a" / name, content)
+    table = runs.collect().set_index("run")
+    assert list(table.index) == ["runs/a"] and table["state"].iloc[0] in ("todo", "done", "failed")
+    if table["state"].iloc[0] == "failed" and name != "error.json":
+        assert name.rpartition("/")[2] in table["problem"].iloc[0]
 
 
 def test_collect_flattens_and_hides_nothing(root):
