@@ -173,6 +173,14 @@ def test_a_command_that_does_not_exist_is_found(options_of):
     assert "--num-slots" in options_of("train") and "--num-slotz" not in options_of("train")
 
 
+def test_the_citation_is_of_this_version():
+    import yaml
+
+    citation, project = yaml.safe_load((ROOT / "CITATION.cff").read_text()), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["title"].replace("_", "-"), citation["version"], citation["license"]) == (project["name"].replace("_", "-"), project["version"], project["license"])
+    assert citation["authors"] == [{"name": "the dias_lab authors"}] and citation["cff-version"] == "1.2.0"
+
+
 def test_the_shipped_model_is_small_and_says_how_it_was_made():
     from dias_lab import Config, runs, shipped
 
