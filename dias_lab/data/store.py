@@ -140,20 +140,19 @@ def open(path: str | Path) -> "Store":
     return opened
 
 
-def refuse_a_mixture(*paths: Path) -> None:
-    """StoreError if a split among the paths and another one in its folder have the marks of different conversions.
+def refuse_a_mixture(path: Path) -> None:
+    """StoreError if the path is a split and another one in its folder has the mark of another conversion.
 
     A conversion that was stopped leaves such: the same image may be in both.
     """
-    for path in (path for path in paths if path.stem in SPLITS):
-        marks = {}
-        for split in SPLITS:
-            with contextlib.suppress(OSError, StoreError):  # what is missing or damaged says so when it is read itself
-                marks[split] = Store(path.with_name(f"{split}.lmdb")).meta.get("conversion")
-        if path.stem in marks and (others := [split for split in marks if marks[split] != marks[path.stem]]):
-            found = ", ".join(f"{split} {marks[split] or 'none'}" for split in marks)
-            wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
-            raise StoreError(f"{wrong}: an image may be in both. Convert the data again, or keep them in folders of their own")
+    marks = {}
+    for split in SPLITS if path.stem in SPLITS else ():
+        with contextlib.suppress(OSError, StoreError):  # what is missing or damaged says so when it is read itself
+            marks[split] = Store(path.with_name(f"{split}.lmdb")).meta.get("conversion")
+    if others := [split for split in marks if path.stem in marks and marks[split] != marks[path.stem]]:
+        found = ", ".join(f"{split} {marks[split] or 'none'}" for split in marks)
+        wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
+        raise StoreError(f"{wrong}: an image may be in both. Convert the data again, or keep them in folders of their own")
 
 
 class Store(Sequence):
@@ -205,10 +204,12 @@ class Store(Sequence):
 def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dict[str, int]:
     """Read, decode (or not) and compare everything; return counts: items, with_segments, segments, things, bytes.
 
-    Raises: FileNotFoundError; StoreError with up to ten problems and their items.
+    Raises: FileNotFoundError; StoreError with up to ten problems and their items, or for a split of another conversion
+    than those beside it.
     """
     path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
+    refuse_a_mixture(path)
     store, problems = Store(path), []
     counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):

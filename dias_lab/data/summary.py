@@ -45,13 +45,9 @@ class Summary(NamedTuple):
 
 
 def stores_in(folder: Path) -> list[Path]:
-    """The stores in a folder: train, validation, test, then all others by name.
-
-    Raises: StoreError if the splits are of different conversions.
-    """
-    stores = {path.stem: path for path in sorted(folder.resolve().glob("*.lmdb"))}
-    store.refuse_a_mixture(*stores.values())
-    return [folder / f"{split}.lmdb" for split in dict.fromkeys([*SPLITS, *stores]) if split in stores]
+    """The stores in a folder: train, validation, test, then all others by name."""
+    stores = {path.stem: path for path in sorted(folder.glob("*.lmdb"))}
+    return [stores[split] for split in dict.fromkeys([*SPLITS, *stores]) if split in stores]
 
 
 def summarise(path: Path, progress: bool = False) -> Summary:
