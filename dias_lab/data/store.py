@@ -140,15 +140,18 @@ def open(path: str | Path) -> "Store":
     return opened
 
 
-def refuse_a_mixture(path: Path) -> None:
+def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
     """StoreError if the path is a split and another one in its folder has the mark of another conversion.
 
-    A conversion that was stopped leaves such: the same image may be in both.
+    A conversion that was stopped leaves such: the same image may be in both. `check_index`: open no damaged file.
     """
     marks = {}
     for split in SPLITS if path.stem in SPLITS else ():
         with contextlib.suppress(OSError, StoreError):  # what is missing or damaged says so when it is read itself
-            marks[split] = Store(path.with_name(f"{split}.lmdb")).meta.get("conversion")
+            beside = path.with_name(f"{split}.lmdb")
+            if check_index:
+                lmdb_file.check_index(beside)
+            marks[split] = Store(beside).meta.get("conversion")
     if others := [split for split in marks if path.stem in marks and marks[split] != marks[path.stem]]:
         found = ", ".join(f"{split} {marks[split] or 'none'}" for split in marks)
         wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
@@ -209,7 +212,7 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
     """
     path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
-    refuse_a_mixture(path)
+    refuse_a_mixture(path, check_index=True)
     store, problems = Store(path), []
     counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
