@@ -183,6 +183,18 @@ WRONG = {
     "annotates images that it does not list: 3": lambda root: edit(root, lambda table: table["images"].pop(0)),
     r"twice: 2": lambda root: edit(root, lambda t: t["annotations"].append(t["annotations"][1])),
     r"unknown categories: 7": add_segment(category_id=7),
+    "has segments twice: 5 of image 2": add_segment(id=5),
+    "has segments that are no objects: image 2": lambda root: edit(root, lambda t: t["annotations"][1]["segments_info"].append(7)),
+    "iscrowd that are neither 0 nor 1: 9 of image 2 'no'": add_segment(iscrowd="no"),
+    "isthing is neither 0 nor 1: 90": lambda root: edit(root, lambda t: t["categories"][1].update(isthing="0")),
+    "has category ids twice: 1": lambda root: edit(root, lambda t: t["categories"][1].update(id=1)),
+    r"has image ids twice: 1 \(": lambda root: edit(root, lambda t: t["images"][0].update(id=1)),
+    "lists masks twice: 000000000003.png": lambda root: edit(
+        root, lambda t: t["annotations"][1].update(file_name="000000000003.png")
+    ),
+    "lists files twice: val2017/000000000003.jpg": lambda root: edit(
+        root, lambda t: t["images"][1].update(file_name="000000000003.jpg")
+    ),
     r"out of range: 16777216": add_segment(id=1 << 24),
     r"out of range: 0": add_segment(id=0),
     r"2.png lacks the segments \[9\]": add_segment(),

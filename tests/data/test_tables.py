@@ -79,6 +79,7 @@ WRONG = {  # change, what is said, and the offenders
     "ids as text": (each("images", {}, {"id": "1"}), "has image ids twice", ["1 (001.jpg, 002.jpg)"]),
     "files": (each("images", {}, {"file_name": "001.jpg"}), "lists files twice", ["001.jpg"]),
     "files, other words": (each("images", {}, {"file_name": "./001.jpg"}), "lists files twice", ["001.jpg"]),
+    "files, with the part": (each("images", {}, {"file_name": "val2017/001.JPG"}), "lists files twice", ["val2017/001.jpg"]),
     "annotation ids": (each("annotations", {}, {"id": 10}, {}, {"id": 30.0}), "has annotation ids twice", ["10, 30"]),
     "no such image": (each("annotations", *({"image_id": 900 + n} for n in TWELVE)), "annotates images that it does not list",
                       ["900, 901", "909, ... (12 in all)"]),

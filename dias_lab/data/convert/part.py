@@ -1,5 +1,6 @@
 """A part of COCO, train2017 or val2017: one table of annotations and the photos that it lists."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class Part:
         self.files = tables.Files(root / name)
         table = tables.load(self.table, self.KIND, *self.LISTS)
         self.images = tables.images(table["images"], self.problems)
+        names = [image["file_name"] for image in table["images"] if isinstance(image.get("file_name"), str)]
+        files = (self.files.find(name) or self.files.folder / tables.normal(name) for name in names)
+        self.problems.twice("lists files twice", (os.path.relpath(file, root) for file in files))
         self.categories = tables.categories(self.listed_categories(table), self.problems)
         self.classes = {number: category["name"] for number, category in self.categories.items()}
         self.read(table)

@@ -106,7 +106,6 @@ def images(entries: list[dict], problems: Problems) -> dict[int | str, tuple[str
         names[key].append(name)
         found[key] = name, tuple(int(side) if side - side == 0 else 0 for side in size)
     problems["has image ids twice"] += [f"{key} ({', '.join(ones)})" for key, ones in names.items() if len(ones) > 1]
-    problems.twice("lists files twice", (normal(name) for ones in names.values() for name in ones))
     return found
 
 
