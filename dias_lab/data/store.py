@@ -151,9 +151,11 @@ def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
             beside = path.with_name(f"{split}.lmdb")
             if check_index:
                 lmdb_file.check_index(beside)
-            marks[split] = Store(beside).meta.get("conversion")
+            meta = Store(beside).meta
+            marks[split] = meta.get("conversion") or ("of an older version" if meta["schema"] < 2 else None)
+    marks = {split: mark for split, mark in marks.items() if mark}  # what no converter wrote has none
     if others := [split for split in marks if path.stem in marks and marks[split] != marks[path.stem]]:
-        found = ", ".join(f"{split} {marks[split] or 'none'}" for split in marks)
+        found = ", ".join(f"{split} {mark}" for split, mark in marks.items())
         wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
         raise StoreError(f"{wrong}: an image may be in both. Convert the data again, or keep them in folders of their own")
 

@@ -529,22 +529,26 @@ def test_splits_of_two_conversions_are_noticed(tmp_path, capsys, monkeypatch, co
     assert main(["verify", str(tmp_path / "out")]) == 0
 
 
-def test_splits_without_a_mark_and_with_one(tmp_path):
-    """Stores of older versions have none; beside new ones they are of another conversion. Other stores do not matter."""
+def test_splits_without_a_mark_and_with_one(tmp_path, monkeypatch):
+    """Stores of older versions had none; beside new ones they are of another conversion. What a script wrote has none."""
     for number in range(6):
         put(tmp_path / f"in/{number}.png")
-    record = store.Record(store.png(smooth()), None, {"source": "x"})
-    (tmp_path / "out").mkdir()
-    for split in ("train", "validation", "extra"):
-        store.write(tmp_path / f"out/{split}.lmdb", [record], {"dataset": "folder", "split": split})
-    assert len(store.open(tmp_path / "out/train.lmdb")) == 1
-    (tmp_path / "out/test.lmdb").write_text("damaged")  # says so itself
-    assert len(store.open(tmp_path / "out/train.lmdb")) == 1
-    new = folder.convert(tmp_path / "in", tmp_path / "new")
-    shutil.copy(new["test"], tmp_path / "out/test.lmdb")
-    with pytest.raises(store.StoreError, match="train none, validation none, test [0-9a-f]{16}"):
-        store.open(tmp_path / "out/train.lmdb")
-    assert len(store.open(tmp_path / "out/extra.lmdb")) == 1
+    out, record = tmp_path / "out", store.Record(store.png(smooth()), None, {"source": "x"})
+    out.mkdir()
+
+    def write(split: str) -> Path:
+        return store.write(out / f"{split}.lmdb", [record], {"dataset": "folder", "split": split})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "SCHEMA", 1)
+        train, extra = write("train"), write("extra")
+    write("validation")
+    (out / "test.lmdb").write_text("damaged")  # says so itself
+    assert len(store.open(train)) == store.verify(train)["items"] == 1
+    shutil.copy(folder.convert(tmp_path / "in", tmp_path / "new")["test"], out / "test.lmdb")
+    with pytest.raises(store.StoreError, match="their marks: train of an older version, test [0-9a-f]{16}"):
+        store.open(train)
+    assert len(store.open(extra)) == len(store.open(out / "validation.lmdb")) == len(store.open(write("train"))) == 1
 
 
 # What the converters share
