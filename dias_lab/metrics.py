@@ -32,20 +32,32 @@ CHUNK_PIXELS = 2**18  # per pass: small temporaries stay in cache, and the alloc
 class Protocol:
     """How the pixels that are not plainly an object count."""
 
+    crowds: bool  # crowd regions are objects, and overlap those beneath them; or they are left out (`data.store.thing_map`)
     void: Literal["ignore", "background"]  # no true label there, or it is background
     void_in_predicted_area: bool  # ignored void still enlarges the predicted segment in IoU
     overlap: Literal["void", "ignore"]  # treated as void is, or left out of everything
     background_in_iou: bool  # background is one of the true segments in mBO and mIoU
     empty_ari: float  # the ARI of no pixels: what FG-ARI is without foreground; NaN leaves the image out
+    overlapped_ari: float  # the same where objects overlap so much that none has a pixel of its own
 
 
 PROTOCOLS = {
-    "dias": Protocol("ignore", True, "void", background_in_iou=True, empty_ari=np.nan),  # Genera1Z/DIAS v3 and v4
-    "dias-v1": Protocol("background", False, "void", background_in_iou=True, empty_ari=np.nan),  # v1 and v2
-    "spot": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=1.0),
-    "oclf": Protocol("ignore", False, "ignore", background_in_iou=False, empty_ari=1.0),
-    "videosaur": Protocol("background", False, "ignore", background_in_iou=False, empty_ari=np.nan),  # as it scores COCO
+    "dias": Protocol(True, "ignore", True, "void", True, empty_ari=np.nan, overlapped_ari=np.nan),  # Genera1Z/DIAS v3, v4
+    "dias-v1": Protocol(True, "background", False, "void", True, empty_ari=np.nan, overlapped_ari=np.nan),  # v1 and v2
+    "spot": Protocol(True, "background", False, "ignore", False, empty_ari=1.0, overlapped_ari=1.0),
+    "oclf": Protocol(True, "ignore", False, "ignore", False, empty_ari=1.0, overlapped_ari=1.0),
+    # as it scores COCO: an image is left out if it has no masks, which is asked before pixels are ignored
+    "videosaur": Protocol(False, "background", False, "ignore", False, empty_ari=np.nan, overlapped_ari=1.0),
 }
+
+
+def named(protocol: "str | Protocol") -> Protocol:
+    """The protocol of that name. Raises ValueError if there is none."""
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}{nearest(protocol, PROTOCOLS)}")
+    return PROTOCOLS[protocol]
 
 
 def segmentation_scores(
@@ -62,10 +74,7 @@ def segmentation_scores(
 
     Raises ValueError for an unknown protocol, maps that are not integer [B H W] of one shape, and labels out of range.
     """
-    if not isinstance(protocol, Protocol):
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {protocol!r}{nearest(protocol, PROTOCOLS)}")
-        protocol = PROTOCOLS[protocol]
+    protocol = named(protocol)
     predicted = _label_map("predicted", predicted)
     num_predicted = _check_range("predicted", predicted, MAX_PREDICTED, "arg-max the maps first") + 1
     maps = {"true": true} if classes is None else {"true": true, "classes": classes}
@@ -139,11 +148,12 @@ def _counted(count: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndar
 def _scores(count: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
     pairs, area = _counted(count, protocol)
     mbo, miou = _overlap_scores(pairs, area, protocol)
-    ari, fg_ari = (_adjusted_rand(part, protocol.empty_ari) for part in (pairs, pairs[..., 1:]))
+    empty = np.where(count[..., OVERLAP].any(axis=1), protocol.overlapped_ari, protocol.empty_ari)  # [B]
+    ari, fg_ari = (_adjusted_rand(part, empty) for part in (pairs, pairs[..., 1:]))
     return {"ari": ari, "fg_ari": fg_ari, "mbo": mbo, "miou": miou}
 
 
-def _adjusted_rand(pairs: np.ndarray, empty: float) -> np.ndarray:
+def _adjusted_rand(pairs: np.ndarray, empty: np.ndarray) -> np.ndarray:
     """Adjusted Rand index [B] of int64 counts [B N S]; `empty` where there are none.
 
     Sums of pairs are exact in int64 up to 3e9 pixels. Their product is not, at 256x256 already; hence the division first.

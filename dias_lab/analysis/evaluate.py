@@ -19,7 +19,7 @@ from dias_lab.analysis.intervals import TITLES, mean_text
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import squares
 from dias_lab.methods import Method, checkpoint, segments_from
-from dias_lab.metrics import OVERLAP, VOID, segmentation_scores
+from dias_lab.metrics import OVERLAP, VOID, named, segmentation_scores
 
 MAPS = ("first", "last", "decoder")
 METRICS = ("ari", "fg_ari", "mbo", "miou")
@@ -40,7 +40,8 @@ def score(predict: Callable, store, config, protocol: str = "dias", limit: int =
     or an unknown protocol.
     """
     first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    tables = [_scored(batch, predict(batch), protocol) for batch in squares(store, config, limit, first, every)]
+    batches = squares(store, config, limit, first, every, named(protocol).crowds)
+    tables = [_scored(batch, predict(batch), protocol) for batch in batches]
     if every > 1:
         parts = [None] * every
         torch.distributed.all_gather_object(parts, tables)

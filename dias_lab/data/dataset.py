@@ -7,7 +7,6 @@ Axes: B images, H W pixels of a picture, R pixels of the protocol's square.
 """
 
 import functools
-import io
 import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,14 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as transforms
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
-from dias_lab.data import draws
+from dias_lab.data import draws, pictures
 from dias_lab.data import store as stores
-from dias_lab.trace import VOID
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from dias_lab.trace import LAST_SEGMENT, VOID
 
 
 class Batches(Dataset):
@@ -76,11 +73,14 @@ class Batches(Dataset):
 class Squares(Dataset):
     """Evaluation batches: the centre squares of the items, in order. `Squares(store, size, batch_size)[number]`.
 
-    Where the store knows classes, info has "classes" uint8 [B 256]: see `class_table`.
+    Where the store knows classes, info has "classes" uint8 [B 256]: see `class_table`. `crowds=False` leaves crowd regions
+    out, as some protocols do. Raises StoreError if the store does not know what is beneath them.
     """
 
-    def __init__(self, store, size: int, batch_size: int, limit: int = 0):
-        self.store, self.size, self.batch_size = store, size, batch_size
+    def __init__(self, store, size: int, batch_size: int, limit: int = 0, crowds: bool = True):
+        if not crowds and store.meta["schema"] < 2 and store.meta.get("annotations") == "instances":
+            raise stores.StoreError(f"{store.path} does not say what is beneath its crowds: it is older. Convert the data again")
+        self.store, self.size, self.batch_size, self.crowds = store, size, batch_size, crowds
         self.num_items = min(limit or len(store), len(store))
 
     def __len__(self) -> int:
@@ -88,11 +88,11 @@ class Squares(Dataset):
 
     def __getitem__(self, number: int) -> dict:
         items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
-        views = [square(*(part[None] for part in read(self.store, item)), self.size) for item in items]
+        views = [square(*(part[None] for part in read(self.store, item, self.crowds)), self.size) for item in items]
         images, segments = (torch.cat(parts) for parts in zip(*views))
         infos = [self.store[item].info for item in items]
         known = any(info.get("classes") for info in infos)
-        classes = {"classes": torch.stack([class_table(info) for info in infos])} if known else {}
+        classes = {"classes": torch.stack([class_table(info, self.crowds) for info in infos])} if known else {}
         return {"image": images, "segments": segments, "info": {"item": torch.tensor(items), **classes}}
 
 
@@ -104,10 +104,10 @@ def batches(
     return loaded(Batches(store, config, seed, places, requests, segments), range(step, steps), config)
 
 
-def squares(store, config, limit: int = 0, first: int = 0, every: int = 1) -> Iterator[dict]:
-    """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on."""
+def squares(store, config, limit: int = 0, first: int = 0, every: int = 1, crowds: bool = True) -> Iterator[dict]:
+    """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on. `crowds`: see `Squares`."""
     batch_size = config.batch_size // (config.accumulate * config.devices * config.num_nodes)
-    dataset = Squares(store, config.image_size, max(batch_size, 1), limit)
+    dataset = Squares(store, config.image_size, max(batch_size, 1), limit, crowds)
     return loaded(dataset, range(first, len(dataset), every), config)
 
 
@@ -140,28 +140,32 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
     return draws.generator(seed, epoch, 0, "shuffle").permutation(length)
 
 
-def read(store, item: int) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
+def read(store, item: int, crowds: bool = True) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
     """Image and segments of one item; stuff is background. Without masks every pixel is void."""
     record = store[item]
-    image = as_image(Image.open(io.BytesIO(record.image)))
-    return image, true_segments(record, *image.shape[1:])
+    image = as_image(_opened(store, item, "image", record.image))
+    return image, true_segments(store, item, record, *image.shape[1:], crowds)
 
 
-def true_segments(record: stores.Record, height: int, width: int) -> UInt8[Tensor, "H W"]:
+def _opened(store, item: int, what: str, blob: bytes) -> Image.Image:
+    return pictures.opened(blob, f"{getattr(store, 'path', 'the store')}: the {what} of item {item}")
+
+
+def true_segments(store, item: int, record: stores.Record, height: int, width: int, crowds=True) -> UInt8[Tensor, "H W"]:
     if record.segments is None:
         return torch.full((height, width), VOID, dtype=torch.uint8)
-    table = torch.from_numpy(stores.thing_map(record.info))
-    return table[torch.from_numpy(np.array(Image.open(io.BytesIO(record.segments)))).long()]
+    table = torch.from_numpy(stores.thing_map(record.info, crowds))
+    return table[torch.from_numpy(np.array(_opened(store, item, "segments", record.segments))).long()]
 
 
-def class_table(info: dict) -> UInt8[Tensor, "256"]:
+def class_table(info: dict, crowds: bool = True) -> UInt8[Tensor, "256"]:
     """Lookup table from a thing to its class, numbered from 1 within the image; background, overlap and void stay.
 
     An image whose things have no known class is void throughout.
     """
     table = torch.arange(256, dtype=torch.uint8)
-    things = [segment for segment, thing in (info.get("things") or {}).items() if thing]
-    classes = info.get("classes") or {}
+    shown = np.unique(stores.thing_map(info, crowds)).tolist()
+    things, classes = [segment for segment in shown if 0 < segment <= LAST_SEGMENT], info.get("classes") or {}
     if any(segment not in classes for segment in things):
         return torch.full_like(table, VOID)
     names = sorted({classes[segment] for segment in things})
@@ -207,14 +211,14 @@ def crop(store, item: int, config, random: np.random.Generator, segments: bool =
     A large JPEG is decoded at a half, a quarter or an eighth of its size, where the crop still has R pixels a side then.
     """
     record = store[item]
-    picture = Image.open(io.BytesIO(record.image))
+    picture = _opened(store, item, "image", record.image)
     W, H = picture.size
     top, left, height, width = crop_box(H, W, config.crop_scale, random)
     share = min(config.image_size / min(height, width), 1.0)
     picture.draft(None, (math.ceil(W * share), math.ceil(H * share)))  # changes nothing but JPEGs
     y, x = picture.height / H, picture.width / W  # 1, or the scale that it will be decoded at
     rows, columns = slice(round(top * y), round((top + height) * y)), slice(round(left * x), round((left + width) * x))
-    true = true_segments(record, H, W)[None, top : top + height, left : left + width] if segments else None
+    true = true_segments(store, item, record, H, W)[None, top : top + height, left : left + width] if segments else None
     image, true = resize(as_image(picture)[None, :, rows, columns], true, config.image_size)
     return image[0], None if true is None else true[0]
 
@@ -246,24 +250,25 @@ def crop_box(height: int, width: int, scale: float, random: np.random.Generator)
 
 
 def read_photos(paths, size: int) -> tuple[UInt8[Tensor, "B 3 R R"], list[str]]:
-    """The centre squares of photo files, turned as their EXIF says, and their names; folders stand for their photos.
+    """The centre squares of photo files, read by the rules of `pictures`, and their names; folders stand for their photos.
 
-    Raises ValueError for a missing or damaged file (naming it), and where there is no photo at all.
+    Raises ValueError that names all files that are missing, damaged or refused, and where there is no photo at all.
     """
     files = []
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"there is no file or folder {path}")
-        inside = (file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES) if path.is_dir() else [path]
-        files += sorted(inside)
+        inside = (file for file in path.iterdir() if file.suffix.lower() in pictures.SUFFIXES and file.name[0] != ".")
+        files += sorted(inside) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"no photos ({' '.join(PHOTO_SUFFIXES)}) in {', '.join(map(str, paths))}")
-    images = []
+        raise ValueError(f"no photos ({' '.join(pictures.SUFFIXES)}) in {', '.join(map(str, paths))}")
+    images, problems = [], []
     for file in files:
         try:
-            with Image.open(file) as picture:
-                image = as_image(ImageOps.exif_transpose(picture))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file} cannot be decoded: {error}") from error
-        images.append(square(image[None], None, size)[0])
+            images.append(square(as_image(pictures.rgb(file))[None], None, size)[0])
+        except pictures.PictureError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError("\n  ".join(problems[:10]) + more)
     return torch.cat(images), [file.name for file in files]

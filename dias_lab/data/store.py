@@ -4,14 +4,18 @@ Records. `meta` is JSON: schema, kind, dataset, split, count, classes, source, c
 `00000007/image`, the original JPEG or PNG bytes; `00000007/segments`, a PNG label map of 8 bits and one channel (0
 background or none, 1 to 253 segments, 254 overlap, 255 void), absent where there are no masks; and `00000007/info`,
 JSON: source, width, height, the CRC-32 of both blobs, and by segment things, classes, crowds. JSON records end in their
-own CRC-32. Stuff keeps its own segments: the reader merges it (`thing_map`), so any protocol reads the same store.
+own CRC-32. The splits of a conversion have one mark, meta's `conversion`.
+
+Any protocol reads the same store. Stuff keeps its own segments: the reader merges it (`thing_map`). Some protocols leave
+crowd regions out; so where crowds lie over something else the map has a segment of its own, and info's `beneath` says by
+segment what is there without them: another segment, itself (an object under crowds throughout) or 0. With them it is
+overlap.
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
-import io
-import json
 import operator
 import zlib
 from collections import Counter
@@ -23,12 +27,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dias_lab.data import lmdb_file
+from dias_lab.data import lmdb_file, pictures, sealed
 from dias_lab.data.lmdb_file import StoreError
-from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
+from dias_lab.data.pictures import png
+from dias_lab.trace import BACKGROUND, LAST_SEGMENT, OVERLAP, VOID
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without what lies beneath crowds
+SPLITS = ("train", "validation", "test")
 BY_SEGMENT = {"things": bool, "classes": int, "crowds": bool}  # fields of info: a value for each segment
+SEGMENT_KEYS = (*BY_SEGMENT, "beneath")  # those whose keys are segments; in JSON they are text
 BATCH = 64  # items a transaction
 
 
@@ -44,19 +51,24 @@ class Packed(Record):
     """A record as it is stored: checked, its segments as PNG, its info with size and checksums. `pack` makes it."""
 
 
-def png(picture: Image.Image, **options) -> bytes:
-    """The PNG file of a picture; `options` are Pillow's."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", **options)
-    return buffer.getvalue()
+def thing_map(info: dict, crowds: bool = True) -> np.ndarray:
+    """Lookup table uint8 [256]: things keep their id, stuff becomes 0, overlap and void stay.
 
-
-def thing_map(info: dict) -> np.ndarray:
-    """Lookup table uint8 [256]: things keep their id, stuff becomes 0, overlap and void stay."""
-    table = np.zeros(256, np.uint8)
-    kept = [OVERLAP, VOID, *(segment for segment, thing in (info.get("things") or {}).items() if thing)]
+    Crowds are things; with `crowds=False` they are left out, and what is beneath them appears.
+    """
+    table, is_crowd = np.zeros(256, np.uint8), info.get("crowds") or {}
+    things = (segment for segment, thing in (info.get("things") or {}).items() if thing)
+    kept = [OVERLAP, VOID, *(segment for segment in things if crowds or not is_crowd.get(segment))]
     table[kept] = kept
+    for segment, below in (info.get("beneath") or {}).items():
+        table[segment] = OVERLAP if crowds else table[below]
     return table
+
+
+def segments_of(info: dict) -> dict[int, bool]:
+    """By segment whether it is a thing; pixels where crowds lie over something are none."""
+    beneath = info.get("beneath") or {}
+    return {segment: thing for segment, thing in (info.get("things") or {}).items() if segment not in beneath}
 
 
 def source_name(info: dict) -> str:
@@ -79,7 +91,7 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
         if not isinstance(meta.get(field), str):
             raise StoreError(f"meta[{field!r}] for {path} is {meta.get(field)!r}; give the {field}'s name")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
-    _seal(meta)  # what is not JSON is refused now, not hours later
+    sealed.seal(meta)  # what is not JSON is refused now, not hours later
     lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
     return path
 
@@ -89,14 +101,14 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
     for count, record in enumerate(records, start=1):
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
-            values = image, _seal(info), segments
+            values = image, sealed.seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
         batch += [(key, value) for key, value in zip(_keys(count - 1), values) if value is not None]
         if count % BATCH == 0:
             yield batch
             batch = []
-    yield [*batch, (b"meta", _seal({**meta, "schema": SCHEMA, "count": count}))]
+    yield [*batch, (b"meta", sealed.seal({**meta, "schema": SCHEMA, "count": count}))]
 
 
 def pack(record: Record) -> Packed:
@@ -107,6 +119,9 @@ def pack(record: Record) -> Packed:
     image, segments, info = record
     try:
         width, height = _check(image, segments, info)
+        if not pictures.header(image, "the image").plain:
+            way_out = "Store what dias_lab.data.pictures.rgb makes of it"
+            raise StoreError(f"the image is turned by EXIF, transparent or of 16 bits, so readers differ. {way_out}")
     except StoreError as error:
         raise StoreError(f"source {info.get('source')}: {error}") from error
     if isinstance(segments, np.ndarray):
@@ -118,8 +133,31 @@ def pack(record: Record) -> Packed:
 
 
 def open(path: str | Path) -> "Store":
-    """The store at the path. Raises: FileNotFoundError; StoreError if the file is damaged, foreign or newer."""
-    return Store(path)
+    """The store at the path. Raises: FileNotFoundError; StoreError if the file is damaged, foreign or newer, or one of the
+    splits beside it is of another conversion."""
+    opened = Store(path)
+    refuse_a_mixture(opened.path)
+    return opened
+
+
+def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
+    """StoreError if the path is a split and another one in its folder has the mark of another conversion.
+
+    A conversion that was stopped leaves such: the same image may be in both. `check_index`: open no damaged file.
+    """
+    marks = {}
+    for split in SPLITS if path.stem in SPLITS else ():
+        with contextlib.suppress(OSError, StoreError):  # what is missing or damaged says so when it is read itself
+            beside = path.with_name(f"{split}.lmdb")
+            if check_index:
+                lmdb_file.check_index(beside)
+            meta = Store(beside).meta
+            marks[split] = meta.get("conversion") or ("of an older version" if meta["schema"] < 2 else None)
+    marks = {split: mark for split, mark in marks.items() if mark}  # what no converter wrote has none
+    if others := [split for split in marks if path.stem in marks and marks[split] != marks[path.stem]]:
+        found = ", ".join(f"{split} {mark}" for split, mark in marks.items())
+        wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
+        raise StoreError(f"{wrong}: an image may be in both. Convert the data again, or keep them in folders of their own")
 
 
 class Store(Sequence):
@@ -149,7 +187,7 @@ class Store(Sequence):
         index %= count
         image, info, segments = lmdb_file.read(self.path, *_keys(index))
         try:
-            info = _unseal(info)
+            info = sealed.unseal(info, SEGMENT_KEYS)
             for name, blob in (("image", image), ("segments", segments)):
                 if info.pop(f"{name}_crc32", None) != (None if blob is None else zlib.crc32(blob)):
                     raise ValueError(f"{name}: wrong checksum")
@@ -169,10 +207,12 @@ class Store(Sequence):
 def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dict[str, int]:
     """Read, decode (or not) and compare everything; return counts: items, with_segments, segments, things, bytes.
 
-    Raises: FileNotFoundError; StoreError with up to ten problems and their items.
+    Raises: FileNotFoundError; StoreError with up to ten problems and their items, or for a split of another conversion
+    than those beside it.
     """
     path = Path(path).resolve()
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
+    refuse_a_mixture(path, check_index=True)
     store, problems = Store(path), []
     counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
@@ -185,7 +225,7 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
             if len(problems) == 10:
                 break
             continue
-        things = list((record.info.get("things") or {}).values())
+        things = list(segments_of(record.info).values())
         counts.update(items=1, with_segments=record.segments is not None, segments=len(things), things=sum(things))
     surplus = lmdb_file.count(path) - 1 - 2 * counts["items"] - counts["with_segments"]
     if surplus and not problems:
@@ -227,43 +267,20 @@ def _check(image: bytes, segments: bytes | np.ndarray | None, info: dict) -> tup
             raise StoreError(f"the map has the segments {sorted(map(int, used))}, info[{field!r}] has {sorted(values)}")
         if any(type(value) is not kind for value in values.values()):
             raise StoreError(f"info[{field!r}] is {values}; the values must be {kind.__name__}")
+    beneath = info.get("beneath") or {}
+    if not (set(beneath) <= used and set(beneath.values()) <= used | {BACKGROUND}):
+        raise StoreError(f"the map has the segments {sorted(map(int, used))}, info['beneath'] is {beneath}")
     return size
 
 
 def _decode(name: str, blob: bytes) -> Image.Image:
+    if not blob.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+        start = f"it begins with {blob[:8]!r} and is neither JPEG nor PNG"
+        raise StoreError(f"the {name} cannot be decoded: {start}")
     try:
-        if not blob.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
-            raise ValueError(f"it begins with {blob[:8]!r} and is neither JPEG nor PNG")
-        image = Image.open(io.BytesIO(blob), formats=("JPEG", "PNG"))
-        image.load()
-        return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise StoreError(f"the {name} cannot be decoded: {error}") from error
-
-
-# Sealed JSON
-
-
-def _seal(content: dict) -> bytes:
-    """JSON that ends in its own CRC-32."""
-    try:
-        text = json.dumps(content, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"not JSON ({error}): {content}") from error
-    return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'.encode()
-
-
-def _unseal(value: bytes | None) -> dict:
-    """The content of sealed JSON, with the ids of segments and classes as int. Raises: ValueError."""
-    text, _, checksum = (value or b"").rpartition(b', "crc32": ')
-    text += b"}"
-    if checksum != b"%d}" % zlib.crc32(text):
-        raise ValueError("JSON: wrong checksum" if value else "JSON: missing")
-    content = json.loads(text)
-    for field in BY_SEGMENT:
-        if isinstance(content.get(field), dict):
-            content[field] = {int(key): value for key, value in content[field].items()}
-    return content
+        return pictures.decoded(blob, f"the {name}", pictures.STORED)
+    except pictures.PictureError as error:
+        raise StoreError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -277,7 +294,7 @@ def _fingerprint(path: Path, *status: int) -> str:
 @functools.lru_cache(maxsize=64)
 def _meta(path: Path, value: bytes | None) -> dict:
     try:
-        meta = _unseal(value)
+        meta = sealed.unseal(value, SEGMENT_KEYS)
     except ValueError as error:
         raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
     if meta["schema"] > SCHEMA:

@@ -3,7 +3,6 @@
 All of it is read from the stores, so it says what was written, not what a converter meant to write. Needs no torch.
 """
 
-import io
 import itertools
 import json
 import math
@@ -14,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
-from dias_lab.data import store
+from dias_lab.data import pictures, store
 from dias_lab.data.convert.common import SPLITS, in_order
-from dias_lab.trace import BACKGROUND, OVERLAP, VOID
+from dias_lab.trace import BACKGROUND, LAST_SEGMENT, OVERLAP, VOID
+
+SPECKS = 10  # pixels: smaller segments are rarely objects
 
 
 class Summary(NamedTuple):
@@ -40,6 +40,8 @@ class Summary(NamedTuple):
     bytes: int
     command: str | None
     sources: frozenset[str]  # as JSON
+    marked: dict[str, int]  # how many images have overlap, and void
+    specks: int  # segments of fewer than SPECKS pixels
 
 
 def stores_in(folder: Path) -> list[Path]:
@@ -50,33 +52,42 @@ def stores_in(folder: Path) -> list[Path]:
 
 def summarise(path: Path, progress: bool = False) -> Summary:
     """Read every label map of a store. Raises: FileNotFoundError, StoreError."""
-    opened = store.open(path)
-    sizes, sources, things, pixels = Counter(), set(), [], np.zeros(256, np.int64)
+    opened = store.Store(path)
+    sizes, sources, things, pixels, marked, specks = Counter(), set(), [], np.zeros(256, np.int64), Counter(), 0
     items = in_order(lambda index: _item(opened[index]), range(len(opened)))
     for info, histogram in tqdm(items, f"summary {path.name}", len(opened), disable=not progress, mininterval=1):
         sizes[info["width"], info["height"]] += 1
         sources.add(json.dumps(info["source"], sort_keys=True))
         if histogram is not None:
             pixels += histogram
-            things.append(list((info.get("things") or {}).values()))
+            marked.update(overlap=bool(histogram[OVERLAP]), void=bool(histogram[VOID]))
+            areas = histogram[BACKGROUND + 1 : LAST_SEGMENT + 1]
+            specks += np.count_nonzero((0 < areas) & (areas < SPECKS))
+            things.append(list(store.segments_of(info).values()))
     segments, total = [len(of_image) for of_image in things], pixels.sum()
     shares = (pixels[[BACKGROUND, OVERLAP, VOID]] / total).tolist() if total else [np.nan] * 3
     mean = sum(segments) / len(things) if things else np.nan
     by_area = sorted(sizes, key=math.prod) or [(0, 0)]
     return Summary(
         path.stem, len(opened), len(things), sum(segments), sum(map(sum, things)), mean, max(segments, default=0),
-        *shares, by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources),
+        *shares, by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources), marked, specks,
     )  # fmt: skip
 
 
 def _item(record: store.Record) -> tuple[dict, np.ndarray | None]:
-    """What is known about an item, and how many pixels each label has."""
-    masked = record.segments is not None
-    return record.info, np.bincount(_decode(record.segments, "L").ravel(), minlength=256) if masked else None
+    """What is known about an item, and how many pixels each label has; crowds over something else are overlap."""
+    if record.segments is None:
+        return record.info, None
+    histogram = np.bincount(_decode(record.segments, "L").ravel(), minlength=256)
+    under_crowds = list(record.info.get("beneath") or {})
+    histogram[OVERLAP] += histogram[under_crowds].sum()
+    histogram[under_crowds] = 0
+    return record.info, histogram
 
 
 def table(summaries: Iterable[Summary]) -> str:
-    """The summaries as text, a line a split."""
+    """The summaries as text, a line a split, and how many images have pixels that belong to no segment."""
+    summaries = list(summaries)
     rows = [(*(name.replace("_", " ") for name in Summary._fields[:10]), "width x height", "MB")]
     for one in summaries:
         counts = map("{:,}".format, one[1:5])  # images, with_masks, segments, things
@@ -87,12 +98,22 @@ def table(summaries: Iterable[Summary]) -> str:
     first, *widths = (max(map(len, column)) for column in zip(*rows))
     lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
     note = "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area"
+    for one in summaries:
+        if found := [f"{count:,} have {label}" for label, count in one.marked.items() if count]:
+            note += f"\n{one.split}: of {one.with_masks:,} images with masks {' and '.join(found)}"
     return "\n".join([*lines, note])
 
 
 def doubts(summaries: list[Summary]) -> list[str]:
-    """What should not be among the splits of one folder: the same image twice, stores of several conversions."""
+    """What should not be: a split without objects, or of specks; among splits the same image twice, several conversions."""
     found = []
+    for one in summaries:
+        if one.with_masks and not one.things:
+            shares = f"background {one.background:.0%}, overlap {one.overlap:.0%}, void {one.void:.0%} of the pixels"
+            found.append(f"{one.split} has no object in any of its {one.with_masks} images with masks ({shares})")
+        elif 2 * one.specks > one.segments:
+            specks = f"{one.specks:,} of the {one.segments:,} segments in {one.split} have fewer than {SPECKS} pixels"
+            found.append(f"{specks}: were the masks resized with smoothing, or saved as JPEG once?")
     for one, other in itertools.combinations(summaries, 2):
         if both := one.sources & other.sources:
             found.append(f"{len(both)} images are in both {one.split} and {other.split}, for example {min(both)}")
@@ -111,16 +132,23 @@ class Sample(NamedTuple):
 
 def samples(path: Path, count: int) -> list[Sample]:
     """Up to `count` items, evenly spread over a store."""
-    opened = store.open(path)
+    opened = store.Store(path)
     names, chosen = opened.meta["classes"] or {}, np.linspace(0, len(opened) - 1, min(count, len(opened))).round()
     found = []
     for index in chosen.astype(int).tolist():
         image, segments, info = opened[index]
         labels = {segment: names[kind] for segment, kind in (info.get("classes") or {}).items() if kind in names}
-        segments = None if segments is None else _decode(segments, "L")
+        segments = None if segments is None else _shown(_decode(segments, "L"), info)
         found.append(Sample(_decode(image, "RGB"), segments, store.source_name(info), labels))
     return found
 
 
 def _decode(blob: bytes, mode: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(blob)).convert(mode))
+    return np.asarray(pictures.opened(blob, "a stored picture").convert(mode))
+
+
+def _shown(segments: np.ndarray, info: dict) -> np.ndarray:
+    """What is under crowds as overlap."""
+    table = np.arange(256, dtype=np.uint8)
+    table[list(info.get("beneath") or {})] = OVERLAP
+    return table[segments]

@@ -175,26 +175,38 @@ WRONG = {
     ),
     "not panoptic annotations .*Fetch": lambda root: cut(root / TABLE.format("val2017")),
     "not panoptic annotations .*images": lambda root: edit(root, lambda table: table.pop("images")),
-    "not panoptic annotations .*segments_info": lambda root: edit(
+    "that lack a field .*annotations.0. segments_info": lambda root: edit(
         root, lambda t: t["annotations"][0].pop("segments_info")
     ),
     "misses files: .*val2017/000000000002.jpg": lambda root: (root / PHOTO).unlink(),
     "misses files: .*000000000002.png": lambda root: (root / MASK).unlink(),
-    r"misses files: .*image 3\)": lambda root: edit(root, lambda table: table["images"].pop(0)),
+    "annotates images that it does not list: 3": lambda root: edit(root, lambda table: table["images"].pop(0)),
     r"twice: 2": lambda root: edit(root, lambda t: t["annotations"].append(t["annotations"][1])),
     r"unknown categories: 7": add_segment(category_id=7),
+    "has segments twice: 5 of image 2": add_segment(id=5),
+    "has segments that are no objects: image 2": lambda root: edit(root, lambda t: t["annotations"][1]["segments_info"].append(7)),
+    "iscrowd that are neither 0 nor 1: 9 of image 2 'no'": add_segment(iscrowd="no"),
+    "isthing is neither 0 nor 1: 90": lambda root: edit(root, lambda t: t["categories"][1].update(isthing="0")),
+    "has category ids twice: 1": lambda root: edit(root, lambda t: t["categories"][1].update(id=1)),
+    r"has image ids twice: 1 \(": lambda root: edit(root, lambda t: t["images"][0].update(id=1)),
+    "lists masks twice: 000000000003.png": lambda root: edit(
+        root, lambda t: t["annotations"][1].update(file_name="000000000003.png")
+    ),
+    "lists files twice: val2017/000000000003.jpg": lambda root: edit(
+        root, lambda t: t["images"][1].update(file_name="000000000003.jpg")
+    ),
     r"out of range: 16777216": add_segment(id=1 << 24),
     r"out of range: 0": add_segment(id=0),
     r"2.png lacks the segments \[9\]": add_segment(),
     r"2.png .* has \[9\], which are not in": lambda root: colours(masks() + 9 * (masks() == 0)).save(root / MASK),
     r"2.png lacks the segments \[5\]": lambda root: colours(masks() * (masks() != 5)).save(root / MASK),
     "image 2 has 254 segments; .*at most 253": many_segments,
-    r"2.png is \('RGB', \(24, 31\)\)": lambda root: colours(masks().T).save(root / MASK),
-    r"2.png is \('L'": lambda root: Image.fromarray(masks().astype(np.uint8)).save(root / MASK),
-    "2.png cannot be decoded.*Fetch": lambda root: cut(root / MASK),
+    "2.png 24 x 31, its image 31 x 24": lambda root: colours(masks().T).save(root / MASK),
+    "2.png has the mode L, a panoptic mask RGB": lambda root: Image.fromarray(masks().astype(np.uint8)).save(root / MASK),
+    "2.png is empty.*fetch": lambda root: cut(root / MASK),
     "2.jpg.*image cannot be decoded.*Fetch": lambda root: cut(root / PHOTO),
-    "2.jpg.*neither JPEG nor PNG": lambda root: (root / PHOTO).write_text("<html>not found</html>"),
-    r"2.jpg.*\(12, 12\)": lambda root: Image.new("RGB", (12, 12)).save(root / PHOTO),
+    "2.jpg is no picture": lambda root: (root / PHOTO).write_text("<html>not found</html>"),
+    "2.jpg 31 x 24, its file has 12 x 12": lambda root: Image.new("RGB", (12, 12)).save(root / PHOTO),
 }
 
 

@@ -2,10 +2,13 @@
 
 import io
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +141,105 @@ def test_kinds_of_masks(tmp_path, kind):
     assert item.info["things"] == {number: True for number in expected if number not in (0, 255)}
 
 
+def masks_of(tmp_path: Path, **values) -> Path:
+    """An image and a mask each, of these numbers in the four quarters."""
+    for name, numbers in values.items():
+        put(tmp_path / f"in/{name}.png")
+        put(tmp_path / f"masks/{name}.png", Image.fromarray(np.array(numbers, np.uint8)[QUARTERS]))
+    return tmp_path / "masks"
+
+
+def converted(tmp_path: Path) -> dict[str, store.Record]:
+    words = ["--masks", str(tmp_path / "masks"), "--validation", "0", "--test", "0"]
+    assert main(["convert", "folder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *words]) == 0
+    return items(tmp_path / "out/train.lmdb")
+
+
+BINARY = {
+    "grey": lambda path: None,
+    "palette": lambda path: put(path, palette_mask(np.asarray(Image.open(path)))),
+    "TIFF": lambda path: (put(path.with_suffix(".tif"), Image.open(path)), path.unlink()),
+}
+
+
+@pytest.mark.parametrize("kind", BINARY)
+def test_masks_of_0_and_255_are_one_object(tmp_path, capsys, kind):
+    """As of DAVIS 2016, ISIC and DUTS; some of the masks may be empty."""
+    for path in list(masks_of(tmp_path, a=[0, 255, 0, 255], b=[255, 0, 0, 0], c=[0] * 4).iterdir()):
+        BINARY[kind](path)
+    found = converted(tmp_path)
+    assert [found[name].info["things"] for name in "abc"] == [{1: True}, {1: True}, {}]
+    assert (decode(found["a"].segments) == np.array([0, 1, 0, 1])[QUARTERS]).all()
+    printed = capsys.readouterr().out
+    assert "no numbers but 0 and 255: 255 is taken as one object a mask, not as void" in printed
+    assert "attention" not in printed and store.open(tmp_path / "out/train.lmdb").meta["number_255"] == "object"
+
+
+def test_255_is_void_where_a_mask_has_other_numbers_and_is_counted_by_name(tmp_path, capsys):
+    masks_of(tmp_path, a=[0, 255, 0, 255], b=[1, 0, 2, 255], c=[0, 1, 0, 1])
+    found = converted(tmp_path)
+    assert [found[name].info["things"] for name in "abc"] == [{}, {1: True, 2: True}, {1: True}]
+    printed = capsys.readouterr().out
+    assert "attention: the number 255 is void in 2 masks of" in printed and "a.png, b.png" in printed
+    assert "train: of 3 images with masks 2 have void" in printed
+
+
+@pytest.mark.parametrize("numbers, share", [([0, 0, 0, 0], "void 0%"), ([0, 1, 255, 255], None)])
+def test_a_store_without_an_object_says_so(tmp_path, capsys, numbers, share):
+    masks_of(tmp_path, a=numbers)
+    converted(tmp_path)
+    said = "attention: train has no object in any of its 1 images with masks"
+    printed = capsys.readouterr().out
+    assert (said in printed and share in printed) if share else said not in printed
+
+
+def test_a_store_of_void_alone_says_so(tmp_path):
+    """By other ways than a folder of masks."""
+    labels = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    records = [store.Record(store.png(smooth()), labels, {"source": "x", "things": {}})]
+    path = store.write(tmp_path / "train.lmdb", records, {"dataset": "toy", "split": "train"})
+    [doubt] = summary.doubts([summary.summarise(path)])
+    assert "train has no object" in doubt and "void 100%" in doubt
+
+
+def test_smoothed_masks_are_suspected(tmp_path, capsys):
+    picture = Image.fromarray((QUARTERS > 1).astype(np.uint8) * 255).rotate(30, Image.Resampling.BICUBIC)
+    put(tmp_path / "in/a.png")
+    put(tmp_path / "masks/a.png", picture)
+    converted(tmp_path)
+    assert "have fewer than 10 pixels: were the masks resized with smoothing" in capsys.readouterr().out
+
+
+def test_negative_numbers_are_refused(tmp_path):
+    put(tmp_path / "in/a.png")
+    put(tmp_path / "masks/a.tif", Image.fromarray(QUARTERS.astype(np.int32) - 1))
+    with pytest.raises(ConversionError, match="a.tif has the number -1"):
+        folder.convert(tmp_path / "in", tmp_path / "out", tmp_path / "masks", validation=0, test=0)
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_names_from_a_mac_and_from_elsewhere(tmp_path, forms):
+    for name in ("Tür", "señal 2", "Å", "plain"):
+        photo, mask = (unicodedata.normalize(form, name) for form in forms)
+        put(tmp_path / f"in/{photo}.png")
+        put(tmp_path / f"masks/{mask}.png", Image.fromarray(QUARTERS))
+    found = items(folder.convert(tmp_path / "in", tmp_path / "out", tmp_path / "masks", validation=0, test=0)["train"])
+    assert sorted(found) == sorted(["Tür", "señal 2", "Å", "plain"]) and all(item.segments for item in found.values())
+    put(tmp_path / f"in/{unicodedata.normalize('NFC' if forms[0] == 'NFD' else 'NFD', 'Tür')}.png")
+    with pytest.raises(ConversionError, match="has both"):
+        folder.convert(tmp_path / "in", tmp_path / "b", validation=0, test=0)
+
+
+def test_all_pairs_that_do_not_fit_at_once(tmp_path):
+    masks_of(tmp_path, **{name: [0, 1, 2, 3] for name in "abcde"})
+    for name in "bd":
+        put(tmp_path / f"masks/{name}.png", Image.new("L", (9, 9)))
+    (tmp_path / "in/e.png").write_text("no picture")
+    with pytest.raises(ConversionError, match="(?s)3 problems:.*b.png has .9, 9..*d.png has .9, 9..*e.png is no picture"):
+        folder.convert(tmp_path / "in", tmp_path / "out", tmp_path / "masks", validation=0, test=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_253_segments_and_no_more(tmp_path):
     picture = put(tmp_path / "in/a.png", Image.new("RGB", (254, 4)))
     values = np.repeat(np.arange(254, dtype=np.uint16)[None] * 200, 4, 0)
@@ -249,8 +351,8 @@ def exchange(root: Path, old: str, new: str) -> Path:
 
 WRONG = {
     "b.jpg is empty": lambda root: (root / "in/b.jpg").write_bytes(b""),
-    "b.jpg cannot be decoded .*truncated": lambda root: cut(root / "in/b.jpg"),
-    "b.jpg is no picture, or damaged": lambda root: (root / "in/b.jpg").write_text("<html>not found</html>"),
+    "b.jpg.* cannot be decoded .*truncated": lambda root: cut(root / "in/b.jpg"),
+    "b.jpg is no picture, or its beginning is damaged": lambda root: (root / "in/b.jpg").write_text("<html>not found</html>"),
     "b.jpg is ICO; it must be one of JPEG": lambda root: put(root / "in/b.jpg", format="ICO"),
     "masks/b.png is empty": lambda root: (root / "masks/b.png").write_bytes(b""),
     "masks/b.png (cannot be decoded|is no picture)": lambda root: cut(root / "masks/b.png", 50),
@@ -335,7 +437,7 @@ def test_stores_that_do_not_fit_are_not_mixed(tmp_path):
     for number in range(6):
         put(tmp_path / f"in/{number}.png")
     paths = folder.convert(tmp_path / "in", tmp_path / "out")
-    before = {path: path.read_bytes() for path in paths.values()}
+    before = {path: list(store.open(path)) for path in paths.values()}
     with pytest.raises(ConversionError, match="validation.lmdb is there, .*makes no validation split.*Remove it"):
         folder.convert(tmp_path / "in", tmp_path / "out", validation=0)
     meta = {"dataset": "other", "split": "test"}
@@ -344,7 +446,7 @@ def test_stores_that_do_not_fit_are_not_mixed(tmp_path):
         folder.convert(tmp_path / "in", tmp_path / "out")
     (tmp_path / "out/test.lmdb").write_text("damaged")
     folder.convert(tmp_path / "in", tmp_path / "out")  # the cure
-    assert {path: path.read_bytes() for path in paths.values()} == before
+    assert {path: list(store.open(path)) for path in paths.values()} == before
 
 
 def test_doubts_about_a_folder_of_stores(tmp_path):
@@ -353,6 +455,12 @@ def test_doubts_about_a_folder_of_stores(tmp_path):
     folder.convert(tmp_path / "in", tmp_path / "out")
     summaries = [summary.summarise(path) for path in summary.stores_in(tmp_path / "out")]
     assert [one.split for one in summaries] == ["train", "validation", "test"] and summary.doubts(summaries) == []
+    shutil.copytree(tmp_path / "out", tmp_path / "mixed")
+    folder.convert(tmp_path / "in", tmp_path / "c")
+    shutil.copy(tmp_path / "c/train.lmdb", tmp_path / "mixed/train.lmdb")  # the same images: no other doubt
+    for split, others in {"train": "validation and test", "test": "train"}.items():
+        with pytest.raises(store.StoreError, match=f"{split}.lmdb and {others} beside it come from different conversions"):
+            store.verify(tmp_path / f"mixed/{split}.lmdb")
     other = folder.convert(tmp_path / "in", tmp_path / "b", validation=0, test=0)["train"]
     found = summary.doubts([summary.summarise(other), *summaries[1:]])
     assert "1 images are in both train and validation" in found[0] and "different commands" in found[-1]
@@ -363,9 +471,9 @@ def test_a_killed_conversion_starts_again_cleanly(tmp_path):
     for number in range(40):
         put(tmp_path / f"in/{number}.png")
     script = (
-        "import sys, time\nfrom dias_lab.data.convert import folder\nreal = folder._picture\ndef slow(path):\n"
+        "import sys, time\nfrom dias_lab.data.convert import folder\nfrom dias_lab.data import pictures\nreal = pictures.photo\ndef slow(path):\n"
         "    time.sleep(0.2)\n    return real(path)\n"
-        "folder._picture = slow\nfolder.convert(sys.argv[1] + '/in', sys.argv[1] + '/out')"
+        "pictures.photo = slow\nfolder.convert(sys.argv[1] + '/in', sys.argv[1] + '/out')"
     )
     places = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": places})
@@ -380,6 +488,67 @@ def test_a_killed_conversion_starts_again_cleanly(tmp_path):
     paths = folder.convert(tmp_path / "in", tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == ["test.lmdb", "train.lmdb", "validation.lmdb"]
     assert sum(store.verify(path)["items"] for path in paths.values()) == 40
+
+
+@pytest.mark.parametrize("command", ["verify", "open", "train", "evaluate"])
+def test_splits_of_two_conversions_are_noticed(tmp_path, capsys, monkeypatch, command):
+    """A second conversion, of other shares, was killed when its test split was written: images are in two splits now."""
+    for number in range(20):
+        put(tmp_path / f"in/{number}.png")
+    paths = folder.convert(tmp_path / "in", tmp_path / "out", validation=0.2, test=0.2)
+    real = store.write
+
+    def killed(path, records, meta):
+        if path.stem != "test":
+            raise KeyboardInterrupt
+        return real(path, records, meta)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "write", killed)
+        folder.convert(tmp_path / "in", tmp_path / "out", validation=0.2, test=0.6)
+    marks = {split: store.Store(path).meta["conversion"] for split, path in paths.items()}
+    assert marks["train"] == marks["validation"] != marks["test"]
+    said = "come from different conversions.*an image may be in both. Convert the data again"
+    if command == "verify":
+        assert main(["verify", str(tmp_path / "out")]) == 1 and re.search(said, capsys.readouterr().err)
+        assert main(["verify", str(paths["train"])]) == 1 and re.search(said, capsys.readouterr().err)
+    elif command == "train":
+        from dias_lab.analysis.discovery import open_stores
+        from dias_lab.config import Config
+
+        with pytest.raises(store.StoreError, match=said):
+            open_stores(Config.preset("scenes", data=str(tmp_path / "out")))
+    elif command == "evaluate":
+        words = ["--run-dir", str(tmp_path), "--data", str(tmp_path / "out")]
+        assert main(["evaluate", *words]) == 1 and re.search(said, capsys.readouterr().err)
+    else:
+        for path in paths.values():
+            with pytest.raises(store.StoreError, match=said):
+                store.open(path)
+    folder.convert(tmp_path / "in", tmp_path / "out", validation=0.2, test=0.6)  # the cure
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_splits_without_a_mark_and_with_one(tmp_path, monkeypatch):
+    """Stores of older versions had none; beside new ones they are of another conversion. What a script wrote has none."""
+    for number in range(6):
+        put(tmp_path / f"in/{number}.png")
+    out, record = tmp_path / "out", store.Record(store.png(smooth()), None, {"source": "x"})
+    out.mkdir()
+
+    def write(split: str) -> Path:
+        return store.write(out / f"{split}.lmdb", [record], {"dataset": "folder", "split": split})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "SCHEMA", 1)
+        train, extra = write("train"), write("extra")
+    write("validation")
+    (out / "test.lmdb").write_text("damaged")  # says so itself
+    assert len(store.open(train)) == store.verify(train)["items"] == 1
+    shutil.copy(folder.convert(tmp_path / "in", tmp_path / "new")["test"], out / "test.lmdb")
+    with pytest.raises(store.StoreError, match="their marks: train of an older version, test [0-9a-f]{16}"):
+        store.open(train)
+    assert len(store.open(extra)) == len(store.open(out / "validation.lmdb")) == len(store.open(write("train"))) == 1
 
 
 # What the converters share

@@ -193,7 +193,7 @@ WRONG = {
     "JPEGImages is missing": lambda f: shutil.rmtree(f / "JPEGImages"),
     "JPEGImages/000032.jpg, which train.txt names, cannot be read": lambda f: (f / f"{PHOTO}.jpg").unlink(),
     "train.txt lists 000032, which SegmentationObject lacks": lambda f: (f / f"{OBJECT}.png").unlink(),
-    "000032.png cannot be decoded .*No such file": lambda f: (f / f"{CLASS}.png").unlink(),
+    "000032.png cannot be read .*No such file": lambda f: (f / f"{CLASS}.png").unlink(),
     "SegmentationObject/000032.png cannot be decoded": lambda f: cut(f / f"{OBJECT}.png"),
     "SegmentationClass/000032.png cannot be decoded": lambda f: cut(f / f"{CLASS}.png"),
     "000032.jpg.*image cannot be decoded": lambda f: cut(f / f"{PHOTO}.jpg"),

@@ -76,7 +76,7 @@ def test_round_trip(tmp_path):
         if read.segments:
             assert (np.asarray(Image.open(io.BytesIO(read.segments))) == given.segments).all()
     assert opened[-1] == opened[69] and opened[np.int64(3)] == opened[3]
-    assert opened.meta == {**META, "schema": 1, "kind": "image", "command": None, "count": 70}
+    assert opened.meta == {**META, "schema": 2, "kind": "image", "command": None, "count": 70}
     summary = store.verify(path)
     assert summary == {"items": 70, "with_segments": 69, "segments": 138, "things": 69, "bytes": path.stat().st_size}
     assert os.listdir(tmp_path) == ["train.lmdb"]  # no lock file
@@ -329,7 +329,7 @@ def test_a_newer_schema(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "SCHEMA", 7)
         path = make(tmp_path / "a.lmdb")
-    with pytest.raises(store.StoreError, match="schema 7, .* reads up to 1. Update"):
+    with pytest.raises(store.StoreError, match="schema 7, .* reads up to 2. Update"):
         store.open(path)
 
 

@@ -10,7 +10,7 @@ background is black. Objects are numbered from 1 in the ascending order of R + 2
 import re
 from pathlib import Path
 
-from dias_lab.data import store
+from dias_lab.data import pictures, store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split, some
 
@@ -90,4 +90,6 @@ def _record(path: Path) -> store.Record:
     mask = _flat(path)
     labels = common.numbered(common.colours(mask, WAY_OUT), mask)
     source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
-    return store.Record(path.read_bytes(), labels, {"source": source, "things": common.all_things(labels)})
+    blob, header = pictures.photo(path)
+    labels = pictures.turned(labels, header.orientation)
+    return store.Record(blob, labels, {"source": source, "things": common.all_things(labels)})

@@ -1,4 +1,4 @@
-"""COCO 2017 in its original layout -> stores: the panoptic masks, or the instances.
+"""COCO 2017 in its original layout, or what other tools write in it -> stores: the panoptic masks, or the instances.
 
 Sources: Lin et al. 2014, arXiv:1405.0312; Kirillov et al. 2019, arXiv:1801.00868; the format,
 https://cocodataset.org/#format-data. The numbering of the segments is that of Genera1Z/DIAS v4.
@@ -6,24 +6,28 @@ https://cocodataset.org/#format-data. The numbering of the segments is that of G
 Panoptic: a mask PNG holds at each pixel a segment's id as R + 256 G + 65536 B, 0 where nothing is annotated. The store
 numbers the segments from 1 in the ascending order of these ids, things, stuff and crowds alike, and calls the rest void.
 
-Instances: masks of things that may overlap, decoded by pycocotools. As in SPOT and OCLF, pixels that two or more masks
-cover are overlap, crowd regions are masks like all others, and what no mask covers is the background. Segments are
-numbered in the ascending order of their annotation ids.
+Instances: masks of things that may overlap, decoded by pycocotools. Pixels that two or more masks cover are overlap, and
+what no mask covers is the background. Segments are numbered in the ascending order of their annotation ids. SPOT and OCLF
+take crowd regions as masks like all others, VideoSAUR leaves them out: the store keeps what is beneath them, for either.
+
+Masks lie on the pixels of the photo's file, as pycocotools has it. A photo that EXIF turns is stored upright, and its
+masks are turned with it; not so where the table states the size of the upright photo, on which they were drawn then.
 """
 
-import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as masks
 
-from dias_lab.data import store
-from dias_lab.data.convert import common
-from dias_lab.data.convert.common import ConversionError, Split, some
+from dias_lab.data import pictures, store
+from dias_lab.data.convert import common, tables
+from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.part import Part
+from dias_lab.files import read_json
 from dias_lab.trace import OVERLAP, VOID
 
-LAYOUT = "train2017/ val2017/ annotations/"
 NUM_IDS = 1 << 24
 
 
@@ -51,6 +55,7 @@ def convert(
     training, held = common.divide("coco", train.numbers, validation)
     splits = {}  # the smallest first: an error shows early
     for split, part, numbers in (("test", test, test.numbers), ("validation", train, held), ("train", train, training)):
+        part.check(numbers[:limit])
         meta = {
             "classes": part.classes,
             "source": f"COCO 2017 {annotations}, {part.name}, https://cocodataset.org",
@@ -58,56 +63,17 @@ def convert(
             "photos_without_masks": part.photos_without_masks,
         }
         splits[split] = Split(numbers[:limit], part.record, meta)
+    problems = [line for part in (train, test) for line in part.problems.lines(part.table)]
+    common.refuse(problems, f"Mend the tables, or fetch photos and annotations again into {root}")
     if not validation:
         del splits["validation"]
     options = {"root": root, "out": out, "validation": validation, "limit": limit, "annotations": annotations}
     paths = common.write(out, "coco", splits, options, f"Fetch the file again into {root}", progress)
     for part in (train, test) if progress else ():
         print(f"{part.photos_without_masks} photos of {part.name} are not in {part.table.name} and were left out")
+        if part.turned:
+            print(f"{len(part.turned)} photos of {part.name} were turned, as EXIF says: {common.some(part.turned)}")
     return paths
-
-
-class Part:
-    """train2017 or val2017: a table of annotations, checked against the files that are there.
-
-    Its kinds have a method `read(table)`, which sets `numbers` (the images' ids, ascending), `classes` ({id: name}) and
-    `things` ({id: bool}) and returns what is wrong, by its kind; and `record(number)`, the store's record of an image.
-    """
-
-    KIND = LAYOUT = ""  # of the table
-
-    def __init__(self, root: Path, name: str, *folders: Path):
-        self.root, self.name, self.table = root, name, root / "annotations" / f"{self.KIND}_{name}.json"
-        for path in (root, root / name, self.table, *folders):
-            if not path.exists():
-                raise ConversionError(f"{path} is missing. {common.found(root, path, LAYOUT + self.LAYOUT)}")
-        try:
-            table = json.loads(self.table.read_bytes())
-            self.images = {int(i["id"]): (i["file_name"], (i["width"], i["height"])) for i in table["images"]}
-            problems = self.read(table)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConversionError(f"{self.table} is not {self.KIND} annotations ({error!r}). Fetch it again") from error
-        photos = [self.images[number][0] if number in self.images else f"? (image {number})" for number in self.numbers]
-        there = {path.name for path in (root / name).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
-        problems["misses files"] += [f"{name}/{photo}" for photo in photos if photo not in there]
-        for what, values in problems.items():
-            if values:
-                raise ConversionError(f"{self.table} {what}: {some(values)}. Fetch {name} and its annotations again")
-        self.photos_without_masks = len(there) - len(set(photos))
-
-    def stored(self, number: int, labels: np.ndarray, segments: dict[int, dict], **more) -> store.Record:
-        """The record of an image. `segments`: for each segment in the store what the table says of it."""
-        photo, (width, height) = self.images[number]
-        info = {
-            "source": {"id": number, "file": f"{self.name}/{photo}"},
-            "width": width,
-            "height": height,
-            "things": {rank: self.things[segment["category_id"]] for rank, segment in segments.items()},
-            "classes": {rank: segment["category_id"] for rank, segment in segments.items()},
-            "crowds": {rank: bool(segment.get("iscrowd", 0)) for rank, segment in segments.items()},
-            **more,
-        }
-        return store.Record((self.root / self.name / photo).read_bytes(), labels, info)
 
 
 class Panoptic(Part):
@@ -119,33 +85,74 @@ class Panoptic(Part):
         self.masks = root / "annotations" / f"panoptic_{name}"
         super().__init__(root, name, self.masks)
 
-    def read(self, table: dict) -> dict[str, list]:
-        annotations = sorted(table["annotations"], key=lambda annotation: int(annotation["image_id"]))
-        ids = Counter(annotation["image_id"] for annotation in annotations)
-        self.annotations = {annotation["image_id"]: annotation for annotation in annotations}
-        self.numbers = list(self.annotations)
-        categories = _categories(self.root, table)
-        self.classes = {category["id"]: category["name"] for category in categories}
-        self.things = {category["id"]: bool(category["isthing"]) for category in categories}
-        segments = [segment for annotation in annotations for segment in annotation["segments_info"]]
-        there = {path.name for path in self.masks.iterdir()}
-        masks = [annotation["file_name"] for annotation in annotations]
-        return {
-            "misses files": [f"{self.masks.name}/{mask}" for mask in masks if mask not in there],
-            "uses unknown categories": sorted({segment["category_id"] for segment in segments} - set(self.classes)),
-            "has segment ids out of range": [s["id"] for s in segments if not 0 < s["id"] < NUM_IDS],
-            "annotates images twice": [number for number, count in ids.items() if count > 1],
-        }
+    def listed_categories(self, table: dict) -> list[dict]:
+        """Those of panoptic_coco_categories.json where there is one, else the table's own."""
+        entries, source = table.get("categories"), self.table
+        paths = [folder / "panoptic_coco_categories.json" for folder in (self.root, self.root / "annotations")]
+        if path := next((path for path in paths if path.exists()), None):
+            try:
+                entries, source = read_json(path), path
+            except ValueError as error:
+                raise ConversionError(f"{error}. Fetch it again") from error
+        if not entries:
+            wrong = f"{self.table} is not panoptic annotations (it has no categories"
+            raise ConversionError(f"{wrong}, and there is no panoptic_coco_categories.json). Fetch it again")
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise ConversionError(f"{source}: the categories are no list of objects. Fetch it again")
+        return entries
 
-    def record(self, number: int) -> store.Record:
-        annotation = self.annotations[number]
-        mask, size = self.masks / annotation["file_name"], self.images[number][1]
-        segments = sorted(annotation["segments_info"], key=lambda segment: segment["id"])
+    def read(self, table: dict) -> None:
+        unclear = [key for key, one in self.categories.items() if tables.flag(one.get("isthing")) is None]
+        self.problems["has categories whose isthing is neither 0 nor 1"] += unclear
+        fields = {"image_id": (int, float, str), "file_name": str, "segments_info": list}
+        annotations = tables.complete(table["annotations"], "annotations", fields, self.problems)
+        pairs = [(tables.identity(annotation["image_id"]), annotation) for annotation in annotations]
+        self.problems.twice("annotates images twice", (number for number, _ in pairs))
+        self.problems.twice("lists masks twice", (tables.normal(annotation["file_name"]) for _, annotation in pairs))
+        strange = {number for number, _ in pairs} - set(self.images)
+        self.problems["annotates images that it does not list"] += sorted(strange, key=str)
+        segments, self.annotations = [], {}
+        for number, annotation in pairs:
+            entries = [one for one in annotation["segments_info"] if isinstance(one, dict)]
+            named = [(f"{one.get('id')} of image {number}", one) for one in entries]
+            if len(named) < len(annotation["segments_info"]):
+                self.problems["has segments that are no objects"].append(f"image {number}")
+            good = [one for _, one in named if type(one.get("id")) is int and 0 < one["id"] < NUM_IDS]
+            self.problems["has segment ids out of range"] += [name for name, one in named if one not in good]
+            twice = [key for key, count in Counter(one["id"] for one in good).items() if count > 1]
+            self.problems["has segments twice"] += [f"{key} of image {number}" for key in twice]
+            segments += named
+            if number in self.images:
+                self.annotations[number] = annotation | {"segments_info": sorted(good, key=lambda one: one["id"])}
+        self.check_segments(segments)
+        self.numbers = sorted(self.annotations, key=tables.order)
+        self.mask_files, self.mask_paths = tables.Files(self.masks), {}
+
+    def check(self, numbers: Sequence) -> None:
+        super().check(numbers)
+        for number in numbers:
+            name, size = self.annotations[number]["file_name"], self.images[number][1]
+            self.mask_paths[number] = path = self.mask_files.find(name)
+            try:
+                found = path and pictures.header(path, formats=("PNG",))
+            except pictures.PictureError as error:
+                self.problems["lists pictures that cannot be used"].append(str(error))
+                continue
+            if not found:
+                self.problems["misses files"].append(f"{self.masks.name}/{name}")
+            elif found.size != size:
+                sizes = f"{path} {' x '.join(map(str, found.size))}, its image {' x '.join(map(str, size))}"
+                self.problems["has masks of other sizes than their images (width x height)"].append(sizes)
+
+    def is_thing(self, category: int) -> bool:
+        return bool(self.categories[category]["isthing"])
+
+    def record(self, number) -> store.Record:
+        mask, segments = self.mask_paths[number], self.annotations[number]["segments_info"]
         common.refuse_too_many(len(segments), f"{self.table}: image {number}")
-        picture = common.open_image(mask, ["PNG"], "Fetch it again")
-        if (picture.mode, picture.size) != ("RGB", size):
-            form = f"{mask} is {(picture.mode, picture.size)}, its image {('RGB', size)} (width, height)"
-            raise ConversionError(f"{form}. Fetch it again")
+        picture = common.open_mask(mask, "Fetch it again")
+        if picture.mode != "RGB":
+            raise ConversionError(f"{mask} has the mode {picture.mode}, a panoptic mask RGB. Fetch it again")
         there, places = common.ranked(common.packed_colours(picture))
         listed, marked = {segment["id"] for segment in segments}, set(there) - {0}
         if listed != marked:
@@ -156,72 +163,70 @@ class Panoptic(Part):
         return self.stored(number, ranks.astype(np.uint8)[places], dict(enumerate(segments, start=1)))
 
 
-def _categories(root: Path, table: dict) -> list[dict]:
-    """Those of panoptic_coco_categories.json where there is one, else the table's own."""
-    categories = table.get("categories")
-    paths = [folder / "panoptic_coco_categories.json" for folder in (root, root / "annotations")]
-    if path := next((path for path in paths if path.exists()), None):
-        try:
-            categories = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ConversionError(f"{path} is not JSON ({error}). Fetch it again") from error
-    if not categories:
-        raise ValueError("it has no categories, and there is no panoptic_coco_categories.json")
-    return categories
-
-
 class Instances(Part):
     """instances_{train,val}2017.json. Images without annotations stay: they are all background."""
 
     KIND, LAYOUT = "instances", "instances_{train,val}2017.json"
+    LISTS = ("images", "annotations", "categories")
 
-    def read(self, table: dict) -> dict[str, list]:
-        self.numbers = sorted(self.images)
-        self.classes = {int(category["id"]): category["name"] for category in table["categories"]}
-        self.things = dict.fromkeys(self.classes, True)
+    def read(self, table: dict) -> None:
+        self.numbers = sorted(self.images, key=tables.order)
+        fields = {"id": (int, float, str), "image_id": (int, float, str), "category_id": (int, float, str)}
+        annotations = tables.complete(table["annotations"], "annotations", fields, self.problems)
+        annotations = [one | {key: tables.identity(one[key]) for key in ("id", "image_id")} for one in annotations]
+        self.problems.twice("has annotation ids twice", (one["id"] for one in annotations))
+        strange = {one["image_id"] for one in annotations} - set(self.images)
+        self.problems["annotates images that it does not list"] += sorted(strange, key=str)
+        self.problems["has annotations whose ids are none"] += [
+            f"one of image {one['image_id']}" for one in annotations if one["id"] is None
+        ]
+        self.check_segments([(f"annotation {one['id']}", one) for one in annotations])
         self.annotations = defaultdict(list)
-        for annotation in sorted(table["annotations"], key=lambda annotation: annotation["id"]):
+        for annotation in annotations:
             self.annotations[annotation["image_id"]].append(annotation)
-        ids = Counter(annotation["id"] for annotation in table["annotations"])
-        categories = {annotation["category_id"] for annotation in table["annotations"]}
-        return {
-            "misses files": [],
-            "annotates images that it does not list": sorted(set(self.annotations) - set(self.images)),
-            "uses unknown categories": sorted(categories - set(self.classes)),
-            "has annotation ids twice": [number for number, count in ids.items() if count > 1],
-        }
 
-    def record(self, number: int) -> store.Record:
-        """info["hidden"] lists the annotations without a pixel of their own: the store has no segment of them."""
+    def check(self, numbers: Sequence) -> None:
+        super().check(numbers)
+        for number in numbers:
+            width, height = self.images[number][1]
+            for annotation in self.annotations.get(number, []):
+                if problem := tables.mask_problem(annotation.get("segmentation"), height, width):
+                    what = f"annotation {annotation['id']} of image {number} has no mask that decodes ({problem})"
+                    self.problems["has annotations that cannot be drawn"].append(what)
+
+    def record(self, number) -> store.Record:
+        """info["hidden"] lists the annotations without a pixel in the store."""
         width, height = self.images[number][1]
-        annotations = self.annotations.get(number, [])
-        cover = np.zeros((height, width), np.int32)  # how many masks cover a pixel
-        labels = np.zeros((height, width), np.int32)
+        annotations = sorted(self.annotations.get(number, []), key=lambda annotation: tables.order(annotation["id"]))
+        # where crowds lie over an object, this is added to its place; where they lie over each other, it stands alone
+        under = len(annotations) + 1
+        cover = np.zeros((2, height, width), np.int32)  # how many objects and how many crowds cover a pixel
+        top = np.zeros((2, height, width), np.int32)  # the place of an object and of a crowd there
         for place, annotation in enumerate(annotations, start=1):
-            covered = self._mask(annotation, height, width)
-            cover += covered
-            labels[covered] = place
-        labels[cover > 1] = 0
-        seen = [place for place in np.unique(labels).tolist() if place]
+            covered, crowd = self._mask(annotation, height, width), int(annotation.get("iscrowd", 0))
+            cover[crowd] += covered
+            top[crowd][covered] = place
+        with_crowds = np.select([cover[1] == 0, (cover[0] == 0) & (cover[1] == 1)], [top[0], top[1]], under + top[0])
+        places = np.where(cover[0] > 1, 0, with_crowds)
+        seen = [place for place in np.unique(places).tolist() if place]
         common.refuse_too_many(len(seen), f"{self.table}: image {number}")
-        ranks = np.zeros(len(annotations) + 1, np.uint8)
-        ranks[seen] = range(1, len(seen) + 1)
-        labels = np.where(cover > 1, np.uint8(OVERLAP), ranks[labels])
-        hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in seen]
-        segments = {rank: annotations[place - 1] for rank, place in enumerate(seen, start=1)}
-        return self.stored(number, labels, segments, hidden=hidden)
+        ranks = {place: rank for rank, place in enumerate(seen, start=1)}
+        numbers = np.zeros(2 * under, np.uint8)
+        numbers[seen] = range(1, len(seen) + 1)
+        labels = np.where(cover[0] > 1, np.uint8(OVERLAP), numbers[places])
+        owners = {place: place % under or int(top[1][places == place][0]) for place in seen}  # crowds that overlap: one
+        segments = {rank: annotations[owners[place] - 1] for place, rank in ranks.items()}
+        beneath = {ranks[place]: ranks.get(place - under, ranks[place]) for place in seen if place > under}
+        beneath |= {ranks[under]: 0} if under in ranks else {}
+        hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in owners.values()]
+        more = {"hidden": hidden} | ({"beneath": beneath} if beneath else {})
+        return self.stored(number, labels, segments, **more)
 
     def _mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
         """One annotation's pixels, bool [H W]: polygons, or run lengths as a list or as text."""
-        shape = annotation.get("segmentation")
-        try:
-            if isinstance(shape, list):
-                codes = masks.merge(masks.frPyObjects(shape, height, width))
-            else:
-                codes = masks.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-                if list(codes["size"]) != [height, width]:
-                    raise ValueError(f"its size is {codes['size']}, the image's {[height, width]}")
-            return masks.decode(codes).astype(bool)
-        except Exception as error:  # pycocotools raises bare Exception, too
-            what = f"{self.table}: annotation {annotation['id']} of image {annotation['image_id']}"
-            raise ConversionError(f"{what} has no mask that decodes ({error!r}). Fetch the table again") from error
+        shape = annotation["segmentation"]
+        if isinstance(shape, list):
+            codes = masks.merge(masks.frPyObjects(shape, height, width))
+        else:
+            codes = masks.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+        return masks.decode(codes).astype(bool)

@@ -2,15 +2,17 @@
 
 A store that is there already is replaced when its successor is complete and not before, so a conversion that failed or
 was killed is simply started again. What would mix two conversions in one folder is refused at the start: a split that
-this conversion does not make (its images may now be in another split), and stores of another data set.
+this conversion does not make (its images may now be in another split), and stores of another data set. All splits of a
+conversion have one mark, so that what a kill leaves beside older splits is noticed when it is opened.
 
 Axes: H W pixels of a picture.
 """
 
+import functools
 import hashlib
 import os
+import secrets
 import shlex
-import struct
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +24,13 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from dias_lab.data import lmdb_file, store
+from dias_lab.data import lmdb_file, pictures, store
+from dias_lab.data.pictures import PictureError
+from dias_lab.data.store import SPLITS
 from dias_lab.trace import BACKGROUND, LAST_SEGMENT, VOID
 
-SPLITS = ("train", "validation", "test")
 THREADS = min(8, os.cpu_count() or 1)
-# what Pillow raises for damaged files
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+LISTED = 10  # so many problems are shown, and then their count
 
 
 class ConversionError(ValueError):
@@ -50,8 +52,8 @@ def write(
 
     `options` are the converter's, for meta's command. `way_out` ends the error about an item that cannot be stored.
 
-    Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for a picture
-    that is damaged; OSError if `out` cannot be written.
+    Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for pictures
+    that cannot be used, all of a split at once; OSError if `out` cannot be written.
     """
     if empty := [split for split, part in splits.items() if not part.items]:
         counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
@@ -61,16 +63,37 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lmdb_file.remove_stale(out / f"{split}.lmdb")
-    paths = {}
+    paths, mark = {}, secrets.token_hex(8)
     for split, (items, record, meta) in splits.items():
-        meta = {"dataset": dataset, "split": split, "command": command(dataset, **options), **meta}
-        packed = in_order(lambda item, record=record: store.pack(record(item)), items)
-        shown = tqdm(packed, f"{dataset} {split}", len(items), disable=not progress, mininterval=1)
+        what = f"{dataset} {split}"
+        meta = {"dataset": dataset, "split": split, "command": command(dataset, **options), "conversion": mark, **meta}
+        packed = in_order(functools.partial(_packed, record=record, what=what, way_out=way_out), items)
+        shown = tqdm(packed, what, len(items), disable=not progress, mininterval=1)
         try:
-            paths[split] = store.write(out / f"{split}.lmdb", shown, meta)
+            paths[split] = store.write(out / f"{split}.lmdb", _sound(shown), meta)
         except store.StoreError as error:
-            raise ConversionError(f"{dataset} {split}: {error}. {way_out}") from error
+            raise ConversionError(f"{what}: {error}. {way_out}") from error
     return {split: paths[split] for split in SPLITS if split in paths}
+
+
+def _packed(item, record: Callable, what: str, way_out: str) -> store.Packed | ConversionError:
+    try:
+        return store.pack(record(item))
+    except ConversionError as error:
+        return error
+    except (store.StoreError, PictureError) as error:
+        return ConversionError(f"{what}: {error}. {way_out}")
+
+
+def _sound(packed: Iterable[store.Packed | ConversionError]) -> Iterator[store.Packed]:
+    """The records until one is an error; the rest is then read in search of others. Raises: ConversionError with all."""
+    problems = []
+    for one in packed:
+        if isinstance(one, ConversionError):
+            problems.append(str(one))
+        elif not problems:
+            yield one
+    refuse(problems)
 
 
 def command(dataset: str, **options) -> str:
@@ -91,7 +114,7 @@ def _refuse_a_mixture(out: Path, dataset: str, splits: dict[str, Split]) -> None
             found = f"{path} is there, and this conversion makes no {split} split: its images may be in another one now"
             raise ConversionError(f"{found}. Remove it or choose another folder")
         try:
-            there = store.open(path).meta["dataset"]
+            there = store.Store(path).meta["dataset"]
         except store.StoreError:
             continue  # damaged, or no store: converting again is the cure
         if there != dataset:
@@ -142,19 +165,17 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
 # Masks
 
 
-def open_image(path: Path, formats: Sequence[str] | None, way_out: str) -> Image.Image:
-    """The decoded picture in a file. Raises: ConversionError if it cannot be read, is damaged or has another format."""
+def open_mask(path: Path, way_out: str) -> Image.Image:
+    """The picture in a PNG. Raises: ConversionError if it cannot be read, is damaged or has another format."""
     try:
-        with Image.open(path, formats=formats) as image:
-            image.load()
-        return image
-    except UNREADABLE as error:
-        raise ConversionError(f"{path} cannot be decoded ({error}). {way_out}") from error
+        return pictures.decoded(path, formats=("PNG",))
+    except PictureError as error:
+        raise ConversionError(f"{error}. {way_out}") from error
 
 
 def colours(path: Path, way_out: str) -> Integer[np.ndarray, "H W"]:
     """A PNG's colours as R + 256 G + 65536 B, int32. Raises: ConversionError if it has none, or does not open."""
-    picture = open_image(path, ["PNG"], way_out)
+    picture = open_mask(path, way_out)
     if picture.mode not in ("P", "RGB", "RGBA"):
         raise ConversionError(f"{path} is a picture of mode {picture.mode}, so it has no colours. {way_out}")
     return packed_colours(picture)
@@ -199,7 +220,18 @@ def all_things(labels: Integer[np.ndarray, "H W"]) -> dict[int, bool]:
 # Errors
 
 
-def some(names: Iterable, limit: int = 5) -> str:
+def refuse(problems: Sequence[str], way_out: str = "") -> None:
+    """Raises: ConversionError that lists the problems, if there are any."""
+    if len(problems) == 1:
+        raise ConversionError(". ".join(filter(None, [problems[0], way_out])))
+    if problems:
+        rest = len(problems) - LISTED
+        more = [f"... and {rest} more"] if rest > 0 else []
+        listed = "\n  ".join([f"{len(problems)} problems:", *problems[:LISTED], *more])
+        raise ConversionError("\n".join(filter(None, [listed, way_out])))
+
+
+def some(names: Iterable, limit: int = LISTED) -> str:
     """A few names and how many more there are, for an error."""
     names = [str(name) for name in names]
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -1,35 +1,32 @@
 """A folder of your own images, with or without masks -> stores.
 
-Images are JPEG, PNG, BMP, WebP, TIFF or GIF. The store keeps the bytes of a JPEG or PNG that every reader decodes to the
-same RGB picture; all others become PNGs: other formats, photos that their EXIF orientation turns (the pixels are turned
-instead), transparency (laid over white) and 16-bit grey (its high byte, as Pillow reads 16-bit colour). Animations and files of
-several pages are refused, for nobody knows which picture is meant.
+Images are what `pictures` reads. The store keeps the bytes of a JPEG or PNG that every reader decodes to the same RGB
+picture; of all others a PNG of what a viewer shows.
 
 A mask belongs to the image with the same name but for its ending, and has its size as a viewer shows it, EXIF
 orientation included. It says which segment a pixel is in:
-  palette or 8-bit grey   by its number: 0 background, 255 void
+  palette or 8-bit grey   by its number: 0 background, 255 void; but where no mask has other numbers, 255 is one object
   16-bit grey             by its number: 0 background; there is no void
   RGB colours             by its colour: black or transparent background; there is no void
 Segments are renumbered 1, 2, ... in the ascending order of their numbers, or of R + 256 G + 65536 B.
 """
 
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from dias_lab.data import store
+from dias_lab.data import pictures, store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split, some
-from dias_lab.trace import VOID
+from dias_lab.data.pictures import LOSSLESS, SUFFIXES, PictureError
+from dias_lab.trace import BACKGROUND, VOID
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "MPO")  # MPO: JPEGs with a second picture, from some cameras
-LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "WEBP")  # formats of masks
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
-ORIENTATION = 0x0112  # the EXIF field
 SHARE = 0.1  # held out for validation and for test, unless the user says how much
+MEND = "Mend the file or take it out"
 
 
 def convert(
@@ -63,16 +60,25 @@ def convert(
         if progress and others[split]:
             print(f"left out of {folder}, for they end in none of {' '.join(SUFFIXES)}: {some(others[split])}")
     pairs = _pairs(images, masks) if masks else {}
+    files = [path for of_split in images.values() for path in of_split.values()]
+    common.refuse([problem for path in files if (problem := _problem(path, pairs.get(path)))], MEND)
+    binary, voided = _only_0_and_255(mask for mask in pairs.values() if mask), []
+    if progress and binary:
+        print(f"the masks in {masks} have no numbers but 0 and 255: 255 is taken as one object a mask, not as void")
     parts = {}
     for split, files in _split(images, shares).items():
         meta = {
             "source": str(root),
             "images_without_masks": sum(pairs.get(path) is None for path in files),
             "files_left_out": others.get(split, [])[:100],
+            "number_255": "object" if binary else "void",
         }
-        parts[split] = Split(files, lambda path: _record(root, path, pairs.get(path)), meta)
+        parts[split] = Split(files, lambda path: _record(root, path, pairs.get(path), binary, voided), meta)
     options = {"root": root, "out": out, "masks": masks, "validation": validation, "test": test}
-    return common.write(out, "folder", parts, options, "Mend the file or take it out", progress)
+    paths = common.write(out, "folder", parts, options, MEND, progress)
+    if progress and voided:
+        print(f"attention: the number 255 is void in {len(voided)} masks of {masks}: {some(sorted(voided))}")
+    return paths
 
 
 # Which files
@@ -106,16 +112,21 @@ def _folders(root: Path) -> dict[str, Path]:
     return folders or {"train": root}
 
 
+def _stem(path: Path) -> str:
+    """The name without its ending, accents composed: a Mac writes them as characters of their own."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
     """The pictures in a folder by stem, and the names of all other files."""
     files, others = {}, []
     for path in _listed(folder):
         if path.suffix.lower() not in SUFFIXES or path.is_dir():
             others.append(path.name + "/" * path.is_dir())
-        elif path.stem in files:
-            raise ConversionError(f"{folder} has both {files[path.stem].name} and {path.name}; rename or remove one")
+        elif (stem := _stem(path)) in files:
+            raise ConversionError(f"{folder} has both {files[stem].name} and {path.name}; rename or remove one")
         else:
-            files[path.stem] = path
+            files[stem] = path
     if not files:
         there = some(others, 12) or "nothing"
         raise ConversionError(f"{folder} holds no {what} ({' '.join(SUFFIXES)}); found: {there}")
@@ -157,66 +168,66 @@ def _split(images: dict[str, dict[str, Path]], shares: dict[str, float]) -> dict
 # One image
 
 
-def _record(root: Path, path: Path, mask: Path | None) -> store.Record:
-    blob, size, turned = _picture(path)
-    info = {"source": {"id": path.stem, "file": path.relative_to(root).as_posix()}}
+def _problem(path: Path, mask: Path | None) -> str | None:
+    """What the headers of an image and its mask say against them."""
+    try:
+        image = pictures.header(path)
+        size = pictures.header(mask, formats=LOSSLESS).size if mask else image.size
+    except PictureError as error:
+        return str(error)
+    if size == image.size:
+        return None
+    hint = "Give the mask the image's size, without smoothing"
+    if size == image.file_size:
+        hint = "It fits the picture before EXIF turns it, as viewers do. Turn the mask or remove that EXIF field"
+    return f"{mask} has {size} pixels (width, height), its image {path} has {image.size}. {hint}"
+
+
+def _record(root: Path, path: Path, mask: Path | None, binary: bool, voided: list[str]) -> store.Record:
+    blob, _ = pictures.photo(path)
+    info = {"source": {"id": _stem(path), "file": path.relative_to(root).as_posix()}}
     if mask is None:
         return store.Record(blob, None, info)
-    labels = _labels(mask)
-    if labels.shape != size[::-1]:
-        way_out = "Give the mask the image's size, without smoothing"
-        if turned and labels.shape == size:
-            way_out = "It fits the picture before EXIF turns it, as viewers do. Turn the mask or remove that EXIF field"
-        sizes = f"{mask} has {labels.shape[::-1]} pixels (width, height), its image {path} has {size}"
-        raise ConversionError(f"{sizes}. {way_out}")
+    labels = _labels(mask, binary)
+    if (labels == VOID).any():
+        voided.append(mask.name)
     return store.Record(blob, labels, {**info, "things": common.all_things(labels)})
 
 
-def _picture(path: Path) -> tuple[bytes, tuple[int, int], bool]:
-    """The bytes to store, width and height, and whether EXIF turned the picture."""
-    picture = _open(path, FORMATS)
-    turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
-    transparent, deep = picture.has_transparency_data, picture.mode.startswith("I")
-    if picture.mode == "F" or (deep and not 0 <= picture.getextrema()[0] <= picture.getextrema()[1] < 1 << 16):
-        raise ConversionError(f"{path} has more than 16 bits a pixel, and no known range. Save it with 8 bits")
-    if picture.format in ("JPEG", "PNG", "MPO") and not (turned or transparent or deep):
-        return path.read_bytes(), picture.size, False
-    if turned:
-        picture = ImageOps.exif_transpose(picture)
-    if deep:
-        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    if transparent:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return store.png(picture.convert("RGB")), picture.size, turned
+def _values(path: Path) -> tuple[str, np.ndarray]:
+    """A mask's mode, and its numbers or colours [H W], as a viewer shows it."""
+    picture = pictures.decoded(path, formats=LOSSLESS)
+    mode, orientation = picture.mode, pictures.header(path).orientation
+    if mode in ("RGB", "RGBA"):
+        opaque = np.asarray(picture.getchannel("A")) > 0 if mode == "RGBA" else True
+        values = np.where(opaque, common.packed_colours(picture), 0)
+    elif mode in ("1", "L", "P") or mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int32)
+        if (low := int(values.min())) < 0:
+            raise PictureError(f"{path} has the number {low}; masks have numbers from 0, and void is 255 with 8 bits")
+    else:
+        raise PictureError(f"{path} has the mode {mode}; masks are palette, 8 or 16-bit grey, or RGB pictures")
+    return mode, pictures.turned(values, orientation)
 
 
-def _labels(path: Path) -> np.ndarray:
+def _only_0_and_255(masks: Iterable[Path]) -> bool:
+    """Whether there are masks of 8-bit numbers, and 255 is the only one besides 0 in all of them."""
+    found = set()
+    for path in masks:
+        try:
+            mode, values = _values(path)
+        except PictureError:  # it is refused when it is converted
+            continue
+        found |= set(np.unique(values).tolist()) if mode in ("L", "P") else set()
+        if found - {BACKGROUND, VOID}:
+            return False
+    return VOID in found
+
+
+def _labels(path: Path, binary: bool) -> np.ndarray:
     """A mask as the store has it: uint8 [H W]."""
-    picture = ImageOps.exif_transpose(_open(path, LOSSLESS))
-    if picture.mode in ("1", "L", "P"):
-        values = np.asarray(picture, np.int32)
-        labels = common.numbered(np.where(values == VOID, 0, values), path)  # of mode 1: 0 or 1
-        return np.where(values == VOID, np.uint8(VOID), labels)
-    if picture.mode.startswith("I"):
-        return common.numbered(np.asarray(picture).astype(np.int64), path)
-    if picture.mode in ("RGB", "RGBA"):
-        colours = common.packed_colours(picture)
-        opaque = np.asarray(picture.getchannel("A")) > 0 if picture.mode == "RGBA" else True
-        return common.numbered(np.where(opaque, colours, 0), path)
-    raise ConversionError(f"{path} has the mode {picture.mode}; masks are palette, 8 or 16-bit grey, or RGB pictures")
-
-
-def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:
-    if not path.stat().st_size:
-        raise ConversionError(f"{path} is empty (0 bytes). Copy it again or take it out")
-    try:
-        with Image.open(path) as probe:
-            form, frames = probe.format, getattr(probe, "n_frames", 1)
-    except common.UNREADABLE as error:
-        raise ConversionError(f"{path} is no picture, or damaged ({error}). Copy it again or take it out") from error
-    if form not in formats:
-        why = "; JPEG changes the numbers of a mask" if form in ("JPEG", "MPO") else ""
-        raise ConversionError(f"{path} is {form}; it must be one of {', '.join(formats)}{why}")
-    if frames > 1 and form != "MPO":
-        raise ConversionError(f"{path} has {frames} frames or pages. Save the one that you mean as its own picture")
-    return common.open_image(path, formats, "Copy it again or take it out")
+    mode, values = _values(path)
+    if mode not in ("L", "P") or binary:
+        return common.numbered(values, path)
+    labels = common.numbered(np.where(values == VOID, BACKGROUND, values), path)
+    return np.where(values == VOID, np.uint8(VOID), labels)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dias_lab.data import store
+from dias_lab.data import pictures, store
 from dias_lab.data.convert.common import ConversionError, command
 from dias_lab.data.convert.published import PublishedFile, Sample
 from dias_lab.trace import LAST_SEGMENT, VOID
@@ -110,10 +110,11 @@ class Published:
             sample = self.file.read(key)
             try:
                 labels, info = _meaning(self.layout, sample)
+                blob, header = pictures.photo(sample.image, "its image")
             except ValueError as error:
                 raise self.file.error(error, key) from error
             source = {"file": self.file.path.name, "key": key.decode()}
-            yield store.Record(sample.image, labels, {"source": source, **info})
+            yield store.Record(blob, pictures.turned(labels, header.orientation), {"source": source, **info})
 
     def convert(self, out: str | Path, progress: bool = False) -> Path:
         """Write the store and return its path. Raises: ConversionError; OSError if `out` cannot be written."""

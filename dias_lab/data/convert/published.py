@@ -12,6 +12,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import weakref
@@ -21,8 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dias_lab.data.convert.common import UNREADABLE, ConversionError
+from dias_lab.data.convert.common import ConversionError
 
+# what Pillow raises for damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 SCRIPT = Path(__file__).with_name("untrusted.py")
 MAX_PIXELS = 1 << 24  # of an image; published ones have up to 640 x 640
 PNG, JPEG, ZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04"

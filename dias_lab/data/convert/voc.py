@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dias_lab.data import store
+from dias_lab.data import pictures, store
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, Split, some
 from dias_lab.trace import OVERLAP
@@ -140,8 +140,8 @@ class _Year:
         photo = self.folder / "JPEGImages" / f"{name}.jpg"
         info = {"source": {"id": name, "file": f"VOC{self.year}/JPEGImages/{name}.jpg"}}
         try:
-            blob = photo.read_bytes()
-        except OSError as error:
+            blob, header = pictures.photo(photo)
+        except pictures.PictureError as error:
             raise ConversionError(f"{photo}, which {self.listed} names, cannot be read ({error}). {WAY_OUT}") from error
         if name not in self.masked:
             return store.Record(blob, None, info)
@@ -151,7 +151,7 @@ class _Year:
             raise ConversionError(f"{photo.stem}: instance {OVERLAP} is more than a store holds. Take this image out")
         if self.has_classes:
             info["classes"] = self._classes(name, labels, list(info["things"]))
-        return store.Record(blob, labels, info)
+        return store.Record(blob, pictures.turned(labels, header.orientation), info)
 
     def _classes(self, name: str, labels: np.ndarray, segments: list[int]) -> dict[int, int]:
         """By segment the class that most of its pixels have."""
