@@ -27,7 +27,7 @@ from dias_lab.files import read_object
 LATER = {
     "parent", "colour_stride", "colour_texture", "conditioning", "conditioning_dim", "conditioning_images", "position_weight",
     "evaluation_iterations", "projector", "projector_position", "projector_width", "slot_frames", "evaluation_visible",
-    "decoder_locations", "trace_images",
+    "decoder_locations", "decoder_dim", "trace_images",
 }  # fmt: skip
 
 
