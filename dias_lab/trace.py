@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dias_lab.files import replacing
+from dias_lab.files import as_array, read_arrays, replacing
 
 # labels of true segments, here and nowhere else: 1 to LAST_SEGMENT are objects, the last two belong to no segment
 BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
@@ -50,7 +50,7 @@ class AttentionTrace:
     training_decoder_attention  float16 [K B N h w], or None where there is no decoder's map
     training_keep               bool [K B N]
 
-    Raises ValueError for arrays that are not so, naming the expected axes.
+    Tensors will do as well, on any device. Raises ValueError for arrays that are not so, naming the expected axes.
     """
 
     images: np.ndarray
@@ -67,7 +67,7 @@ class AttentionTrace:
 
     def __post_init__(self):
         for name, array in self._arrays().items():
-            object.__setattr__(self, name, np.asarray(array))
+            object.__setattr__(self, name, as_array(array))
         images, height, width = self._check("images", self.images, "B H W 3", (None, None, None, 3), np.uint8)[:3]
         maps = self._check("attention", self.attention, AXES, (None, images, None, None, None))
         self._check("keep", self.keep, "B N", (images, maps[2]), np.bool_)
@@ -233,7 +233,7 @@ class AttentionTrace:
     def load(cls, path) -> "AttentionTrace":
         """The trace in a file that `save` wrote. Raises ValueError, naming the file, for anything else."""
         try:
-            arrays = dict.fromkeys(OPTIONAL) | _read(path)
+            arrays = dict.fromkeys(OPTIONAL) | read_arrays(path, (*ARRAYS, "names", "about"))
             about = arrays.pop("about", None)  # first: a newer file may hold anything else
             about = _checked_about({} if about is None else _from_bytes("about", about))
             if missing := {*ARRAYS, "names"} - arrays.keys():
@@ -273,16 +273,6 @@ def _checked_about(about) -> dict:
     if about["axes"] not in (AXES, CLIP_AXES):
         raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
     return about | {"schema": SCHEMA}  # as it is now, and as it would be saved
-
-
-def _read(path) -> dict[str, np.ndarray]:
-    """The arrays of a trace's file, by name; other names are left alone."""
-    with open(path, "rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, not an .npz file")
-        with archive:
-            return {name: np.asarray(archive[name]) for name in (*ARRAYS, "names", "about") if name in archive}
 
 
 def _to_bytes(value) -> np.ndarray:

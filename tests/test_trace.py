@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dias_lab import files
 from dias_lab.trace import CLIP_AXES, AttentionTrace, upsample
 
 B, T, N, h, w, H, W = 2, 3, 4, 5, 6, 20, 27
@@ -320,6 +321,85 @@ def test_unreadable_files_are_named(trace, tmp_path):
             AttentionTrace.load(tmp_path / "bad.npz")
     with pytest.raises(FileNotFoundError):
         AttentionTrace.load(tmp_path / "none.npz")
+
+
+def header(shape, kind="|u1"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, shape, kind, content, message",
+    [
+        ("images", (1, 100_000, 100_000, 3), "|u1", b"", "images .* has 128 bytes, and its header speaks of 30,000,000,128"),
+        ("attention", (3, 2, 4, 50_000, 50_000), "<f2", bytes(480), "attention .*its header speaks of"),
+        ("keep", (2, 4), "|b1", bytes(9), "keep .* has 137 bytes, and its header speaks of 136"),
+        ("segments", (2, 20, 27), "|u1", bytes(1079), "segments .* has 1,207 bytes, and its header speaks of 1,208"),
+        ("about", (2**24,), "|u1", bytes(2**24), "would take 17 MB of memory"),
+        ("images", (1, 2**12, 2**12, 3), "|u1", bytes(2**24 * 3), "would take 50 MB of memory"),
+        ("names", (2**25,), "|u1", bytes(2**25), "would take 34 MB of memory"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_unpacked(name, shape, kind, content, message, trace, tmp_path, monkeypatch):
+    trace.save(tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "x.npz") as old, zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+        for member in old.namelist():
+            new.writestr(member, header(shape, kind) + content if member == f"{name}.npy" else old.read(member))
+    monkeypatch.setattr(files, "UNPACKED", (2**20, 100))
+    AttentionTrace.load(tmp_path / "x.npz")
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *arguments, **options: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match=f"bomb.npz is not a trace that can be read: .*{message}"):
+        AttentionTrace.load(tmp_path / "bomb.npz")
+
+
+def elsewhere(array):
+    """A tensor of another library, which NumPy can read only when it has left its device."""
+
+    class Tensor:
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return array
+
+        def __array__(self, *arguments, **options):
+            raise TypeError("can't convert a device tensor to numpy; call .cpu() first")
+
+    return Tensor()
+
+
+TENSORS = {
+    "float32": torch.from_numpy,
+    "float64": lambda array: torch.from_numpy(array).double(),
+    "float16": lambda array: torch.from_numpy(array).half(),
+    "bfloat16": lambda array: torch.from_numpy(array).bfloat16(),
+    "with gradients": lambda array: torch.from_numpy(array).requires_grad_() * 1,
+    "bfloat16 with gradients": lambda array: torch.from_numpy(array).requires_grad_().bfloat16(),
+    "inference": lambda array: torch.inference_mode()(lambda: torch.from_numpy(array) * 1)(),
+    "not contiguous": lambda array: torch.from_numpy(array.T.copy()).T if array.ndim == 2 else torch.from_numpy(array[::-1].copy()).flip(0),
+    "a list of tensors": lambda array: list(torch.from_numpy(array).bfloat16()),
+    "lists": lambda array: array.tolist(),
+    "elsewhere": elsewhere,
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_maps_may_be_tensors_of_any_kind(kind, fields):
+    from dias_lab.viz import explore
+
+    given = fields | {name: TENSORS[kind](fields[name]) for name in ("attention", "decoder_attention")}
+    found = AttentionTrace(**given)
+    expected = AttentionTrace(**fields)
+    for name in ("attention", "decoder_attention"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert ours.dtype == np.float16
+        np.testing.assert_allclose(ours, theirs, atol=2**-8 if "bfloat16" in kind or kind == "a list of tensors" else 1e-3)
+    maps = TENSORS[kind](fields["attention"][:, 0])
+    image = fields["images"][0]
+    assert explore(image, maps).html() and explore(torch.from_numpy(image), maps).html()
+    keep = torch.from_numpy(fields["keep"])
+    assert (AttentionTrace(**given | {"keep": keep, "segments": torch.from_numpy(fields["segments"])}).keep == fields["keep"]).all()
 
 
 class Hostile:

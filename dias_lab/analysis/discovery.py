@@ -39,13 +39,19 @@ class Discovery:
             )
         method_class(config.method).check(config)
 
+    @staticmethod
+    def records(config: Config) -> dict[str, str]:
+        """What tells the records of each split from others of the same name and number."""
+        return {store.path.stem: store.fingerprint()[:16] for store in open_stores(config)}
+
     def begin(self, fabric: Fabric) -> dict:
         self.train_store, self.validation_store = open_stores(self.config)
         if isinstance(self.model.backbone, Conditioned) and self.model.backbone.waiting:
             self.model.backbone.fit(self.samples())
         self.place(fabric)  # a GPU's copy is fitted, too
         meta = self.train_store.meta
-        return {name: meta[name] for name in ("dataset", "split", "count")} | self.model.begin()
+        facts = {name: meta[name] for name in ("dataset", "split", "count")} | {"records": self.records(self.config)}
+        return facts | self.model.begin()
 
     @torch.no_grad()
     def samples(self) -> Tensor:

@@ -158,11 +158,9 @@ class Store(Sequence):
         return Record(image, segments, info)
 
     def fingerprint(self) -> str:
-        """A hash of all items; their infos hold the checksums of image and segments."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            digest.update(lmdb_file.read(self.path, _keys(index)[1])[0] or b"")
-        return digest.hexdigest()
+        """A hash of all items; their infos hold the checksums of image and segments. Computed once a process and file."""
+        status = self.path.stat()
+        return _fingerprint(self.path, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
@@ -266,6 +264,14 @@ def _unseal(value: bytes | None) -> dict:
         if isinstance(content.get(field), dict):
             content[field] = {int(key): value for key, value in content[field].items()}
     return content
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint(path: Path, *status: int) -> str:
+    digest = hashlib.sha256()
+    for index in range(len(Store(path))):
+        digest.update(lmdb_file.read(path, _keys(index)[1])[0] or b"")
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=64)

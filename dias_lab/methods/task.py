@@ -47,6 +47,7 @@ class Task(Protocol):
     def evaluate(self, fabric: Fabric) -> dict:
         """Scores on the validation split, shared by all processes."""
 
+    # a Task may have a static records(config): what tells its data from others; a run that is there is not taken for theirs
     # a Task whose maps can be looked at also has trace(images: int) -> AttentionTrace, of the first validation images
 
     def selection(self, scores: dict) -> float:

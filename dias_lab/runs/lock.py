@@ -1,7 +1,8 @@
 """Who works in a run directory: a lock file that names its process, and is void when that process is dead.
 
-A process on another machine cannot be seen from here. Where a Slurm job holds the lock, the queue is asked; else the
-lock counts until it is deleted.
+The operating system's own lock on a file beside it, which ends with its process, keeps two from holding it at once. A process
+on another machine cannot be seen from here: where a Slurm job holds the lock, the queue is asked; else the lock counts
+until it is deleted.
 """
 
 import contextlib
@@ -16,7 +17,11 @@ from pathlib import Path
 
 import psutil
 
+from dias_lab.files import full_disk, read_object, system_lock
+
 CLAIM_VARIABLE = "DIAS_LAB_CLAIM"  # a notebook's process inherits the claim of whoever executes it
+FIELDS = {"pid": int, "started": str, "host": str, "token": str}  # of a lock that counts
+PATIENCE = 0.5  # seconds that another process may take to write its name, or to leave
 
 
 class RunBusy(RuntimeError):
@@ -27,59 +32,50 @@ class RunBusy(RuntimeError):
 def claim(run_dir):
     """Hold the run directory against other processes; gives the claim's token.
 
-    A lock whose process is dead is removed. A process that was started under a claim (a notebook by headless.execute)
-    shares it. Raises RunBusy when another live process holds the directory.
+    A lock whose process is dead is replaced, and so is one that names none. A process that was started under a claim (a
+    notebook by headless.execute) shares it. Raises RunBusy when another live process holds the directory.
     """
     lock, token = Path(run_dir) / "lock", secrets.token_hex(8)
     lock.parent.mkdir(parents=True, exist_ok=True)
+    other = holder(lock)
+    if other and other["token"] == os.environ.get(CLAIM_VARIABLE):
+        yield other["token"]
+        return
+    if other:
+        raise _busy(lock, other)
     pid, host = os.getpid(), platform.node()
     mine = {"pid": pid, "started": _started(pid), "host": host, "token": token, "slurm": slurm_job()}
-    while True:
-        try:
-            with open(lock, "x") as file:
-                json.dump(mine, file)
-            break
-        except FileExistsError:
-            other = holder(lock)
-        if other is None:
-            _remove_stale(lock)
-        elif other["token"] and other["token"] == os.environ.get(CLAIM_VARIABLE):
-            yield other["token"]
-            return
-        else:
-            raise RunBusy(
-                f"{lock.parent} is in use by process {other['pid']} on {other['host']}. Wait for it or stop it; "
-                f"if it is certainly gone, delete {lock}"
-            )
-    try:
-        yield token
-    finally:
-        if (holder(lock) or {}).get("token") == token:  # deleted by hand, it may be somebody else's by now
+    with system_lock(lock.with_name(".lock"), PATIENCE) as held:
+        other = holder(lock)  # somebody may have been faster
+        if held is False or other:
+            raise _busy(lock, other)
+        with full_disk(lock), contextlib.suppress(FileExistsError):  # that of a faster process, where there are no system locks
             lock.unlink(missing_ok=True)
+            with open(lock, "x") as file:
+                file.write(json.dumps(mine))
+        if (holder(lock) or {}).get("token") != token:
+            raise _busy(lock, holder(lock))
+        try:
+            yield token
+        finally:
+            if (holder(lock) or {}).get("token") == token:  # deleted by hand, it may be somebody else's by now
+                lock.unlink(missing_ok=True)
+
+
+def _busy(lock: Path, other: dict | None) -> RunBusy:
+    who = f"process {other['pid']} on {other['host']}" if other else "another process of this machine"
+    return RunBusy(f"{lock.parent} is in use by {who}. Wait for it or stop it; if it is certainly gone, delete {lock}")
 
 
 def holder(lock: Path) -> dict | None:
-    """Who holds the lock; None when nobody does, or the process is dead."""
+    """Who holds the lock; None when nobody does, its process is dead, or it names none: damaged, or its writer was killed."""
     try:
-        age = time.time() - lock.stat().st_mtime
-        content = json.loads(lock.read_text())
-    except FileNotFoundError:
+        content = read_object(lock, FIELDS)
+    except (OSError, ValueError):
         return None
-    except ValueError:  # just created, or its writer was killed at that very moment
-        return {"pid": "unknown", "host": platform.node(), "token": ""} if age < 5 else None
     if content["host"] != platform.node():  # its processes cannot be seen from here
         return None if _job_is_over(content.get("slurm")) else content
     return content if _started(content["pid"]) == content["started"] else None
-
-
-def _remove_stale(lock: Path) -> None:
-    """Take a dead process's lock away; of several processes that want to, exactly one takes each lock."""
-    aside = lock.with_name(f"lock.{secrets.token_hex(4)}")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(lock, aside)
-        if holder(aside):  # another process was faster, and this lock is its new one: give it back
-            os.replace(aside, lock)
-        aside.unlink(missing_ok=True)
 
 
 def _started(pid: int) -> str | None:
@@ -89,7 +85,7 @@ def _started(pid: int) -> str | None:
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             return None if state in "ZX" else fields[18]
         return repr(psutil.Process(pid).create_time())
-    except (OSError, psutil.NoSuchProcess):
+    except (OSError, ValueError, OverflowError, psutil.Error):  # no such process, or a number that none has
         return None
 
 
@@ -115,9 +111,9 @@ def _queue(moment: int) -> dict[str, str] | None:
     return dict(line.split() for line in answer.splitlines())
 
 
-def _job_is_over(job: str | None) -> bool:
+def _job_is_over(job) -> bool:
     """Whether a job of another machine has certainly left the run; a requeued one meets its own old lock."""
-    if job is None:
+    if not isinstance(job, str):
         return False
     if job == slurm_job():
         return True

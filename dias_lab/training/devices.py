@@ -39,6 +39,22 @@ def uses_gpu(config: Config) -> bool:
 
 
 @contextlib.contextmanager
+def threads(known: dict, config: Config):
+    """In here a run that goes on has the number of torch's threads that its last checkpoint knows; a line says if it can't."""
+    here = torch.get_num_threads()
+    wanted, workers = known.get("threads", here), known.get("workers", config.workers)
+    kept = wanted <= max(here, os.cpu_count() or 1)
+    if not kept or (wanted > 1 and bool(workers) != bool(config.workers)):  # workers read with one thread each
+        was, now = f"{wanted} threads and {workers} workers", f"{wanted if kept else here} and {config.workers}"
+        print(f"a resumed run will equal an unbroken one to rounding only: it had {was}, and has {now}", flush=True)
+    torch.set_num_threads(wanted if kept else here)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
+
+
+@contextlib.contextmanager
 def deterministic(fabric: Fabric):
     """On a GPU the same step gives the same bits in here; see `deterministically`.
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from dias_lab import runs
@@ -50,7 +49,8 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
     if devices.rank(config) > 0:
         if (run_dir / "metrics.json").exists():
             return runs.read_json(run_dir / "metrics.json")
-        return Training(config, run_dir, task).run(progress=False)
+        with devices.threads(checkpoint.last(run_dir), config):
+            return Training(config, run_dir, task).run(progress=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     with runs.claim(run_dir):
         if (run_dir / "metrics.json").exists():
@@ -58,7 +58,8 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
         (run_dir / "error.json").unlink(missing_ok=True)
         runs.write_json(run_dir / "config.json", config.to_dict())
         try:
-            return Training(config, run_dir, task, watch).run(progress)
+            with devices.threads(checkpoint.last(run_dir), config):
+                return Training(config, run_dir, task, watch).run(progress)
         except Exception as error:
             report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
             runs.write_json(run_dir / "error.json", report)
@@ -80,6 +81,8 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
                 f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
             )
     parent.check(config, run_dir, task)
+    if hasattr(task, "records") and "records" in (data := checkpoint.last(run_dir).get("data", {})):  # also of a finished run
+        checkpoint.check_data(run_dir, data, data | {"records": task.records(config)})
 
 
 class Training:
@@ -88,8 +91,8 @@ class Training:
     def __init__(self, config: Config, run_dir: Path, task: type[Task] = Discovery, watch: Callable | None = None):
         self.config, self.run_dir, self.watch = config, run_dir, watch or (lambda run_dir: None)
         self.log_file = run_dir / "metrics.jsonl"
-        if config.precision == "auto" and (there := checkpoint.steps(run_dir)):  # it stays what it was, on any machine
-            config = config.replace(precision=checkpoint.progress(run_dir, there[-1]).get("precision", "auto"))
+        if config.precision == "auto":  # it stays what it was, on any machine
+            config = config.replace(precision=checkpoint.last(run_dir).get("precision", "auto"))
         self.fabric = devices.launch(config)
         self.precision = self.fabric.strategy.precision.precision
         self.task = task(self.config)
@@ -176,8 +179,8 @@ class Training:
         folder = self.run_dir / "nonfinite" / str(step)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: value for name, value in {**batch["info"], **batch}.items() if isinstance(value, torch.Tensor)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "batch.safetensors")
-        save_file({k: v.contiguous() for k, v in self.model.trained_state().items()}, folder / checkpoint.WEIGHTS)
+        checkpoint.write_tensors(folder / "batch.safetensors", tensors)
+        checkpoint.write_tensors(folder / checkpoint.WEIGHTS, self.model.trained_state())
         self.fabric.barrier()
         raise NonFiniteError(
             f"{text}; the first tensor that went bad is {culprit}. The batch and the weights are in {folder}; a lower "
@@ -216,7 +219,8 @@ class Training:
         state = {"optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state()}
         if self.learner.scaler is not None:
             state["scaler"] = self.learner.scaler.state_dict()
-        facts = {"data": self.learner.data, "precision": self.precision}
+        facts = {"data": self.learner.data, "precision": self.precision, "workers": self.config.workers}
+        facts |= {"threads": torch.get_num_threads()}  # sums over more of them are rounded otherwise
         progress = {"best": self.best, "seconds": self.seconds, **facts}
         checkpoint.save(self.run_dir, self.step, self.model, state, progress)
         self.settle()
@@ -231,12 +235,10 @@ class Training:
         there = self.fabric.broadcast(checkpoint.steps(self.run_dir))
         if there:
             state, progress = checkpoint.load(self.run_dir, there[-1], self.model)
-            if progress["data"] != self.learner.data:
-                raise ValueError(
-                    f"{self.run_dir} was trained on {progress['data']}, and what config.data and teacher name is "
-                    f"{self.learner.data}: the steps would not be the same. Choose another run directory, or the old data "
-                    "and teacher."
-                )
+            if lacking := {"data", "seconds", "best", "optimizer", "random"} - {*progress, *state}:
+                told = f"its checkpoint {there[-1]} has no {', '.join(sorted(lacking))}"
+                raise ValueError(f"{self.run_dir} is of no training that could go on: {told}")
+            checkpoint.check_data(self.run_dir, progress["data"], self.learner.data)
             self.learner.load_optimizer(state["optimizer"])
             torch.set_rng_state(state["random"])
             if "scaler" in state and self.learner.scaler is not None:
@@ -245,13 +247,13 @@ class Training:
         self.fabric.barrier()  # nothing is removed that another process still reads
         if not self.fabric.is_global_zero:
             return
-        if there:
-            self.settle()
-        lines = runs.read_lines(self.log_file) if self.log_file.exists() else []
+        lines = runs.read_lines(self.log_file, "step") if self.log_file.exists() else []
         kept = [line for line in lines if line["step"] <= self.step]
+        self.traced = maps.rewind(self.run_dir, self.step)
         if len(kept) < len(lines):
             runs.write_lines(self.log_file, kept)
-        self.traced = maps.rewind(self.run_dir, self.step)
+        if there:
+            self.settle()  # last, when all has been read
 
     def peak(self, images: int) -> int:
         """Bytes of GPU memory that a step of so many images needs at most, by doing it; no weight changes."""

@@ -52,7 +52,7 @@ def start(config: Config, model: nn.Module, run_dir: Path) -> dict:
 
 def _record(run_dir: Path) -> dict:
     """What the last checkpoint says of the parent."""
-    data = checkpoint.progress(run_dir, checkpoint.steps(run_dir)[-1])["data"]
+    data = checkpoint.progress(run_dir, checkpoint.steps(run_dir)[-1]).get("data", {})
     return {name: data[name] for name in ("parent", "parent_step") if name in data}
 
 

@@ -185,7 +185,7 @@ def _traces(what, attention) -> list[AttentionTrace]:
         return traces
     if attention is None:
         raise ValueError("explore takes a trace, two traces in a list, or an image [H W 3] and its attention maps [T N h w]")
-    image, maps = np.asarray(what), np.asarray(attention)
+    image, maps = files.as_array(what), files.as_array(attention)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(f"the image must be uint8 [H W 3], got {image.dtype} {list(image.shape)}")
     if maps.ndim != 4 or 0 in maps.shape:

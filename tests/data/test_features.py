@@ -1,5 +1,7 @@
 """The feature cache: the same views, the same features, the same training."""
 
+import errno
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +155,79 @@ def test_a_disk_too_small_is_noticed_before_anything_is_computed(config, scenes,
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(OSError, match=r"10 images x 4 views x 64 locations x 16 channels.*cache_views"):
+        make(scenes, config, build(config).backbone)
+
+
+def spoil(path, place, bit=0):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [features.FEATURES, features.SUMS, features.ABOUT])
+def test_any_bit_that_changed_is_noticed_where_it_is_read(name, config, scenes):
+    backbone, config = build(config).backbone, config.replace(steps=100)
+    folder = make(scenes, config, backbone)
+    list(feature_batches(scenes, config, backbone))
+    content, random = (folder / name).read_bytes(), np.random.default_rng(3)
+    places, named = random.integers(len(content), size=6), content.rfind(b'"checksum"')
+    for place in places[(places < named) | (places > named + 9)]:  # that name is no content
+        spoil(folder / name, place, random.integers(7))
+        with pytest.raises(ValueError, match=f"{name}.*Delete .*features/train-.* to make it again"):
+            list(feature_batches(scenes, config, backbone))
+        (folder / name).write_bytes(content)
+    list(feature_batches(scenes, config, backbone))
+
+
+def test_the_view_that_changed_is_named_by_whoever_reads(config, scenes):
+    backbone, config = build(config).backbone, config.replace(steps=100)
+    folder = make(scenes, config, backbone)
+    L, C = 64, 16
+    spoil(folder / features.FEATURES, 2 * L * C * (3 * 4 + 2) + 5)  # item 3, view 2 of 4
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match="features.bin is not as it was written: the checksum of item 3, view 2 differs"):
+            list(feature_batches(scenes, config.replace(workers=workers), backbone))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", "7", '{"shape": null, "grid": 1}', '{"shape": [1, 2], "grid": [1]}', '{"shape": [10, 4, 64, 16], "grid": [8, 8]}', "{", ""],
+)
+def test_a_features_json_of_any_content_is_named(content, config, scenes):
+    backbone = build(config).backbone
+    folder = make(scenes, config, backbone)
+    (folder / features.ABOUT).write_text(content)
+    with pytest.raises(ValueError, match="features.json.*Delete .* to make it again"):
+        list(feature_batches(scenes, config, backbone))
+
+
+def test_a_cache_of_an_older_version_has_no_checksums_and_is_read(config, scenes):
+    backbone = build(config).backbone
+    folder = make(scenes, config, backbone)
+    about = runs.read_json(folder / features.ABOUT)
+    runs.write_json(folder / features.ABOUT, {name: about[name] for name in about if name not in ("checksum", "checksums")})
+    (folder / features.SUMS).unlink()
+    assert len(list(feature_batches(scenes, config, backbone))) == 6
+
+
+@pytest.mark.parametrize("done", ["", "-4", "many", "99999"])
+def test_a_killed_build_with_a_damaged_count_is_whole_in_the_end(done, config, scenes):
+    backbone = build(config).backbone
+    whole = make(scenes, config, backbone)
+    expected = (whole / features.FEATURES).read_bytes()
+    (whole / features.ABOUT).unlink()
+    (whole / features.FEATURES).rename(whole / features.PARTIAL)
+    (whole / features.SUMS).rename(whole / features.PARTIAL_SUMS)
+    (whole / features.DONE).write_text(done)
+    list(feature_batches(scenes, config, backbone))
+    assert (whole / features.FEATURES).read_bytes() == expected
+
+
+def test_a_disk_that_fills_up_is_told_before_the_map_is_written(config, scenes, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"no space is left on the disk .*\.features\.bin\.partial"):
         make(scenes, config, build(config).backbone)
 
 

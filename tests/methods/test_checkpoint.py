@@ -1,7 +1,12 @@
 """Checkpoints: whole or not there at all, read without running anything, and found by name."""
 
+import builtins
+import errno
+import io
 import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +63,82 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(name, bytes_left, saved,
         path.write_bytes(content[:bytes_left])
     with pytest.raises(ValueError, match="checkpoints/7 cannot be read .*Delete that folder"):
         checkpoint.load(saved, 7, build(small_config))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "progress.json"])
+def test_any_bit_that_changed_is_noticed(name, saved, small_config):
+    path, random, model = saved / "checkpoints" / "7" / name, np.random.default_rng(7), build(small_config)
+    content = path.read_bytes()
+    places = random.integers(len(content), size=20)
+    for place in places[(places < content.rfind(b'"checksum"')) | (places > content.rfind(b'"checksum"') + 9)]:  # that name is no content
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << random.integers(7)  # not the highest, by which a letter would be no text
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="checkpoints/7.*(cannot be read|says that it is of step)"):
+            checkpoint.load(saved, 7, model)
+    if name == "weights.safetensors":
+        with pytest.raises(ValueError, match="weights.safetensors is not as it was written"):
+            checkpoint.load_model(saved)
+    path.write_bytes(content)
+    checkpoint.load(saved, 7, model)
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksums_and_loads(saved, small_config):
+    folder, model = saved / "checkpoints" / "7", build(small_config)
+    torch.save({"random": torch.arange(7)}, folder / "state.pt")
+    runs.write_json(folder / "progress.json", {"step": 7, "seconds": 7})
+    assert checkpoint.load(saved, 7, model)[1] == {"step": 7, "seconds": 7} and same(model, build(small_config.replace(seed=7)))
+    (folder / "progress.json").unlink()  # only weights, as in the shipped model
+    assert same(checkpoint.load_model(saved), model)
+
+
+def copied(folder):
+    shutil.copytree(folder / "3", folder / "9")
+
+
+def renamed(folder):
+    (folder / "3").rename(folder / "9")
+
+
+def state_of_another(folder):
+    """Of a version without checksums."""
+    shutil.copytree(folder / "7", folder / "9")
+    runs.write_json(folder / "9" / "progress.json", {"step": 9})
+
+
+@pytest.mark.parametrize("spoil, said", [(copied, 3), (renamed, 3), (state_of_another, 7)])
+def test_a_checkpoint_under_another_name_is_refused_and_nothing_is_deleted(spoil, said, saved, small_config):
+    spoil(saved / "checkpoints")
+    before = sorted(saved.rglob("*"))
+    with pytest.raises(ValueError, match=f"checkpoints/9 says that it is of step {said}.*Nothing was deleted; rename the folder to {said}"):
+        checkpoint.load(saved, 9, build(small_config))
+    assert sorted(saved.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", "{}", '{"step": "3"}', '{"step": 4}', "{", "[" * 100_000])
+def test_a_best_json_that_names_no_checkpoint_is_named(content, saved):
+    (saved / "checkpoints" / "best.json").write_text(content)
+    with pytest.raises(ValueError, match="best.json"):
+        checkpoint.load_model(saved)
+    assert checkpoint.load_model(saved, "last").step == 7
+
+
+@pytest.mark.parametrize("full", ["weights.safetensors", "state.pt", "progress.json"])
+def test_a_full_disk_is_told_and_leaves_the_checkpoints_before(full, saved, small_config, monkeypatch):
+    real = open
+
+    class Full(io.FileIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(path, mode="r", *arguments, **options):
+        return Full(path, "w") if full in str(path) and "w" in mode else real(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", opened)
+    with pytest.raises(OSError, match="no space is left on the disk.*MB free.*checkpoints/9") as caught:
+        checkpoint.save(saved, 9, build(small_config), {"random": torch.zeros(1000)}, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert {path.name for path in (saved / "checkpoints").iterdir()} == {"3", "7"}
 
 
 def test_a_state_that_would_run_code_is_refused(saved, small_config):

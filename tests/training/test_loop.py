@@ -9,15 +9,16 @@ import time
 
 import pytest
 import torch
-from interruptions import Killed, killed_twice
+from interruptions import Killed, killed_twice, stopped
 from safetensors.torch import load_file
 
 from dias_lab import runs
 from dias_lab.analysis.discovery import Discovery
 from dias_lab.config import Config
+from dias_lab.data import store
 from dias_lab.methods import build, checkpoint
 from dias_lab.trace import AttentionTrace
-from dias_lab.training import maps
+from dias_lab.training import devices, maps
 from dias_lab.training.loop import NonFiniteError, Training, fit, learning_rate
 
 
@@ -243,8 +244,108 @@ def test_another_store_under_the_same_name_is_refused(whole, small_scenes, tmp_p
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     scenes.convert(tmp_path / "data", train=11, validation=2, test=1)
-    with pytest.raises(ValueError, match="'count': 10.*'count': 11"):
+    with pytest.raises(ValueError, match="(records differ)"):
         fit(small(small_scenes, data=str(tmp_path / "data")), tmp_path / "run", progress=False)
+
+
+def last_of(data):
+    """The same number of scenes, the last one another."""
+    for split in ("train", "validation"):
+        *records, _ = store.open(data / f"{split}.lmdb")
+        store.write(data / f"{split}.lmdb", [*records, store.open(data / "test.lmdb")[0]], {"dataset": "shapes", "split": split})
+
+
+def order_of(data):
+    records = list(store.open(data / "train.lmdb"))
+    store.write(data / "train.lmdb", [records[1], records[0], *records[2:]], store.open(data / "train.lmdb").meta)
+
+
+def validation_of(data):
+    shutil.copy(data / "test.lmdb", data / "validation.lmdb")
+
+
+@pytest.mark.parametrize("spoil, splits", [(last_of, "train.*validation"), (order_of, "train"), (validation_of, "validation")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_records_of_the_same_name_and_number_are_refused(spoil, splits, finished, whole, small_scenes, tmp_path):
+    data, run_dir = shutil.copytree(small_scenes, tmp_path / "data"), shutil.copytree(whole, tmp_path / "run")
+    if not finished:
+        (run_dir / "metrics.json").unlink()
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    fit(small(small_scenes, data=str(data)), shutil.copytree(run_dir, tmp_path / "same"), progress=False)  # a copy will do
+    spoil(data)
+    with pytest.raises(ValueError, match=r"was trained on .*\(records differ\).*the old data"):
+        fit(small(small_scenes, data=str(data)), run_dir, progress=False)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def of_another_step(folder):
+    shutil.copytree(folder / "20", folder / "30")
+
+
+def without_training(folder):
+    model = checkpoint.load_model(folder.parent, "last")
+    checkpoint.save(folder.parent, 40, model, {}, {"reference": "published"})
+
+
+def log_without_steps(folder):
+    runs.append_line(folder.parent / "metrics.jsonl", {"loss": 1})
+
+
+def log_of_lists(folder):
+    runs.append_line(folder.parent / "metrics.jsonl", [])
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (of_another_step, "checkpoints/30 says that it is of step 20"),
+        (without_training, "could go on: its checkpoint 40 has no best, data, optimizer, random, seconds"),
+        (log_without_steps, "metrics.jsonl, line"),
+        (log_of_lists, "metrics.jsonl, line"),
+    ],
+)
+def test_a_resume_that_cannot_tell_deletes_nothing(spoil, words, whole, small_scenes, tmp_path):
+    run_dir = shutil.copytree(whole, tmp_path / "run")
+    (run_dir / "metrics.json").unlink()
+    shutil.copytree(run_dir / "checkpoints" / "20", run_dir / "checkpoints" / "10")  # would be pruned
+    spoil(run_dir / "checkpoints")
+    before = {path for path in run_dir.rglob("*")}
+    with pytest.raises(ValueError, match=words):
+        fit(small(small_scenes), run_dir, progress=False)
+    assert before <= {path for path in run_dir.rglob("*")}
+
+
+@pytest.mark.parametrize("known, here, workers, used, line", [
+    (1, 2, 0, 1, ""),
+    (2, 1, 0, 2, ""),
+    (None, 2, 0, 2, ""),
+    (10**6, 1, 0, 1, "it had 1000000 threads and 0 workers, and has 1 and 0"),
+    (2, 1, 1, 2, "it had 2 threads and 0 workers, and has 2 and 1"),
+])  # fmt: skip
+def test_a_resumed_run_keeps_its_threads_or_says_so(known, here, workers, used, line, small_scenes, capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(here)
+    try:
+        checkpointed = {} if known is None else {"threads": known, "workers": 0}
+        with devices.threads(checkpointed, small(small_scenes, workers=workers)):
+            assert torch.get_num_threads() == used
+        assert torch.get_num_threads() == here and line in (out := capsys.readouterr().out) and bool(line) == bool(out)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_run_writes_down_its_threads_and_a_resume_asks_for_them(small_scenes, tmp_path, monkeypatch):
+    seen, number = [], torch.get_num_threads()
+    stopped(small(small_scenes), tmp_path, 7, monkeypatch)
+    assert checkpoint.last(tmp_path)["threads"] == number
+    update = Training.update
+    monkeypatch.setattr(Training, "update", lambda self, batch: seen.append(torch.get_num_threads()) or update(self, batch))
+    torch.set_num_threads(number + 1)
+    try:
+        fit(small(small_scenes), tmp_path, progress=False)
+    finally:
+        torch.set_num_threads(number)
+    assert set(seen) == {number}
 
 
 def test_fp16_needs_a_gpu(small_scenes, tmp_path):
