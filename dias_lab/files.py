@@ -203,7 +203,7 @@ def as_array(value):
 
 
 def text_array(name: str, value):
-    """What JSON can hold as its text in a uint8 array, which an .npz file keeps without pickle. ValueError, with its name, for the rest."""
+    """What JSON can hold as text in a uint8 array, for an .npz file. ValueError, with the array's name, for the rest."""
     import numpy as np
 
     try:

@@ -28,7 +28,7 @@ from traces import HOSTILE, some_trace, some_training
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import explore, overlay, palette
-from dias_lab.viz.explorer import payload
+from dias_lab.viz.payload import payload
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
 ROOT = Path(__file__).resolve().parents[2]
