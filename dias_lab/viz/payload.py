@@ -44,7 +44,7 @@ def matches(first: np.ndarray, second: np.ndarray) -> dict[int, int]:
     Segments are the arg-max; the pair with the largest intersection over union comes first, and each slot has one at most.
     """
     ours, theirs = (upsample(maps, RASTER, RASTER).argmax(axis=0).ravel() for maps in (first, second))
-    together = np.bincount(ours * len(second) + theirs, minlength=len(first) * len(second)).reshape(len(first), -1)  # [N M] pixels
+    together = np.bincount(ours * len(second) + theirs, minlength=len(first) * len(second)).reshape(len(first), -1)  # [N M]
     union = together.sum(axis=1, keepdims=True) + together.sum(axis=0) - together
     overlap = together / np.maximum(union, 1)
     found = {}
