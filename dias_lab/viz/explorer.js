@@ -168,7 +168,7 @@ function interpolation(size, length, start, extent) {
 /** The pixels of one canvas: the picture seen through a window, maps upsampled to it, and the views painted on it. */
 class Raster {
   constructor(width, height) {
-    Object.assign(this, { width, height, count: width * height, tables: new Map() });
+    Object.assign(this, { width, height, count: width * height, line: Math.max(1, Math.round(width / 1000)), tables: new Map() });
     this.image = new ImageData(width, height);
     this.pixels = new Uint32Array(this.image.data.buffer);
     this.buffers = [0, 1, 2].map(() => new Float32Array(this.count));
@@ -249,7 +249,7 @@ class Raster {
   /** Paint a view of one slot, or of all where `slot` is null. `look` must have been called. */
   paint({ view, maps, other, colours, scale, opacity, faded, paper }, slot) {
     const all = slot === null, colour = all ? null : colours[slot];
-    const { pixels, grey, plain, colours: picture, labels, width, count } = this;
+    const { pixels, grey, plain, colours: picture, labels, width, count, line } = this;
     if (view === "overlay" && all) {
       const [red, green, blue] = maps.mixed(colours).map((channel, buffer) => this.upsample(channel, maps, buffer));
       this.labelled = this.undecided = null;
@@ -268,10 +268,10 @@ class Raster {
       const entropy = this.undecided === maps ? this.buffers[2] : this.upsample(maps.entropy, maps, 2);
       this.undecided = maps;
       for (let y = 0, i = 0; y < this.height; y++)
-        for (let x = 0, low = y + 1 < this.height ? width : 0; x < width; x++, i++) {
+        for (let x = 0, low = y + line < this.height ? line * width : 0; x < width; x++, i++) {
           const label = labels[i];
           if (!all && label !== slot) pixels[i] = plain[i];
-          else if (labels[i + low] !== label || (x + 1 < width && labels[i + 1] !== label))
+          else if (labels[i + low] !== label || (x + line < width && labels[i + line] !== label))
             pixels[i] = blend(grey[i], 255, 255, 255, 0.7);
           else pixels[i] = tint(grey[i], colours[label], opacity * (faded ? 1 - entropy[i] : 1));
         }
