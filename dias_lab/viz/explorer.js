@@ -66,11 +66,10 @@ function floatsOf(base64) {
   });
 }
 
-/** A label map Uint8Array [height width] from its run lengths. */
-function labelsOf({ width, height, labels, lengths }) {
-  const all = new Uint8Array(width * height), values = bytesOf(labels), runs = new Uint16Array(bytesOf(lengths).buffer);
-  for (let run = 0, place = 0; run < runs.length; place += runs[run++]) all.fill(values[run], place, place + runs[run]);
-  return all;
+/** A label map Uint8Array [height width], inflated. */
+async function labelsOf({ deflated }) {
+  const stream = new Blob([bytesOf(deflated)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 /** The maps of one stop: `slots` maps of height x width cells, and what is derived from them once. */
@@ -462,11 +461,8 @@ class Explorer {
 
   get about() { return this.data.images[this.state.image]; }
 
-  /** True segments Uint8Array of the image shown, or null. */
-  get segments() {
-    const { segments } = this.about;
-    return segments && this.remember(`segments ${this.state.image}`, () => labelsOf(segments));
-  }
+  /** True segments Uint8Array of the image shown, or null: there are none, or they are not inflated yet. */
+  get segments() { return this.memory.get(`segments ${this.state.image}`) ?? null; }
 
   get dark() { return this.state.dark ?? hostIsDark(); }
 
@@ -760,9 +756,10 @@ class Explorer {
 
   /** Everything of another image, once its picture is decoded. */
   async showImage() {
-    const { image } = this.state;
+    const { image } = this.state, { segments } = this.about;
     const picture = this.remember(`picture ${image}`, () => Object.assign(new Image(), { src: this.about.picture }));
     await picture.decode();
+    if (segments && !this.memory.has(`segments ${image}`)) this.memory.set(`segments ${image}`, await labelsOf(segments));
     if (image !== this.state.image || this.closing.signal.aborted) return;
     const { naturalWidth: width, naturalHeight: height } = picture, longest = Math.max(width, height);
     const factor = longest <= 160 ? 3 : 1; // odd: each pixel's centre stays a pixel's centre

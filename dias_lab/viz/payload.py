@@ -5,6 +5,7 @@ Axes: B images, T iterations, N slots, h w locations of the feature map, H W pix
 
 import base64
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dias_lab.viz import overlay, palette
 
 STYLE_SHEET = Path(__file__).parent / "explorer.css"
 LARGEST_SIDE, SMALLEST_SIDE = 768, 256  # of a picture on the page, in pixels; readouts stay in the image's own
-PICTURE_BYTES = 110_000  # of a picture's address: twelve take 1.3 MB; one that needs more is drawn smaller
+PICTURES_BYTES, PICTURE_BYTES = 1_300_000, 108_000  # of all pictures' addresses, and of each where there are more than twelve
 QUALITY = 85  # of WebP
 RASTER = 96  # pixels a side at which segments of two runs are compared
 ALIKE = 0.1  # intersection over union below which two slots have nothing in common
@@ -28,12 +29,13 @@ def payload(traces: Sequence[AttentionTrace]) -> dict:
     colour n.
     """
     first = traces[0]
+    most = max(PICTURES_BYTES // len(first), PICTURE_BYTES)
     segments = next((trace.segments for trace in traces if trace.segments is not None), [None] * len(first))
     return {
         "style": STYLE_SHEET.read_text(encoding="utf-8"),
         "colours": list(palette.SLOT_COLOURS),
         "scale": _base64(overlay.heat_map(np.linspace(0, 1, 256))),
-        "images": [_picture(*one) for one in zip(first.names, first.images, segments, strict=True)],
+        "images": [_picture(*one, most) for one in zip(first.names, first.images, segments, strict=True)],
         "runs": [_run(trace, None if trace is first else _matched_colours(first, trace)) for trace in traces],
     }
 
@@ -64,26 +66,24 @@ def _matched_colours(first: AttentionTrace, second: AttentionTrace) -> list[list
     return colours
 
 
-def _picture(name: str, image: np.ndarray, segments: np.ndarray | None) -> dict:
-    """One image uint8 [H W 3] and its true segments, as large as LARGEST_SIDE and PICTURE_BYTES allow."""
+def _picture(name: str, image: np.ndarray, segments: np.ndarray | None, most: int) -> dict:
+    """One image uint8 [H W 3] and its true segments, as large as LARGEST_SIDE and so many bytes of its address allow."""
     height, width = image.shape[:2]
     longest, side = max(height, width), min(LARGEST_SIDE, max(height, width))
     while True:
         size = [max(1, round(width * side / longest)), max(1, round(height * side / longest))]
         address = overlay.data_address(overlay.resize(image, *size), "WEBP", quality=QUALITY)
-        if len(address) <= PICTURE_BYTES or side <= SMALLEST_SIDE:
+        if len(address) <= most or side <= SMALLEST_SIDE:
             break
-        side = max(SMALLEST_SIDE, int(0.95 * side * math.sqrt(PICTURE_BYTES / len(address))))
-    segments = None if segments is None else _run_lengths(overlay.resize(segments, *size))
+        side = max(SMALLEST_SIDE, int(0.95 * side * math.sqrt(most / len(address))))
+    segments = None if segments is None else _labels(overlay.resize(segments, *size))
     return {"name": name, "width": width, "height": height, "shown": size, "picture": address, "segments": segments}
 
 
-def _run_lengths(labels: np.ndarray) -> dict:
-    """A label map uint8 [H W], row after row, as runs of equal labels: uint8 labels, uint16 lengths."""
-    flat = labels.reshape(-1)
-    starts = np.union1d(np.flatnonzero(np.diff(flat)) + 1, np.arange(0, flat.size, 65535))
-    lengths = np.diff(starts, append=flat.size).astype("<u2")
-    return {"width": labels.shape[1], "height": labels.shape[0], "labels": _base64(flat[starts]), "lengths": _base64(lengths)}
+def _labels(labels: np.ndarray) -> dict:
+    """A label map uint8 [H W], row after row, deflated."""
+    deflated = base64.b64encode(zlib.compress(labels.tobytes(), 9)).decode()
+    return {"width": labels.shape[1], "height": labels.shape[0], "deflated": deflated}
 
 
 def _run(trace: AttentionTrace, colours: list | None) -> dict:

@@ -410,7 +410,10 @@ def whole(trace: AttentionTrace) -> AttentionTrace:
     return replace(trace, keep=np.ones_like(trace.keep))
 
 
-def with_merging(iterations=4, merges={3: 1, 5: 1, 6: 2}, after=3, slots=7, images=2, told=True, size=(64, 64)) -> AttentionTrace:
+MERGES = {3: 1, 5: 1, 6: 2}
+
+
+def with_merging(iterations=4, merges=MERGES, after=3, slots=7, images=2, told=True, size=(64, 64)) -> AttentionTrace:
     """Random maps; in the first image the slots of `merges` go into others after so many iterations."""
     whole_one = some_trace(images=images, iterations=iterations, slots=slots, cells=(6, 6), size=size, keep=np.ones((images, slots), bool))
     maps = np.concatenate([whole_one.attention, whole_one.decoder_attention[None]]).astype(float)  # [T+1 B N h w]
