@@ -28,7 +28,7 @@ def score_cloud(panels: dict[str, tuple[str, str]], scores, names, metric: str =
             hovertemplate=f"%{{text}}<br>{worse} %{{x:.3f}}<br>{better} %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
         figure.update_xaxes(title=f"{metric.replace('_', '-').upper()}: {worse}", matches="x", row=1, col=number)
-        figure.update_yaxes(title=f"{better}", matches="y", row=1, col=number)
+        figure.update_yaxes(title=f"{metric.replace('_', '-').upper()}: {better}", matches="y", row=1, col=number)
     figure.update_layout(
         template=go.layout.Template(palette.TEMPLATE), showlegend=False, margin={"l": 60, "r": 20, "t": 50, "b": 50},
         width=size * len(panels) + 80, height=size + 100,
