@@ -542,6 +542,20 @@ def test_an_address_restores_the_view(visit, scenes, tmp_path):
     assert ask(page, standing) == [0, 3, None, "heat", [15, 15]]
 
 
+def test_in_a_frame_the_address_is_the_notebooks_own(visit, scenes, tmp_path):
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<h1>A notebook</h1>{explore(scenes)._repr_html_()}")
+    page = visit(path)
+    page.goto(f"{path.as_uri()}#image=2&stop=0")
+    page.reload()
+    frame = frame_of(page)
+    assert frame.evaluate("() => document.querySelector('#explorer').explorer.state.image") == 0
+    frame.locator(".film button").nth(1).click()
+    expect(frame.locator("h1")).to_have_text("scene 1")
+    page.wait_for_timeout(400)  # longer than a page of its own would wait
+    assert page.url.endswith("#image=2&stop=0") and frame.url == "about:srcdoc"
+
+
 @pytest.mark.parametrize(
     "address, expected",
     [
