@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dias_lab.data.dataset import square
 from dias_lab.trace import AttentionTrace
@@ -22,8 +23,18 @@ def picture_side(count: int, image_size: int) -> int:
 
 
 def photo_side(paths, image_size: int) -> int:
-    """The same for photo files, and folders of them."""
-    return picture_side(sum(len(list(path.iterdir())) if path.is_dir() else 1 for path in map(Path, paths)), image_size)
+    """The same for photo files, and folders of them: no more than the largest of them has."""
+    files = [file for path in map(Path, paths) for file in (path.iterdir() if path.is_dir() else [path])]
+    return max(min(picture_side(len(files), image_size), max(map(_own_side, files), default=0)), image_size)
+
+
+def _own_side(file: Path) -> int:
+    """Pixels a side of a photo's square; 0 where it cannot be read, which whoever decodes it says."""
+    try:
+        with Image.open(file) as picture:
+            return min(picture.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from small_methods import VIT
 
 from dias_lab.analysis.interventions import with_fields
@@ -73,10 +74,15 @@ def test_a_trace_shows_pictures_in_their_own_size(small_config):
 
 
 def test_photos_are_read_in_the_size_that_is_shown(tmp_path):
-    for number in range(1000):
-        (tmp_path / f"{number}.jpg").touch()
-    one = tmp_path / "0.jpg"
-    assert [photo_side(paths, 128) for paths in ([one], [one, one], [tmp_path], [tmp_path / "none.jpg"])] == [768, 768, 259, 768]
+    sizes = {"small.png": (50, 40), "middle.png": (600, 500), "large.png": (1500, 1000)}
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    small, middle, large = (tmp_path / name for name in sizes)
+    (tmp_path / "notes.txt").write_text("no photo")
+    none = tmp_path / "none.jpg"
+    cases = {(small,): 128, (middle,): 500, (small, middle): 500, (large,): 768, (tmp_path,): 768, (none,): 128, (none, middle): 500}
+    assert {paths: photo_side(paths, 128) for paths in cases} == cases
+    assert photo_side([large] * 1000, 128) == 259 and photo_side([small], 224) == 224
 
 
 def test_merging_alone_adds_up_the_members_maps(small_config, images):
