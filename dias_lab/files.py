@@ -203,6 +203,23 @@ def as_array(value):
     return array.astype(np.float32) if array.dtype.kind == "V" and "float" in array.dtype.name else array
 
 
+def text_array(name: str, value):
+    """What JSON can hold as text in a uint8 array, for an .npz file. ValueError, with the array's name, for the rest."""
+    import numpy as np
+
+    try:
+        return np.frombuffer(json.dumps(value).encode(), np.uint8)
+    except TypeError as error:
+        raise ValueError(f"{name} must be what JSON can hold: {error}") from None
+
+
+def text_of(name: str, array):
+    """What `text_array` made an array of. ValueError, with the array's name, for other arrays."""
+    if array.dtype != "uint8" or array.ndim != 1:
+        raise ValueError(f"{name} must be JSON text as uint8 [length], got {array.dtype} {list(array.shape)}")
+    return json.loads(array.tobytes())
+
+
 def append_line(path, record: dict) -> None:
     """One JSON line at the end of the file. A line that a killed process left unfinished is dropped first."""
     line = _as_json(record).encode()

@@ -6,25 +6,24 @@ per field, read without pickle; `names` and `about` are JSON text in uint8 array
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels, K training steps.
 """
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dias_lab.files import as_array, read_arrays, replacing
+from dias_lab.files import as_array, read_arrays, replacing, text_array, text_of
 
 # labels of true segments, here and nowhere else: 1 to LAST_SEGMENT are objects, the last two belong to no segment
 BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
-SCHEMA = 2  # 1: without the maps of training steps
+SCHEMA = 3  # 1: without the maps of training steps; 2: without leader
 AXES = "T B N h w"
 CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F
 ARRAYS = {  # the fields, and which of their axes is that of the images
-    "images": 0, "attention": 1, "decoder_attention": 0, "keep": 0, "segments": 0,
+    "images": 0, "attention": 1, "decoder_attention": 0, "keep": 0, "segments": 0, "leader": 1,
     "training_steps": None, "training_attention": 2, "training_decoder_attention": 1, "training_keep": 1,
 }  # fmt: skip
 TRAINING = tuple(name for name in ARRAYS if name.startswith("training_"))
-OPTIONAL = ("decoder_attention", "segments", *TRAINING)
+OPTIONAL = ("decoder_attention", "segments", "leader", *TRAINING)
 MAX_SLOTS = 255  # segments are uint8
 TOLERANCE = 1e-2  # of a sum of float16 numbers
 
@@ -37,6 +36,8 @@ class AttentionTrace:
     attention          float16 [T B N h w]: in [0, 1], sums to 1 over N; other float types are converted
     decoder_attention  float16 [B N h w] or None: the decoder's map, of the same kind
     keep               bool [B N]: False where a slot was merged away
+    leader             uint8 [T B N] or None: which slot each belongs to at each iteration, itself while it is alone; other
+                       integers are converted. Of a training it is that of the last step
     segments           uint8 [B H W] or None: the true ones; 0 background, 1 to 253 objects, 254 overlap, 255 void
     names              B strings; numbers if not given
     about              what JSON can hold: method, run, seed, ...; `schema` and `axes` are filled in. `axes` names the
@@ -60,6 +61,7 @@ class AttentionTrace:
     segments: np.ndarray | None = None
     names: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
+    leader: np.ndarray | None = None
     training_steps: np.ndarray | None = None
     training_attention: np.ndarray | None = None
     training_decoder_attention: np.ndarray | None = None
@@ -85,7 +87,23 @@ class AttentionTrace:
         for name in ("attention", "decoder_attention"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self._half(name, self.keep))
+        if self.leader is not None:
+            object.__setattr__(self, "leader", self._checked_leader())
         self._check_training()
+
+    def _checked_leader(self) -> np.ndarray:
+        """uint8 [T B N]. ValueError unless leaders are slots that lead themselves, and those of the end are what is kept."""
+        leader, own = self.leader, np.arange(self.num_slots)
+        kind = leader.dtype if leader.dtype.kind in "iu" else np.uint8
+        self._check("leader", leader, "T B N", (self.num_iterations, *self.keep.shape), kind)
+        known = np.isin(leader, own)
+        right = known & (np.take_along_axis(leader, np.where(known, leader, 0).astype(np.intp), -1) == leader)
+        right[-1] &= (leader[-1] == own) == self.keep
+        if not right.all():
+            place = tuple(np.argwhere(~right)[0].tolist())
+            what = f"a slot, 0 to {own[-1]}, that leads itself, and in the last iteration one that is kept"
+            raise ValueError(f"leader must be {what}; got {leader[place]} at (iteration, image, slot) = {place}")
+        return leader.astype(np.uint8)
 
     def _check_training(self):
         """ValueError unless the maps of training steps are all there, of the same kind, and end with this trace's own."""
@@ -192,8 +210,10 @@ class AttentionTrace:
         if step not in steps:
             there = f"it has those of {', '.join(map(str, steps))}" if steps else "it is of one model, not of a training"
             raise ValueError(f"the trace has no maps of training step {step!r}; {there}")
-        arrays = {name: getattr(self, f"training_{name}") for name in ("attention", "decoder_attention", "keep")}
-        arrays = {name: None if array is None else array[steps.index(step)] for name, array in arrays.items()}
+        arrays = {"leader": self.leader if step == steps[-1] else None}
+        for name in ("attention", "decoder_attention", "keep"):
+            over = getattr(self, f"training_{name}")
+            arrays[name] = None if over is None else over[steps.index(step)]
         return replace(self, **arrays, **dict.fromkeys(TRAINING), about={**self.about, "step": step})
 
     @classmethod
@@ -217,15 +237,15 @@ class AttentionTrace:
         if last.decoder_attention is not None:
             over["training_decoder_attention"] = [traces[step].decoder_attention for step in steps]
         about = {name: value for name, value in last.about.items() if name != "step"}
-        arrays = {name: np.stack(values) for name, values in over.items()}
-        return replace(last, about=about, training_steps=np.array(steps), **arrays)
+        over = {name: np.stack(values) for name, values in over.items()}
+        return replace(last, about=about, training_steps=np.array(steps), **over)
 
     def __len__(self) -> int:
         return self.num_images
 
     def save(self, path) -> None:
         """Write `path`, whole or not at all. Folders that are missing are made."""
-        arrays = self._arrays() | {"names": _to_bytes(self.names), "about": _to_bytes(self.about)}
+        arrays = self._arrays() | {"names": text_array("names", self.names), "about": text_array("about", self.about)}
         with replacing(path) as file:  # a file, since numpy appends .npz to a name
             np.savez_compressed(file, **arrays)
 
@@ -235,10 +255,10 @@ class AttentionTrace:
         try:
             arrays = dict.fromkeys(OPTIONAL) | read_arrays(path, (*ARRAYS, "names", "about"))
             about = arrays.pop("about", None)  # first: a newer file may hold anything else
-            about = _checked_about({} if about is None else _from_bytes("about", about))
+            about = _checked_about({} if about is None else text_of("about", about))
             if missing := {*ARRAYS, "names"} - arrays.keys():
                 raise ValueError(f"it has no array {', '.join(sorted(missing))}")
-            arrays["names"] = _from_bytes("names", arrays["names"])
+            arrays["names"] = text_of("names", arrays["names"])
             if not isinstance(arrays["names"], list):
                 raise ValueError(f"names must be a list, got {type(arrays['names']).__name__}")
             return cls(**arrays, about=about)
@@ -273,16 +293,3 @@ def _checked_about(about) -> dict:
     if about["axes"] not in (AXES, CLIP_AXES):
         raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
     return about | {"schema": SCHEMA}  # as it is now, and as it would be saved
-
-
-def _to_bytes(value) -> np.ndarray:
-    try:
-        return np.frombuffer(json.dumps(value).encode(), np.uint8)
-    except TypeError as error:
-        raise ValueError(f"`about` must be what JSON can hold: {error}") from None
-
-
-def _from_bytes(name: str, array: np.ndarray):
-    if array.dtype != np.uint8 or array.ndim != 1:
-        raise ValueError(f"{name} must be JSON text as uint8 [length], got {array.dtype} {list(array.shape)}")
-    return json.loads(array.tobytes())

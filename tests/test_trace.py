@@ -50,7 +50,7 @@ def test_save_then_load_is_the_same_trace(trace, tmp_path):
         assert first.dtype == second.dtype
         np.testing.assert_array_equal(first, second)
     assert again.names == trace.names
-    assert again.about == trace.about == {"schema": 2, "axes": "T B N h w", "method": "dias", "seed": 3}
+    assert again.about == trace.about == {"schema": 3, "axes": "T B N h w", "method": "dias", "seed": 3}
     assert [file.name for file in path.parent.iterdir()] == ["x.npz"]
 
 
@@ -212,9 +212,59 @@ def test_steps_of_other_pictures_do_not_go_together(training):
         AttentionTrace.over_training({})
 
 
-def test_files_of_the_first_schema_load(change_file, trace):
-    again = AttentionTrace.load(change_file(about=text({"schema": 1, "axes": "T B N h w", "seed": 3})))
-    assert same(again, trace) and again.training_steps is None and again.about["schema"] == 2
+@pytest.mark.parametrize("schema", [1, 2])
+def test_files_of_older_schemas_load(change_file, trace, schema):
+    again = AttentionTrace.load(change_file(about=text({"schema": schema, "axes": "T B N h w", "seed": 3})))
+    assert same(again, trace) and again.training_steps is None and again.leader is None and again.about["schema"] == 3
+
+
+@pytest.fixture
+def merged(fields):
+    """Slot 2 of the second image goes into slot 0 after two of three iterations."""
+    leader = np.broadcast_to(np.arange(N), (T, B, N)).copy()
+    leader[2, 1, 2] = 0
+    return fields | {"leader": leader}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, torch.from_numpy, np.ndarray.tolist])
+def test_leaders_are_kept_small(merged, kind, tmp_path):
+    leader = merged["leader"]
+    trace = AttentionTrace(**merged | {"leader": kind(leader)})
+    trace.save(tmp_path / "x.npz")
+    for one in (trace, AttentionTrace.load(tmp_path / "x.npz")):
+        assert one.leader.dtype == np.uint8
+        np.testing.assert_array_equal(one.leader, leader)
+    np.testing.assert_array_equal(trace[1].leader, leader[:, 1:])
+    np.testing.assert_array_equal(trace[[1, 0]].leader, leader[:, ::-1])
+
+
+def test_a_training_has_the_leaders_of_its_last_step(merged, fields, tmp_path):
+    traces = {0: AttentionTrace(**fields | {"keep": np.ones((B, N), bool)}), 7: AttentionTrace(**merged)}
+    over = AttentionTrace.over_training(traces)
+    over.save(tmp_path / "x.npz")
+    for one in (over, AttentionTrace.load(tmp_path / "x.npz")):
+        np.testing.assert_array_equal(one.leader, merged["leader"])
+        np.testing.assert_array_equal(one.at(7).leader, merged["leader"])
+        assert one.at(0).leader is None
+    assert AttentionTrace.over_training({9: traces[0], 7: traces[7]}).leader is None
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a[:2], r"leader must be \[T B N\], here \[3 2 4\], got \[2, 2, 4\]"),
+        (lambda a: a / 1, r"leader must be uint8 \[T B N\], got float64"),
+        (lambda a: a > 0, "got bool"),
+        (lambda a: np.where(a == 3, 4, a), r"a slot, 0 to 3, that leads itself, .*; got 4 at \(iteration, image, slot\) = \(0, 0, 3\)"),
+        (lambda a: np.where(a == 3, -1, a), "got -1"),
+        (lambda a: a + np.eye(N, dtype=int)[1] * (a == 1) * (a[..., 2:3] == 0), r"got 2 at .* = \(2, 1, 1\)"),  # leads to 2, which has gone into 0
+        (lambda a: a[[0, 0, 0]], r"one that is kept; got 2 at .* = \(2, 1, 2\)"),
+        (lambda a: np.where(a == 1, 0, a), r"one that is kept; got 0 at .* = \(2, 0, 1\)"),
+    ],
+)
+def test_wrong_leaders_are_named(merged, change, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionTrace(**merged | {"leader": change(merged["leader"])})
 
 
 @pytest.mark.parametrize("images", [1, [1], slice(1, None), np.array([False, True])])
@@ -293,7 +343,7 @@ def text(value):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"about": text({"schema": 3})}, "schema is 3.*update"),
+        ({"about": text({"schema": 4})}, "schema is 4.*update"),
         ({"about": text({"schema": "1"})}, "schema is '1'"),
         ({"about": np.zeros(3)}, "about must be JSON"),
         ({"about": np.frombuffer(b"\xff{", np.uint8)}, "not a trace"),

@@ -51,7 +51,7 @@ def merge_sweep(
         target = model.target(features)[0]  # [B C h w]
         found = {"objects": torch.tensor([len(one[(one > 0) & (one < OVERLAP)].unique()) for one in true])}
         for number, variant in enumerate(variants):
-            final, maps, keep = variant.finish(projected, slots, attention, draws)
+            final, maps, keep, _ = variant.finish(projected, slots, attention, draws)
             place = maps[-1].unflatten(2, model.backbone.grid)
             rebuilt, decoded = model.reconstruct(target, final, keep, attention=place)
             error = (rebuilt - target).square().mean(dim=(1, 2, 3))

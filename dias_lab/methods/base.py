@@ -8,7 +8,6 @@ Axes: T iterations, B images, N slots, L = h * w locations, K sampled ones, C fe
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from dias_lab.config import Config, method_class
 from dias_lab.data.dataset import square
 from dias_lab.data.draws import Request, draw
+from dias_lab.methods.tracing import traced
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.backbone import Backbone
 from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
 from dias_lab.modules.projector import build_projector
-from dias_lab.trace import AttentionTrace
 
 
 @dataclass
@@ -36,6 +35,8 @@ class Output:
     decoder_attention: Float[Tensor, "B N h w"] | None  # None in training unless asked for
     # the locations that a training pass with `decoder_locations` has reconstructed; at the others both maps are 0
     sampled: Int[Tensor, "B K"] | None = field(default=None, kw_only=True)
+    # which slot each slot belongs to at each iteration, itself while it is alone; None where nothing was merged
+    leader: Int[Tensor, "T B N"] | None = field(default=None, kw_only=True)
 
 
 class Given(NamedTuple):
@@ -242,27 +243,12 @@ class Method(nn.Module):
         for backbone in self.backbones().values():
             backbone.waiting = False
 
-    @torch.no_grad()
     def trace(self, images: UInt8[Tensor, "B 3 H W"], segments=None, seed: int = 0, names=None, about=None):
-        """The AttentionTrace of images in evaluation mode. Image i draws from (seed, i), whatever else is in the batch."""
-        was_training = self.training
-        self.eval()
-        pictures, cut = square(images, segments, self.config.image_size)
-        parts = []
-        for places in torch.arange(len(pictures)).split(self.config.batch_size):
-            output = self(self.normalise(pictures[places]), draws=self.draw(places.tolist(), seed))
-            parts.append([part.cpu().numpy() for part in (output.attention, output.decoder_attention, output.keep)])
-        self.train(was_training)
-        attention, decoded, keep = zip(*parts, strict=True)
-        return AttentionTrace(
-            images=pictures.permute(0, 2, 3, 1).cpu().numpy(),
-            attention=np.concatenate(attention, axis=1).astype(np.float16),
-            decoder_attention=np.concatenate(decoded).astype(np.float16),
-            keep=np.concatenate(keep),
-            segments=None if cut is None else cut.cpu().numpy().astype(np.uint8),
-            names=list(names) if names is not None else [f"image {i}" for i in range(len(pictures))],
-            about={"method": self.config.method, "seed": seed, **(about or {})},
-        )
+        """The AttentionTrace of images in evaluation mode. Image i draws from (seed, i), whatever else is in the batch.
+
+        It keeps the centre squares of the pictures, and of the segments, in their own size (at most 768 pixels a side).
+        """
+        return traced(self, images, segments, seed, names, about)
 
 
 def segments_from(attention: Float[Tensor, "B N h w"], size: int) -> Int[Tensor, "B R R"]:

@@ -48,23 +48,25 @@ class DIAS(Method):
 
     def run(self, features: Float[Tensor, "B C h w"], given: Given) -> DIASOutput:
         projected = self.project(locations(features))  # [B L width]
-        slots, attention, keep = self.aggregate(projected, given.slots, given.keep, given.draws)
+        slots, attention, keep, leader = self.aggregate(projected, given.slots, given.keep, given.draws)
         attention = attention.unflatten(3, features.shape[2:])
         target, quantised = self.target(features)
         reconstruction, decoded = self.reconstruct(target, slots, keep, given.draws, given.decoder_attention, attention[-1])
         sampled = self.sampled(given.draws)
-        return DIASOutput(target, slots, attention, keep, reconstruction, decoded, quantised, sampled=sampled)
+        maps = attention, keep, reconstruction, decoded
+        return DIASOutput(target, slots, *maps, quantised, sampled=sampled, leader=leader)
 
     def aggregate(self, projected: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None, draws=None):
         """Aggregate; find the slots that say the same thing; aggregate again from the slots that are left.
 
-        Gives the slots, every iteration's attention map [T B N L], and which slots are kept.
+        Gives the slots, every iteration's attention map [T B N L], which slots are kept, and each one's leader in every
+        iteration [T B N], or None where none is left out by merging.
         """
         config = self.config
         merging = config.merging if self.training or config.merge_in_evaluation else "none"
         if merging == "none" or keep is not None:
             slots, attention = self.aggregator(projected, slots, keep)
-            return slots, attention, everyone(slots) if keep is None else keep
+            return slots, attention, everyone(slots) if keep is None else keep, None
         left, iterations = config.reinitialized_iterations, self.aggregator.iterations
         first = iterations - left if left < iterations else iterations
         slots, attention = self.aggregator(projected, slots, num_iterations=first)
@@ -77,19 +79,26 @@ class DIAS(Method):
             slots, more = self.aggregator(projected, slots, num_iterations=left)
             attention = torch.cat([attention, more])
         if config.merging == "none":
-            return slots, attention, everyone(slots)
+            return slots, attention, everyone(slots), None
 
         leader = self.redundant(slots, draws)
         mean, keep = merge_clusters(slots, leader, config.merge_gradient)
         if config.merging == "merge":  # a cluster's map is the sum of its members' maps
             together = one_hot_members(leader).to(attention.dtype) @ attention[-1]
-            return mean, torch.cat([attention[:-1], together[None]]), keep
+            merged = self.leaders(leader, len(attention) - 1, 1)
+            return mean, torch.cat([attention[:-1], together[None]]), keep, merged
 
         restart = {"mean": mean, "survivor": slots}.get(config.reinitialize_from)
         if restart is None:
             restart = self.initializer(len(slots), noise=draws["restart"])
         slots, again, keep = reinitialize(projected, restart, keep, self.aggregator, left, config.mask_reinitialized)
-        return slots, torch.cat([attention, again]), keep
+        merged = self.leaders(leader, len(attention), len(again)) if config.mask_reinitialized else None
+        return slots, torch.cat([attention, again]), keep, merged
+
+    def leaders(self, leader: Int[Tensor, "B N"], before: int, after: int) -> Int[Tensor, "T B N"]:
+        """Each slot's leader in every iteration: itself in those `before` the merge, its cluster's in those `after`."""
+        alone = torch.arange(leader.shape[1], device=leader.device).expand(before, *leader.shape)
+        return torch.cat([alone, leader.expand(after, *leader.shape)])
 
     def redundant(self, slots: Float[Tensor, "B N D"], draws=None) -> Int[Tensor, "B N"]:
         """For each slot the one that leads its cluster; itself where it stays alone, or where the draw says so."""

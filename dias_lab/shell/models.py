@@ -122,7 +122,8 @@ def trace(
         model = _published(reference, method, preset)
     else:
         model = dias_lab.shipped() if shipped else dias_lab.load_model(run_dir.resolve())
-    pictures, names = dias_lab.data.dataset.read_photos(images, model.config.image_size)
+    side = dias_lab.methods.tracing.photo_side(images, model.config.image_size)
+    pictures, names = dias_lab.data.dataset.read_photos(images, side)
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
     model.trace(pictures, seed=seed, names=names, about=about).save(out)
     print(f"wrote {out}: {len(names)} images")

@@ -3,7 +3,7 @@
 import importlib
 
 _HOME = {
-    "explore": "explorer", "iterations_figure": "figures", "print_iterations": "figures", "gallery": "figures",
+    "explore": "explorer", "iterations_figure": "figures", "iterations": "figures", "gallery": "figures",
     "contact_sheet": "figures", "learning_curves": "figures", "interval_plot": "comparison", "data_sheet": "sheet",
     "use": "palette", "film_strip": "figures", "Watch": "watch", "progress_figure": "watch",
 }  # fmt: skip

@@ -7,9 +7,9 @@
 // The model's fields: data (what explorer.py's `payload` gives), image, stop, location ([row, column] or null), slot (a
 // number or null), view and step; all but data may be set from either side. A "stop" is a place on the slider: the
 // iterations from 0, then the decoder. Locations are cells of the first run's attention maps. Two runs share picture,
-// cursor, zoom and stop; each has its own chosen slot, since slots of different runs have nothing in common. Where runs
-// have maps of several training steps, `step` is one of them (else null), and the state's `step` its place on a second
-// slider; a slot starts from the same noise at each of them, and keeps its colour.
+// cursor, zoom and stop; each has its own chosen slot, and slots of the second have the colours of those of the first that
+// they overlap with. Where runs have maps of several training steps, `step` is one of them (else null), and the state's
+// `step` its place on a second slider; a slot starts from the same noise at each of them, and keeps its colour.
 
 const VIEWS = [
   { name: "overlay", title: "Overlay", key: "o", opacity: 0.65 },
@@ -22,12 +22,13 @@ const KEYS = [
   ["← →", "previous, next iteration"], ["space", "play"], ["o h m s d", "overlay, heat map, masked, segments, difference"],
   ["0 … 9", "show one slot alone; again: all"], ["shift + arrows", "move the cursor"], ["enter", "lock the cursor, or free it"],
   ["esc", "free the cursor, show all slots"], ["[ ]", "previous, next picture"], ["+ − r", "zoom in, out, whole picture"],
-  ["t", "true outlines"], ["n", "slot numbers"], ["l", "light or dark"], ["c", "copy as PNG"], ["?", "this list"],
+  ["t", "true outlines"], ["n", "slot numbers"], ["g", "one colour a cluster of merged slots"], ["l", "light or dark"],
+  ["c", "copy as PNG"], ["e", "save a PNG for print"], ["?", "this list"],
 ];
 const TRAINING_KEYS = [[", .", "previous, next training step"], ["p", "play the training"]];
-const TRACKS = { // the sliders: labels that fit beside each other, milliseconds of a place, the words of its button
-  stop: { label: "iteration", fit: 14, pace: 900, play: "Play (space)", pause: "Pause (space)" },
-  step: { label: "training step", fit: 5, pace: 600, play: "Play the training (p)", pause: "Pause (p)" },
+const TRACKS = { // the sliders: milliseconds of a place, the words of its button
+  stop: { label: "iteration", pace: 900, play: "Play (space)", pause: "Pause (space)" },
+  step: { label: "training step", pace: 600, play: "Play the training (p)", pause: "Pause (p)" },
 };
 const HINT = "Hover to read a place, click to lock it. Click on a slot to see it alone. Ctrl and the wheel zoom; drag to pan.";
 const CAPTIONS = { // of all slots, and of one; # is its number, @ the iteration of reference
@@ -42,6 +43,7 @@ const CAPTIONS = { // of all slots, and of one; # is its number, @ the iteration
 const ICONS = {
   play: "M5 3.5v9l7.5-4.5z", pause: "M4.5 3.5h2.5v9H4.5zM9 3.5h2.5v9H9z",
   copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
+  save: "M8 2.5v7.5M4.8 7l3.2 3.2L11.2 7M2.5 11v2.5h11V11",
   theme: "M13 9.3A5.3 5.3 0 1 1 6.7 3 4.2 4.2 0 0 0 13 9.3z",
   help: "M5.8 6a2.2 2.2 0 1 1 3.3 1.9c-.8.5-1.1.9-1.1 1.8M8 12.2v.3",
   close: "M4.5 4.5l7 7M11.5 4.5l-7 7", closer: "M8 3.5v9M3.5 8h9", farther: "M3.5 8h9",
@@ -49,6 +51,8 @@ const ICONS = {
 };
 const LOST = [0, 114, 178], GAINED = [213, 94, 0]; // blue, vermillion: told apart in every kind of colour vision
 const SPECIAL = { 0: "background", 254: "overlap", 255: "void" };
+const PRINT_WIDTH = 2000; // pixels of a PNG for print, at least
+const ROOM = { dense: [107, 42], tight: [54, 31] }; // a table is so where a panel has fewer pixels than the first and the others a column
 const MANY = 12; // slots: more have their tiles below, and smaller
 
 // ---------------------------------------------------------------- arrays
@@ -62,11 +66,10 @@ function floatsOf(base64) {
   });
 }
 
-/** A label map Uint8Array [height width] from its run lengths. */
-function labelsOf({ width, height, labels, lengths }) {
-  const all = new Uint8Array(width * height), values = bytesOf(labels), runs = new Uint16Array(bytesOf(lengths).buffer);
-  for (let run = 0, place = 0; run < runs.length; place += runs[run++]) all.fill(values[run], place, place + runs[run]);
-  return all;
+/** A label map Uint8Array [height width], inflated. */
+async function labelsOf({ deflated }) {
+  const stream = new Blob([bytesOf(deflated)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 /** The maps of one stop: `slots` maps of height x width cells, and what is derived from them once. */
@@ -89,6 +92,9 @@ class Maps {
     return this.of(slot)[row * this.width + column];
   }
 
+  /** Which slots have no share of any cell: those that are left out of the competition. */
+  get empty() { return (this.blank ??= Array.from({ length: this.slots }, (_, slot) => this.of(slot).every((value) => value === 0))); }
+
   /** Entropy over slots / log N of each cell: 0 for one slot, 1 for all alike. */
   get entropy() {
     if (this.entropies) return this.entropies;
@@ -100,10 +106,12 @@ class Maps {
 
   /** Red, green and blue of each cell: the slots' colours, weighted by attention. */
   mixed(colours) {
-    this.mixture ??= [0, 1, 2].map((channel) => {
+    if (this.mixedOf === colours) return this.mixture;
+    this.mixedOf = colours;
+    this.mixture = [0, 1, 2].map((channel) => {
       const mix = new Float32Array(this.size);
       for (let slot = 0; slot < this.slots; slot++)
-        this.of(slot).forEach((value, cell) => (mix[cell] += value * colours[slot % colours.length][channel]));
+        this.of(slot).forEach((value, cell) => (mix[cell] += value * colours[slot][channel]));
       return mix;
     });
     return this.mixture;
@@ -159,7 +167,7 @@ function interpolation(size, length, start, extent) {
 /** The pixels of one canvas: the picture seen through a window, maps upsampled to it, and the views painted on it. */
 class Raster {
   constructor(width, height) {
-    Object.assign(this, { width, height, count: width * height, tables: new Map() });
+    Object.assign(this, { width, height, count: width * height, line: Math.max(1, Math.round(width / 1000)), tables: new Map() });
     this.image = new ImageData(width, height);
     this.pixels = new Uint32Array(this.image.data.buffer);
     this.buffers = [0, 1, 2].map(() => new Float32Array(this.count));
@@ -239,8 +247,8 @@ class Raster {
 
   /** Paint a view of one slot, or of all where `slot` is null. `look` must have been called. */
   paint({ view, maps, other, colours, scale, opacity, faded, paper }, slot) {
-    const all = slot === null, colour = all ? null : colours[slot % colours.length];
-    const { pixels, grey, plain, colours: picture, labels, width, count } = this;
+    const all = slot === null, colour = all ? null : colours[slot];
+    const { pixels, grey, plain, colours: picture, labels, width, count, line } = this;
     if (view === "overlay" && all) {
       const [red, green, blue] = maps.mixed(colours).map((channel, buffer) => this.upsample(channel, maps, buffer));
       this.labelled = this.undecided = null;
@@ -259,12 +267,12 @@ class Raster {
       const entropy = this.undecided === maps ? this.buffers[2] : this.upsample(maps.entropy, maps, 2);
       this.undecided = maps;
       for (let y = 0, i = 0; y < this.height; y++)
-        for (let x = 0, low = y + 1 < this.height ? width : 0; x < width; x++, i++) {
+        for (let x = 0, low = y + line < this.height ? line * width : 0; x < width; x++, i++) {
           const label = labels[i];
           if (!all && label !== slot) pixels[i] = plain[i];
-          else if (labels[i + low] !== label || (x + 1 < width && labels[i + 1] !== label))
+          else if (labels[i + low] !== label || (x + line < width && labels[i + line] !== label))
             pixels[i] = blend(grey[i], 255, 255, 255, 0.7);
-          else pixels[i] = tint(grey[i], colours[label % colours.length], opacity * (faded ? 1 - entropy[i] : 1));
+          else pixels[i] = tint(grey[i], colours[label], opacity * (faded ? 1 - entropy[i] : 1));
         }
     } else if (view === "difference" && !all) {
       const gain = this.upsample(maps.gain(other, slot), maps);
@@ -339,7 +347,7 @@ class Explorer {
       chosen: runs.map((_, run) => (run ? null : model.get("slot"))), // the slot shown alone, of each run
       point: null, // the cursor: fractions of the picture
       seen: { x: 0, y: 0, size: 1 }, // the window that zoom leaves of the picture
-      reference: 0, truth: false, numbers: true, faded: true, dark: null,
+      reference: 0, truth: false, numbers: true, faded: true, clusters: true, dark: null,
       opacity: Object.fromEntries(VIEWS.map((view) => [view.name, view.opacity])),
     };
     this.build();
@@ -401,6 +409,50 @@ class Explorer {
     return (earlier < 0 ? keep : training.keep[earlier])[this.state.image];
   }
 
+  /** The slot that each slot of a run belongs to at a stop, or null where nobody knows. */
+  leaders(run, stop = this.stops.length - 1) {
+    const { leader } = this.data.runs[run];
+    return leader && this.earlier(run, this.state.step) < 0 ? leader[Math.min(stop, leader.length - 1)][this.state.image] : null;
+  }
+
+  /** Which slots of a run are merged away, or left out, at a stop: they take part before. */
+  gone(run, stop) {
+    const { empty } = this.maps(run, stop);
+    return this.kept(run).map((keep, slot) => !keep && empty[slot]);
+  }
+
+  /** For each slot of a run whether it is gone where the slider stands, its tag, and the same in words. */
+  fates(run) {
+    const { stop, image } = this.state, gone = this.gone(run, stop), leaders = this.leaders(run, stop);
+    const absent = this.gone(run, 0), { colours } = this.data.runs[run], first = this.data.runs[0].slots;
+    return gone.map((away, slot) => {
+      const into = leaders?.[slot] ?? slot, taken = gone.flatMap((one, other) => (one && leaders?.[other] === slot ? [other] : []));
+      const words = [], like = colours?.[image][slot] ?? first;
+      if (away) words.push(absent[slot] ? "left out from the start" : into === slot ? "merged into another" : `merged into slot ${into}`);
+      else if (taken.length) words.push(`with what was slot ${taken.join(", ")}`);
+      if (like < first) words.push(`like slot ${like} of the first run`);
+      const tag = !away ? (taken.length ? `+ ${taken.join(", ")}` : "") : absent[slot] ? "left out" : into === slot ? "merged" : `in ${into}`;
+      return { away, tag, words: words.join(", ") };
+    });
+  }
+
+  /** How many slots a run has in the image shown, and how many are left after which iteration. */
+  count(run) {
+    const { slots } = this.data.runs[run], left = this.kept(run).filter(Boolean).length;
+    const after = this.stops.findIndex((_, stop) => this.gone(run, stop).filter(Boolean).length === slots - left);
+    if (left === slots) return `${slots} slots`;
+    return after > 0 ? `${slots} slots, ${left} after ${this.stopName(this.stopOf(run, after - 1))}` : `${left} of ${slots} slots kept`;
+  }
+
+  /** The colours of a run's slots in the image shown; a slot that will be merged has its leader's, if so wished. */
+  paints(run) {
+    const { slots, colours } = this.data.runs[run], { image, clusters } = this.state, leaders = clusters ? this.leaders(run) : null;
+    return this.remember(`paints ${run} ${image} ${leaders !== null}`, () => Array.from({ length: slots }, (_, slot) => {
+      const leader = leaders?.[slot] ?? slot;
+      return this.colours[(colours?.[image][leader] ?? leader) % this.colours.length];
+    }));
+  }
+
   /** What was made before under this key, or what is made now. */
   remember(key, make) {
     if (!this.memory.has(key)) this.memory.set(key, make());
@@ -409,11 +461,8 @@ class Explorer {
 
   get about() { return this.data.images[this.state.image]; }
 
-  /** True segments Uint8Array of the image shown, or null. */
-  get segments() {
-    const { segments } = this.about;
-    return segments && this.remember(`segments ${this.state.image}`, () => labelsOf(segments));
-  }
+  /** True segments Uint8Array of the image shown, or null: there are none, or they are not inflated yet. */
+  get segments() { return this.memory.get(`segments ${this.state.image}`) ?? null; }
 
   get dark() { return this.state.dark ?? hostIsDark(); }
 
@@ -430,13 +479,14 @@ class Explorer {
       button("", { title: `${title} (${key})`, onclick: () => this.set({ view: name }) }, title));
     parts.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05,
       oninput: () => this.set({ opacity: { ...state.opacity, [state.view]: parts.opacity.valueAsNumber } }) });
-    for (const field of ["truth", "numbers", "faded"])
+    for (const field of ["truth", "numbers", "faded", "clusters"])
       parts[field] = make("input", { type: "checkbox", onchange: () => this.set({ [field]: parts[field].checked }) });
     parts.reference = make("select", { onchange: () => this.set({ reference: parts.reference.selectedIndex }) },
       ...this.stops.map((_, stop) => make("option", {}, this.stopName(stop))),
       this.steps.length > 1 ? make("option", {}, this.stepName(0)) : "");
     parts.options = {
       reference: make("label", {}, "since", parts.reference), faded: make("label", {}, parts.faded, "fade by entropy"),
+      clusters: make("label", {}, parts.clusters, "one colour a cluster"),
       numbers: make("label", {}, parts.numbers, "numbers"), truth: make("label", {}, parts.truth, "true outlines"),
       opacity: make("label", {}, "opacity", parts.opacity),
     };
@@ -458,6 +508,7 @@ class Explorer {
     const alone = this.runs.length === 1;
     if (alone) this.runs[0].left.append(timeline);
     const icons = [iconButton("copy", "Copy as PNG (c)", () => this.copy()),
+      iconButton("save", "Save a PNG for print (e)", () => this.savePrint()),
       iconButton("theme", "Light or dark (l)", () => this.set({ dark: !this.dark })),
       iconButton("help", "Keys (?)", () => parts.help.showModal())];
     this.root = make(".explorer", { role: "region", ariaLabel: "attention explorer" }, make(".body", {},
@@ -470,7 +521,7 @@ class Explorer {
 
   /** A slider over a field of the state with its ticks, and the button that plays it. */
   buildTrack(field, names) {
-    const { label, fit } = TRACKS[field], last = names.length - 1, every = Math.ceil(names.length / fit);
+    const { label } = TRACKS[field], last = names.length - 1;
     const playing = button("play", { onclick: () => this.play(field) });
     const slider = make("input", { type: "range", min: 0, max: last, step: 1, ariaLabel: label,
       oninput: () => this.set({ [field]: slider.valueAsNumber }) });
@@ -479,8 +530,8 @@ class Explorer {
       tick.style.left = `${(100 * at) / Math.max(last, 1)}%`;
       return tick;
     });
-    const element = make(".timeline", {}, playing, make(".track", {}, slider, make(".ticks", {}, ...ticks)));
-    return { names, last, every, playing, slider, ticks, element };
+    const rail = make(".ticks", {}, ...ticks), element = make(".timeline", {}, playing, make(".track", {}, slider, rail));
+    return { names, last, playing, slider, ticks, rail, element };
   }
 
   /** One run: its picture with cursor and zoom, its tiles (a small picture per slot), and its table of values. */
@@ -496,8 +547,8 @@ class Explorer {
     run.area = make(".tiles", { role: "group", ariaLabel: `slots of ${name || "the model"}` });
     run.area.style.setProperty("--tile", slots > MANY ? "92px" : slots > 6 ? "104px" : "136px");
     for (let slot = 0; slot < slots; slot++) {
-      const colour = this.colours[slot % this.colours.length], choose = { onclick: () => this.choose(index, slot) };
-      const tags = [0, 1].map(() => make("span.tag", {}, "merged")), chips = tags.map(() => make("span.chip", {}, `${slot}`));
+      const choose = { onclick: () => this.choose(index, slot) };
+      const tags = [0, 1].map(() => make("span.tag")), chips = tags.map(() => make("span.chip", {}, `${slot}`));
       const tile = { tags, picture: canvas(), cursor: make(".cursor"), value: make("span.value") };
       tile.small = make(".small", {}, tile.picture, tile.cursor);
       tile.button = button("tile", choose, tile.small, make(".label", {}, chips[0], tags[0], tile.value));
@@ -505,31 +556,30 @@ class Explorer {
       run.rows.push(make("tr", {}, make("th", { scope: "row" },
         button("", { tabIndex: -1, ariaLabel: `slot ${slot}`, ...choose }, chips[1], tags[1])), ...run.cells[slot]));
       run.tiles.push(tile);
-      for (const element of [run.rows[slot], tile.button]) {
-        element.style.setProperty("--slot", `rgb(${colour})`);
-        element.style.setProperty("--on-slot", inkOn(colour));
-      }
     }
     body.append(...run.rows);
     run.area.append(...run.tiles.map((tile) => tile.button));
     run.heads = this.stops.map((stop, at) => make("th", { scope: "col" },
-      button("", { tabIndex: -1, title: this.stopName(at), onclick: () => this.set({ stop: at }) }, stop)));
-    const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { ariaLabel: "slot" }), ...run.heads)), body);
-    table.style.minWidth = `${107 + 42 * this.stops.length}px`;
+      button("", { tabIndex: -1, title: this.stopName(at), onclick: () => this.set({ stop: at }) },
+        stop === "decoder" ? make("span", {}, "dec", make("span.rest", {}, "oder")) : stop)));
+    run.table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { ariaLabel: "slot" }), ...run.heads)), body);
+    run.table.style.setProperty("--stops", this.stops.length);
+    run.scroll = make(".scroll", { tabIndex: 0, role: "group", ariaLabel: "values" }, run.table);
     run.element = make(`section.run.${slots > MANY ? "many" : "few"}`, { ariaLabel: name || "slots" },
       this.data.runs.length > 1 ? make("h2", {}, name, run.which) : null, run.left, run.area,
-      make(".readout", {}, run.where, run.detail, make(".scroll", { tabIndex: 0, role: "group", ariaLabel: "values" }, table)));
+      make(".readout", {}, run.where, run.detail, run.scroll));
     return run;
   }
 
   // ---------- events
   listen(host) {
-    const { signal } = this.closing, sizes = new ResizeObserver(() => this.draw("marks"));
+    const { signal } = this.closing, sizes = new ResizeObserver(() => this.fit());
     const theme = new MutationObserver(() => this.draw("pictures"));
     const on = (target, kind, listener) => target.addEventListener(kind, listener, { signal, passive: false });
+    Object.values(this.tracks).forEach(({ rail }) => sizes.observe(rail));
     this.runs.forEach((run) => {
       let pressed = null;
-      sizes.observe(run.stage);
+      for (const element of [run.stage, run.scroll]) sizes.observe(element);
       on(run.stage, "pointerdown", (event) => {
         if (event.button || event.target.closest(".zoom")) return;
         pressed = { x: event.clientX, y: event.clientY, seen: this.state.seen };
@@ -587,9 +637,9 @@ class Explorer {
     const actions = {
       "[": () => turn(-1), "]": () => turn(1), "+": () => this.zoom(2), "=": () => this.zoom(2),
       "-": () => this.zoom(0.5), r: () => this.zoom(0), t: () => this.set({ truth: !state.truth }),
-      n: () => this.set({ numbers: !state.numbers }), l: () => this.set({ dark: !this.dark }),
+      n: () => this.set({ numbers: !state.numbers }), g: () => this.set({ clusters: !state.clusters }), l: () => this.set({ dark: !this.dark }),
       ",": () => learn(-1), ".": () => learn(1), p: () => this.tracks.step && this.play("step"),
-      c: () => this.copy(), "?": () => this.parts.help.showModal(),
+      c: () => this.copy(), e: () => this.savePrint(), "?": () => this.parts.help.showModal(),
       Escape: () => this.set({ location: null, point: null, chosen: state.chosen.map(() => null) }),
     };
     if (arrow && event.shiftKey) this.step(...arrow);
@@ -706,9 +756,10 @@ class Explorer {
 
   /** Everything of another image, once its picture is decoded. */
   async showImage() {
-    const { image } = this.state;
+    const { image } = this.state, { segments } = this.about;
     const picture = this.remember(`picture ${image}`, () => Object.assign(new Image(), { src: this.about.picture }));
     await picture.decode();
+    if (segments && !this.memory.has(`segments ${image}`)) this.memory.set(`segments ${image}`, await labelsOf(segments));
     if (image !== this.state.image || this.closing.signal.aborted) return;
     const { naturalWidth: width, naturalHeight: height } = picture, longest = Math.max(width, height);
     const factor = longest <= 160 ? 3 : 1; // odd: each pixel's centre stays a pixel's centre
@@ -727,11 +778,32 @@ class Explorer {
     this.say(`picture ${image + 1} of ${this.data.images.length}: ${this.about.name}`);
   }
 
+  /** What depends on the room that there is. Called when a size has changed: reading it costs no layout. */
+  fit() {
+    for (const track of Object.values(this.tracks)) track.width = track.rail.clientWidth;
+    for (const run of this.runs)
+      for (const [kind, [first, column]] of Object.entries(ROOM))
+        run.table.classList.toggle(kind, (run[kind] = run.scroll.clientWidth < first + column * this.stops.length));
+    this.draw("marks", "controls", "cursor");
+  }
+
+  /** Show the ticks that have room: first of all where the slider stands, then both ends, then some between. */
+  fitTicks({ names, ticks, last, width = 500 }, now) {
+    const shown = [], wide = names.map((name) => 10 + 7.4 * name.length), cell = width / Math.max(last, 1);
+    const every = Math.ceil(Math.max(...wide.slice(1, -1), 0) / cell), some = ticks.map((_, at) => at).filter((at) => at % every === 0);
+    const left = (at) => (at === 0 ? -8 : at === last ? width + 8 - wide[at] : at * cell - wide[at] / 2);
+    const apart = (at, other) => left(at) + wide[at] <= left(other) || left(other) + wide[other] <= left(at);
+    for (const at of [now, last, 0, ...some]) if (shown.every((other) => other !== at && apart(at, other))) shown.push(at);
+    ticks.forEach((tick, at) => {
+      tick.classList.toggle("now", at === now);
+      tick.hidden = !shown.includes(at);
+    });
+  }
+
   drawControls() {
     const { state, parts, about } = this, { width, height } = about, { options } = parts;
     write(parts.title, about.name);
-    const kept = this.data.runs.map(({ slots }, run) => [this.kept(run).filter(Boolean).length, slots]);
-    const counts = kept.map(([count, slots]) => (count === slots ? `${slots} slots` : `${count} of ${slots} slots kept`));
+    const counts = this.data.runs.map((_, run) => this.count(run));
     const scale = Math.round((100 * about.shown[0]) / width);
     const words = [...new Set(counts)].join(" and ") + ` · ${width} × ${height} pixels`;
     const name = this.runs.length === 1 && this.data.runs[0].name ? `${this.data.runs[0].name} · ` : "";
@@ -740,22 +812,18 @@ class Explorer {
     parts.film.forEach((one, image) => (one.ariaCurrent = `${image === state.image}`));
     options.reference.hidden = state.view !== "difference";
     options.faded.hidden = state.view !== "segments";
+    options.clusters.hidden = !this.data.runs.some((_, run) => this.leaders(run)?.some((leader, slot) => leader !== slot));
     options.numbers.hidden = !["overlay", "segments"].includes(state.view);
     options.truth.hidden = !about.segments;
     options.opacity.hidden = state.opacity[state.view] === null;
     parts.opacity.value = state.opacity[state.view] ?? 1;
     parts.reference.selectedIndex = state.reference;
-    for (const field of ["truth", "numbers", "faded"]) parts[field].checked = state[field];
-    for (const [field, { last, every, playing, slider, ticks }] of Object.entries(this.tracks)) {
-      const now = state[field], plays = this.played === field, title = TRACKS[field][plays ? "pause" : "play"];
+    for (const field of ["truth", "numbers", "faded", "clusters"]) parts[field].checked = state[field];
+    for (const [field, track] of Object.entries(this.tracks)) {
+      const now = state[field], plays = this.played === field, title = TRACKS[field][plays ? "pause" : "play"], { slider, playing } = track;
       slider.value = now;
       slider.ariaValueText = field === "stop" ? this.stopName(now) : this.stepName(now);
-      const room = last > 6 ? 2 : 1; // the first name and the last one are long
-      ticks.forEach((tick, at) => { // some of them, and always where it stands
-        const some = at === last || (at % every === 0 && at <= last - Math.max(every, room) && (at === 0 || at >= room));
-        tick.classList.toggle("now", at === now);
-        tick.hidden = at !== now && (!some || Math.abs(at - now) < (at === 0 || at === last ? Math.max(every, room) : every));
-      });
+      this.fitTicks(track, now);
       if (playing.title !== title) playing.replaceChildren(icon(plays ? "pause" : "play"));
       playing.ariaLabel = playing.title = title;
     }
@@ -769,13 +837,26 @@ class Explorer {
       write(run.caption, this.caption(chosen));
       this.drawRamp(run, chosen);
       run.heads.forEach((head, stop) => head.classList.toggle("now", stop === state.stop));
-      this.kept(index).forEach((keep, slot) => {
-        const { button, tags } = run.tiles[slot];
-        tags.forEach((tag) => (tag.hidden = keep));
+      this.fates(index).forEach(({ away, tag, words }, slot) => {
+        const { button, tags } = run.tiles[slot], row = run.rows[slot];
+        tags.forEach((one, place) => write(one, place && !away ? "" : tag)); // rows have no room for what a slot took
         button.ariaPressed = `${chosen === slot}`;
-        button.ariaLabel = `slot ${slot}${keep ? "" : ", merged into another"}: show it alone`;
-        for (const element of [button, run.rows[slot]]) element.classList.toggle("merged", !keep);
+        button.ariaLabel = `slot ${slot}${words && `, ${words}`}: show it alone`;
+        for (const element of [button, row]) element.classList.toggle("merged", away), (element.title = words);
       });
+      this.dye(run, this.paints(index));
+    });
+  }
+
+  /** Give tiles and rows their slots' colours. */
+  dye(run, paints) {
+    if (run.dyed === paints) return;
+    run.dyed = paints;
+    paints.forEach((colour, slot) => {
+      for (const element of [run.rows[slot], run.tiles[slot].button]) {
+        element.style.setProperty("--slot", `rgb(${colour})`);
+        element.style.setProperty("--on-slot", inkOn(colour));
+      }
     });
   }
 
@@ -797,18 +878,22 @@ class Explorer {
 
   /** The stage and the tiles of every run: what changes with an iteration. */
   drawPictures() {
-    const { state, picture, colours, scale, dark } = this, host = this.root.getRootNode().host;
+    const { dark, picture, state } = this, host = this.root.getRootNode().host;
     this.root.classList.toggle("dark", dark);
     if (host?.dataset.page) document.documentElement.style.colorScheme = dark ? "dark" : "light";
-    const { view, faded, stop, reference, seen } = state, paper = dark ? [20, 23, 27] : [255, 255, 255];
     this.runs.forEach((run, index) => {
-      const maps = this.maps(index, stop);
-      const other = reference < this.stops.length ? this.maps(index, reference) : this.maps(index, stop, 0);
-      const scene = { view, faded, colours, scale, paper, opacity: state.opacity[view], maps, other };
-      for (const raster of [run.raster, run.small]) raster.look(picture, seen);
+      const scene = this.scene(index);
+      for (const raster of [run.raster, run.small]) raster.look(picture, state.seen);
       run.base.getContext("2d").putImageData(run.raster.paint(scene, state.chosen[index]), 0, 0);
       run.tiles.forEach((tile, slot) => tile.picture.getContext("2d").putImageData(run.small.paint(scene, slot), 0, 0));
     });
+  }
+
+  /** What Raster.paint needs of a run. */
+  scene(run) {
+    const { view, faded, stop, reference, opacity } = this.state, paper = this.dark ? [20, 23, 27] : [255, 255, 255];
+    const other = reference < this.stops.length ? this.maps(run, reference) : this.maps(run, stop, 0);
+    return { view, faded, paper, other, maps: this.maps(run, stop), colours: this.paints(run), scale: this.scale, opacity: opacity[view] };
   }
 
   drawMarks() {
@@ -844,7 +929,7 @@ class Explorer {
     maps.anchors.forEach((cell, slot) => {
       if (!cell) return;
       const [left, top, wide, high] = this.box(maps, cell), x = (left + wide / 2) * width, y = (top + high / 2) * height;
-      const colour = this.colours[slot % this.colours.length], half = (slot > 9 ? 13 : 10) * ratio;
+      const colour = this.paints(run)[slot], half = (slot > 9 ? 13 : 10) * ratio;
       pen.beginPath();
       pen.roundRect(x - half, y - 10 * ratio, 2 * half, 20 * ratio, 10 * ratio);
       pen.fillStyle = `rgb(${colour})`;
@@ -876,9 +961,9 @@ class Explorer {
           const td = run.cells[slot][at];
           td.classList.toggle("now", at === stop);
           if (at === stop) write(run.tiles[slot].value, number(value));
+          write(td, run.tight ? number(value).replace(/^0/, "") : number(value));
           if (td.dataset.value === `${value}`) return;
           td.dataset.value = value;
-          write(td, number(value));
           td.style.setProperty("--share", value);
         });
         values.forEach((value, slot) => run.cells[slot][at].classList.toggle("largest", value === largest));
@@ -893,18 +978,26 @@ class Explorer {
   }
 
   // ---------- copy
-  /** The stages with marks, cursor and a line of text, on one canvas. */
-  print() {
-    const { width, height } = this.picture, ratio = Math.max(1, Math.ceil(900 / width));
-    const wide = width * ratio, high = height * ratio, { point, stop, view, chosen } = this.state;
-    const sheet = canvas(this.runs.length * (wide + 24) - 24, high + 56), pen = sheet.getContext("2d");
+  /** The stages with marks, cursor and a line of text, on one canvas, at least `least` pixels wide, if given. */
+  print(least = 0) {
+    const { width, height } = this.picture, { point, stop, view, chosen, seen } = this.state, count = this.runs.length;
+    const wide = Math.max(width * Math.max(1, Math.ceil(900 / width)), Math.ceil((least + 24) / count) - 24);
+    const high = Math.round((wide * height) / width), text = Math.max(1, Math.round(wide / 1000));
+    const sheet = canvas(count * (wide + 24) - 24, high + 56 * text), pen = sheet.getContext("2d");
     const [ink, paper] = this.dark ? ["#e8eaed", "#14171b"] : ["#1b1f24", "#fff"], unit = wide / this.runs[0].stage.clientWidth;
     Object.assign(pen, { fillStyle: paper, imageSmoothingQuality: "high" });
     pen.fillRect(0, 0, sheet.width, sheet.height);
     this.runs.forEach((run, index) => {
       const marks = canvas(wide, high), maps = this.maps(index, stop), slot = chosen[index];
       this.mark(marks.getContext("2d"), index, wide, high, unit);
-      pen.drawImage(run.base, 0, 0, wide, high);
+      let base = run.base;
+      if (least) { // painted anew: maps are smooth at any size
+        const raster = new Raster(wide, high);
+        base = canvas(wide, high);
+        raster.look(this.picture, seen);
+        base.getContext("2d").putImageData(raster.paint(this.scene(index), slot), 0, 0);
+      }
+      pen.drawImage(base, 0, 0, wide, high);
       pen.drawImage(marks, 0, 0);
       if (point) {
         const [left, top, across, down] = this.box(maps, maps.cell(point));
@@ -916,11 +1009,26 @@ class Explorer {
       const name = this.runs.length > 1 ? this.data.runs[index].name : "";
       const words = [this.about.name, name, run.which.textContent, view];
       if (slot !== null) words.push(`slot ${slot}`);
-      Object.assign(pen, { fillStyle: ink, font: "22px system-ui, sans-serif", textBaseline: "middle" });
-      pen.fillText(words.filter(Boolean).join(" · "), 0, high + 32, wide);
+      Object.assign(pen, { fillStyle: ink, font: `${22 * text}px system-ui, sans-serif`, textBaseline: "middle" });
+      pen.fillText(words.filter(Boolean).join(" · "), 0, high + 32 * text, wide);
       pen.translate(wide + 24, 0);
     });
     return sheet;
+  }
+
+  save(blob, download) {
+    const link = make("a", { href: URL.createObjectURL(blob), download });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+
+  savePrint() {
+    const words = [this.about.name, this.stopName(this.state.stop), this.state.view];
+    const name = `${words.join(" ").replace(/[^\w.-]+/g, "-").slice(0, 80)}.png`;
+    this.print(PRINT_WIDTH).toBlob((blob) => {
+      this.save(blob, name);
+      this.notify(`saved as ${name}`);
+    }, "image/png");
   }
 
   async copy() {
@@ -929,8 +1037,7 @@ class Explorer {
       await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
       this.notify("copied as PNG");
     } catch {
-      const link = make("a", { href: URL.createObjectURL(await blob), download: "attention.png" });
-      link.click();
+      this.save(await blob, "attention.png");
       this.notify("the clipboard is closed here: saved as attention.png");
     }
   }
@@ -955,11 +1062,11 @@ function render({ model, el }) {
   shadow.adoptedStyleSheets = [sheet];
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own shortcuts
   const renew = () => { // other data, the same look; at the last training step it goes on with the training
-    const before = el.explorer, { dark, opacity, numbers, truth, faded } = before?.state ?? {};
+    const before = el.explorer, { dark, opacity, numbers, truth, faded, clusters } = before?.state ?? {};
     before?.close();
     el.explorer = new Explorer(model, shadow);
     if (!before) return;
-    Object.assign(el.explorer.state, { dark, opacity, numbers, truth, faded });
+    Object.assign(el.explorer.state, { dark, opacity, numbers, truth, faded, clusters });
     if (before.state.step === before.steps.length - 1) el.explorer.set({ step: el.explorer.stepAt(null) });
   };
   renew();

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
@@ -21,14 +20,13 @@ import traitlets
 
 from dias_lab import files
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import overlay, palette
+from dias_lab.viz.payload import payload
 
 FOLDER = Path(__file__).parent
-MODULE, STYLE_SHEET = FOLDER / "explorer.js", FOLDER / "explorer.css"
+MODULE = FOLDER / "explorer.js"
 PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "host.js"
 FIELDS = ("image", "stop", "location", "slot", "view", "step")  # what the explorer and Python tell each other
 VIEWS = ("overlay", "heat", "masked", "segments", "difference")
-LARGEST_SIDE = 768  # of a picture on the page, in pixels; readouts stay in the image's own
 FRAME_HEIGHT = 900  # pixels of the iframe, until the page in it says its own
 POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"  # and this script and style alone
 STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0 }"
@@ -160,19 +158,6 @@ class Explorer(anywidget.AnyWidget):
         return self.page.to_html(path)
 
 
-def payload(traces: Sequence[AttentionTrace]) -> dict:
-    """What explorer.js shows, as JSON can hold it: pictures as WebP, maps as base64 of float16 [T N h w]."""
-    first = traces[0]
-    segments = next((trace.segments for trace in traces if trace.segments is not None), [None] * len(first))
-    return {
-        "style": STYLE_SHEET.read_text(encoding="utf-8"),
-        "colours": list(palette.SLOT_COLOURS),
-        "scale": _base64(overlay.heat_map(np.linspace(0, 1, 256))),
-        "images": [_picture(*one) for one in zip(first.names, first.images, segments, strict=True)],
-        "runs": [_run(trace) for trace in traces],
-    }
-
-
 def _traces(what, attention) -> list[AttentionTrace]:
     traces = list(what) if isinstance(what, (list, tuple)) else [what]
     if any(isinstance(trace, AttentionTrace) for trace in traces):
@@ -231,63 +216,9 @@ def _check_state(state: dict, data: dict) -> None:
                 raise traitlets.TraitError(f"location must be [row, column] of a map of {height} x {width} cells, got {value!r}")
 
 
-def _picture(name: str, image: np.ndarray, segments: np.ndarray | None) -> dict:
-    """One image uint8 [H W 3] and its true segments, no larger than LARGEST_SIDE."""
-    height, width = image.shape[:2]
-    factor = min(1, LARGEST_SIDE / max(height, width))
-    size = [max(1, round(width * factor)), max(1, round(height * factor))]
-    return {
-        "name": name, "width": width, "height": height, "shown": size,
-        "picture": overlay.data_address(overlay.resize(image, *size), "WEBP", quality=90, method=6),
-        "segments": None if segments is None else _run_lengths(overlay.resize(segments, *size)),
-    }  # fmt: skip
-
-
-def _run_lengths(labels: np.ndarray) -> dict:
-    """A label map uint8 [H W], row after row, as runs of equal labels: uint8 labels, uint16 lengths."""
-    flat = labels.reshape(-1)
-    starts = np.union1d(np.flatnonzero(np.diff(flat)) + 1, np.arange(0, flat.size, 65535))
-    lengths = np.diff(starts, append=flat.size).astype("<u2")
-    return {"width": labels.shape[1], "height": labels.shape[0], "labels": _base64(flat[starts]), "lengths": _base64(lengths)}
-
-
 def _steps(data: dict) -> list[int]:
     """The training steps of which there are maps, of any run."""
     return sorted({step for run in data["runs"] if run["training"] for step in run["training"]["steps"]})
-
-
-def _run(trace: AttentionTrace) -> dict:
-    decoder = trace.decoder_attention
-    words = [str(trace.about[key]) for key in ("run", "method") if trace.about.get(key)]
-    if trace.about.get("seed") is not None:
-        words.append(f"seed {trace.about['seed']}")
-    if trace.about.get("step") is not None:
-        words.append(f"training step {trace.about['step']}")
-    return {
-        "name": " · ".join(words)[:160], "slots": trace.num_slots, "keep": trace.keep.tolist(),
-        "attention": _maps(trace.attention), "decoder": None if decoder is None else _maps(decoder[None]),
-        "training": None if trace.training_steps is None else _training(trace),
-    }  # fmt: skip
-
-
-def _training(trace: AttentionTrace) -> dict:
-    """The training steps; and of all but the last one, whose maps the run has, maps in bytes (255 is 1) and kept slots."""
-    coded = {"decoder": None}
-    for name, maps in (("attention", trace.training_attention), ("decoder", trace.training_decoder_attention)):
-        if maps is not None:
-            earlier = maps[:-1].reshape(-1, len(trace), *maps.shape[-3:])  # [(K-1) T B N h w]
-            coded[name] = _maps(np.round(255 * earlier.astype(np.float32)), np.uint8)
-    return {"steps": trace.training_steps.tolist(), "keep": trace.training_keep[:-1].tolist(), **coded}
-
-
-def _maps(maps: np.ndarray, kind="<f2") -> dict:
-    """Maps [T B N h w]; each image's [T N h w] in one string."""
-    images = [_base64(maps[:, image].astype(kind)) for image in range(maps.shape[1])]
-    return {"stops": maps.shape[0], "height": maps.shape[3], "width": maps.shape[4], "images": images}
-
-
-def _base64(array: np.ndarray) -> str:
-    return base64.b64encode(array.tobytes()).decode()
 
 
 def _safe_json(value) -> str:

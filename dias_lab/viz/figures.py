@@ -26,8 +26,7 @@ def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) ->
 
     Panels, each `size` pixels wide: the image, the true segments if there are any, the arg-max segments, and every
     slot's map at its own resolution, smoothed by the browser. Zooming one zooms all. The slider switches traces on and
-    off; there are no animation frames, so nothing plays by itself and the figure opens on the first iteration. Segments
-    are the arg-max over the slots that are kept in the end, at every iteration.
+    off; there are no animation frames, so nothing plays by itself and the figure opens on the first iteration.
     """
     trace = trace[[image]]
     height, width = trace.images.shape[1:3]
@@ -77,11 +76,11 @@ def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) ->
     return figure
 
 
-def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
-    """One image's maps for print, as a matplotlib Figure: a row per iteration and one for the decoder.
+def iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
+    """One image's maps for a paper, as a matplotlib Figure: a row an iteration and one for the decoder.
 
-    Columns, each `size` inches wide: the image with the true segments below it, the arg-max segments laid over the
-    image, and every slot's map, upsampled.
+    `iterations(trace).savefig("x.pdf")` writes it. Columns, each `size` inches wide: the image with the true segments
+    below it, the arg-max segments laid over the image, and every slot's map, upsampled; once a slot is gone, where it went.
     """
     trace = trace[[image]]
     height, width = trace.images.shape[1:3]
@@ -95,8 +94,12 @@ def print_iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
         row[0].set_ylabel(_stop_name(stop), fontsize=9)
         row[1].imshow(_segments_over(trace.images[0], segments))
         for slot, panel in enumerate(row[2:]):
-            map = upsample(trace.maps_of(stop)[0, slot], height, width)
-            panel.imshow(map, cmap=palette.MAPS, vmin=0, vmax=1)
+            maps = trace.maps_of(stop)[0, slot]
+            if maps.any() or trace.keep[0, slot]:
+                panel.imshow(upsample(maps, height, width), cmap=palette.MAPS, vmin=0, vmax=1)
+            else:
+                panel.set(facecolor="#f2f2f2", box_aspect=height / width)
+                panel.text(0.5, 0.5, _fate(trace, slot), fontsize=7, color=palette.MERGED, ha="center", transform=panel.transAxes)
     axes[0, 0].set_title("image", fontsize=9)
     axes[0, 1].set_title("segments", fontsize=9)
     bar = _name_slots(figure, axes, _slot_titles(trace, "\n"), trace.keep[0], shrink=0.6, aspect=25)
@@ -245,12 +248,18 @@ def _title(trace: AttentionTrace, line_break: str) -> str:
     merged = np.flatnonzero(~trace.keep[0])
     text = f"{trace.names[0]}: where {trace.num_slots} slots look, iteration by iteration"
     if len(merged):
-        text += f"{line_break}merged away: slot{'s' * (len(merged) > 1)} {', '.join(map(str, merged))}"
+        ways = [f"{slot}" if trace.leader is None else f"{slot} into {trace.leader[-1, 0, slot]}" for slot in merged]
+        text += f"{line_break}merged away: slot{'s' * (len(merged) > 1)} {', '.join(ways)}"
     return text
 
 
 def _slot_titles(trace: AttentionTrace, separator: str) -> list[str]:
-    return [f"slot {slot}" if kept else f"slot {slot}{separator}merged" for slot, kept in enumerate(trace.keep[0])]
+    return [f"slot {slot}" + ("" if kept else separator + _fate(trace, slot)) for slot, kept in enumerate(trace.keep[0])]
+
+
+def _fate(trace: AttentionTrace, slot: int) -> str:
+    """Where a slot of a trace with one image is in the end, which is not kept."""
+    return "merged" if trace.leader is None else f"in slot {trace.leader[-1, 0, slot]}"
 
 
 def _stop_name(stop) -> str:
@@ -281,6 +290,7 @@ def _name_slots(figure, axes, titles: list[str], keep, **bar_shape):
     panels = axes[0, -len(titles) :]
     for slot, panel in enumerate(panels):
         panel.set_title(titles[slot], color=palette.ink(slot, keep[slot]), fontsize=9, fontweight="bold")
-    bar = figure.colorbar(panels[0].images[0], ax=axes, pad=0.01, ticks=[0, 0.5, 1], **bar_shape)
+    drawn = next(panel.images[0] for panel in panels if panel.images)
+    bar = figure.colorbar(drawn, ax=axes, pad=0.01, ticks=[0, 0.5, 1], **bar_shape)
     bar.ax.tick_params(labelsize=8)
     return bar

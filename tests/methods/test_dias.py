@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from small_methods import VIT
 
 from dias_lab.analysis.interventions import with_fields
@@ -9,6 +10,7 @@ from dias_lab.analysis.sweep import merge_sweep
 from dias_lab.data import store
 from dias_lab.methods import build, segments_from
 from dias_lab.methods.dias import DIASOutput
+from dias_lab.methods.tracing import photo_side, picture_side
 from dias_lab.modules.redundancy import cluster
 
 
@@ -33,8 +35,54 @@ def test_without_redundant_slots_the_complete_form_is_the_released_one(small_con
     complete = build(small_config.replace(merge_threshold=0.0)).eval()
     released = build(small_config.replace(merging="none")).eval()
     draws = complete.draw(range(3), seed=1)
-    for a, b in zip(vars(complete(images, draws=draws)).values(), vars(released(images, draws=draws)).values()):
+    ours, theirs = (vars(model(images, draws=draws)) for model in (complete, released))
+    assert (ours.pop("leader") == torch.arange(5)).all() and theirs.pop("leader") is None
+    for a, b in zip(ours.values(), theirs.values()):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("fields", [{}, {"merging": "merge"}, {"num_iterations": 5, "reinitialized_iterations": 3}])
+def test_leaders_tell_into_whom_a_slot_went_and_when(small_config, images, fields):
+    model = build(small_config.replace(merge_threshold=1.0, min_kept=1, **fields)).eval()
+    output, trace = model(images, draws=model.draw(range(3), seed=1)), model.trace(images.byte(), seed=1)
+    leader, own = output.leader, torch.arange(5)
+    assert leader.shape == output.attention.shape[:3] and not output.keep.all()
+    gone = (output.attention == 0).flatten(3).all(-1)  # [T B N]
+    assert torch.equal(leader != own, gone) and torch.equal(leader[-1] == own, output.keep)
+    assert (leader[0] == own).all() and output.keep.gather(1, leader[-1]).all()
+    assert trace.leader.shape == tuple(leader.shape) and ((trace.leader[-1] == own.numpy()) == trace.keep).all()
+    alone = model(images, keep=torch.tensor([[True, True, False, True, True]] * 3))
+    assert alone.leader is None  # nothing is merged where the caller says who takes part
+
+
+def test_who_competes_again_is_led_by_nobody(small_config, images):
+    model = build(small_config.replace(merge_threshold=1.0, min_kept=1, mask_reinitialized=False)).eval()
+    output = model(images)
+    assert output.keep.all() and output.leader is None and model.trace(images.byte()).leader is None
+
+
+def test_a_trace_shows_pictures_in_their_own_size(small_config):
+    model = build(small_config).eval()
+    for height, width, side in ((150, 200, 150), (40, 50, 40), (800, 900, 768)):
+        images = torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8)
+        true = torch.randint(0, 4, (2, height, width))
+        trace = model.trace(images, true)
+        assert trace.images.shape == (2, side, side, 3) and trace.segments.shape == (2, side, side)
+        seen = model(model.prepare(images), draws=model.draw(range(2), 0))
+        torch.testing.assert_close(torch.from_numpy(trace.attention).float(), seen.attention, atol=1e-3, rtol=0)
+    assert [picture_side(count, 128) for count in (1, 113, 1000, 100_000)] == [768, 768, 259, 128]
+
+
+def test_photos_are_read_in_the_size_that_is_shown(tmp_path):
+    sizes = {"small.png": (50, 40), "middle.png": (600, 500), "large.png": (1500, 1000)}
+    for name, size in sizes.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    small, middle, large = (tmp_path / name for name in sizes)
+    (tmp_path / "notes.txt").write_text("no photo")
+    none = tmp_path / "none.jpg"
+    cases = {(small,): 128, (middle,): 500, (small, middle): 500, (large,): 768, (tmp_path,): 768, (none,): 128, (none, middle): 500}
+    assert {paths: photo_side(paths, 128) for paths in cases} == cases
+    assert photo_side([large] * 1000, 128) == 259 and photo_side([small], 224) == 224
 
 
 def test_merging_alone_adds_up_the_members_maps(small_config, images):

@@ -149,7 +149,7 @@ def test_trace_of_an_image_does_not_depend_on_the_batch(name, small_config):
     images = torch.randint(0, 255, (3, 3, 140, 150), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     trace = model.trace(images, seed=4, names=["a", "b", "c"])
     assert model.training and trace.names == ["a", "b", "c"] and trace.about["seed"] == 4
-    assert trace.attention.shape == (3, 3, 5, 8, 8) and trace.images.shape == (3, 128, 128, 3)
+    assert trace.attention.shape == (3, 3, 5, 8, 8) and trace.images.shape == (3, 140, 140, 3)
     one = model.trace(images[:1], seed=4)
     assert abs(one.attention[:, 0].astype(float) - trace.attention[:, 0]).max() < 2e-3
 

@@ -37,9 +37,10 @@ def test_convert_verify_train_evaluate_trace(tmp_path, capsys):
     assert json.loads((run_dir / "config.json").read_text())["slot_dim"] == 12
     assert run("evaluate", "--run-dir", run_dir, "--data", data) == 0
     assert (run_dir / "scores" / "test-dias.json").exists()
-    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    Image.fromarray(np.zeros((340, 350, 3), np.uint8)).save(tmp_path / "photo.jpg")
     assert run("trace", "--run-dir", run_dir, "--images", tmp_path / "photo.jpg", "--out", out) == 0
-    assert AttentionTrace.load(out).names == ["photo.jpg"]
+    trace = AttentionTrace.load(out)
+    assert trace.names == ["photo.jpg"] and trace.images.shape == (1, 340, 340, 3)  # larger than the model sees
     printed = capsys.readouterr().out
     assert f"wrote {out}" in printed and "protocol dias" in printed and "FG-ARI" in printed
 

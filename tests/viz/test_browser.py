@@ -28,7 +28,7 @@ from traces import HOSTILE, some_trace, some_training
 from dias_lab.data.scenes import scene
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import explore, overlay, palette
-from dias_lab.viz.explorer import payload
+from dias_lab.viz.payload import payload
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,7 +353,7 @@ def test_every_training_step_is_shown(visit):
     slider, state = page.get_by_role("slider", name="training step"), lambda name: ask(page, f"e.state.{name}")
     table_of = lambda step: np.concatenate([trace.at(step).attention, trace.at(step).decoder_attention[None]])[:, 0].astype(float)  # noqa: E731
     np.testing.assert_allclose(table(page), table_of(1000).mean(axis=(2, 3)), atol=1e-6)
-    expect(page.locator(".about")).to_contain_text("6 of 7 slots kept")
+    expect(page.locator(".about")).to_contain_text("7 slots, 6 after iteration 1")
     before = pixels(page, "e.runs[0].tiles[0].picture")
     for step, key in ((200, ","), (50, ","), (0, ",")):
         page.keyboard.press(key)
@@ -365,7 +365,7 @@ def test_every_training_step_is_shown(visit):
         shown = labels(page)[1::3, 1::3]
         assert (shown == trace.at(step).segments_of("decoder")[0]).mean() > 0.97  # bytes: a border moves by less than a pixel
         kept = trace.at(step).keep[0].sum()
-        expect(page.locator(".about")).to_contain_text(f"{kept} of 7 slots kept" if kept < 7 else "7 slots")
+        expect(page.locator(".about")).to_contain_text(f"7 slots, {kept} after iteration 1" if kept < 7 else "7 slots ·")
         assert page.locator(".tile.merged").count() == 7 - kept
         page.mouse.move(5, 5)
     assert (pixels(page, "e.runs[0].tiles[0].picture") != before).any() and state("stop") == 2
@@ -408,6 +408,188 @@ def test_the_page_goes_on_with_a_training_unless_somebody_looks_back(visit):
 def whole(trace: AttentionTrace) -> AttentionTrace:
     """The same with every slot kept."""
     return replace(trace, keep=np.ones_like(trace.keep))
+
+
+MERGES = {3: 1, 5: 1, 6: 2}
+
+
+def with_merging(iterations=4, merges=MERGES, after=3, slots=7, images=2, told=True, size=(64, 64)) -> AttentionTrace:
+    """Random maps; in the first image the slots of `merges` go into others after so many iterations."""
+    whole_one = some_trace(images=images, iterations=iterations, slots=slots, cells=(6, 6), size=size, keep=np.ones((images, slots), bool))
+    maps = np.concatenate([whole_one.attention, whole_one.decoder_attention[None]]).astype(float)  # [T+1 B N h w]
+    maps += 0.01 * (maps.sum(axis=(3, 4), keepdims=True) == 0)  # some_trace has merged one by itself
+    keep, leader = np.ones((images, slots), bool), np.broadcast_to(np.arange(slots), (iterations, images, slots)).copy()
+    for slot, into in merges.items():
+        maps[after:, 0, slot], keep[0, slot], leader[after:, 0, slot] = 0, False, into
+    maps /= maps.sum(axis=2, keepdims=True)
+    return replace(whole_one, attention=maps[:-1], decoder_attention=maps[-1], keep=keep, leader=leader if told else None)
+
+
+@pytest.mark.parametrize(
+    "fields, gone, tags, took, about",
+    [
+        ({}, [3, 5, 6], ["in 1", "in 1", "in 2"], {1: "+ 3, 5", 2: "+ 6"}, "7 slots, 4 after iteration 3"),
+        ({"merges": {1: 0}, "after": 1}, [1], ["in 0"], {0: "+ 1"}, "7 slots, 6 after iteration 1"),
+        ({"merges": {11: 10}, "slots": 13, "after": 2}, [11], ["in 10"], {10: "+ 11"}, "13 slots, 12 after iteration 2"),
+        ({"told": False}, [3, 5, 6], ["merged"] * 3, {}, "7 slots, 4 after iteration 3"),
+        ({"merges": {4: 0}, "after": 4}, [4], ["in 0"], {}, "7 slots, 6 after iteration 4"),  # only the decoder's map is empty
+        ({"merges": {4: 0}, "after": 0, "told": False}, [4], ["left out"], {}, "6 of 7 slots kept"),
+    ],
+)
+def test_a_slot_is_gone_from_the_iteration_on_at_which_it_is(visit, fields, gone, tags, took, about):
+    after = fields.get("after", 3)
+    if after == 4:
+        trace = with_merging(**fields | {"told": False})
+        tags = ["merged"]
+    else:
+        trace = with_merging(**fields)
+    page = visit(explore(trace, stop=0))
+    expect(page.locator(".about")).to_contain_text(about)
+    tiles, rows = page.locator(".tile"), page.locator("tbody tr")
+    for stop in range(5):
+        ready(page)
+        for kind in (tiles, rows):
+            greyed = kind.evaluate_all("all => all.flatMap((one, slot) => one.classList.contains('merged') ? [slot] : [])")
+            assert greyed == (gone if stop >= after else []), stop
+        shown = tiles.locator(".tag").all_inner_texts()
+        expected = dict(zip(gone, tags)) | took if stop >= after else {}
+        assert shown == [expected.get(slot, "") for slot in range(trace.num_slots)], stop
+        page.keyboard.press("ArrowRight")
+    title = tiles.nth(gone[0]).get_attribute("title")
+    words = {"in": f"merged into slot {tags[0].split()[-1]}", "merged": "merged into another", "left": "left out from the start"}
+    assert title == words[tags[0].split()[0]] and words[tags[0].split()[0]] in tiles.nth(gone[0]).get_attribute("aria-label")
+    for slot in took:
+        assert tiles.nth(slot).get_attribute("title") == f"with what was slot {took[slot][2:]}"
+    page.keyboard.press("]")  # nothing is merged in the second image
+    expect(page.locator("h1")).to_have_text("1")
+    assert page.locator(".tile.merged").count() == 0
+
+
+def test_a_cluster_has_one_colour_at_every_iteration(visit):
+    trace, colours = with_merging(), palette.slot_colours(7).astype(float)
+    page = visit(explore(trace, stop=0))
+    of = lambda kind: page.locator(kind).evaluate_all("all => all.map((one) => one.style.getPropertyValue('--slot'))")  # noqa: E731
+    box = page.get_by_label("one colour a cluster")
+    ask(page, "e.set({ opacity: { ...e.state.opacity, overlay: 1 } })")
+    for clustered, numbers in ((True, [0, 1, 2, 1, 4, 1, 2]), (False, range(7)), (True, [0, 1, 2, 1, 4, 1, 2])):
+        if box.is_checked() != clustered:
+            page.keyboard.press("g")
+        for stop in range(5):
+            ask(page, "e.set({ stop: argument })", stop)
+            assert of(".tile") == of("tbody tr") == [f"rgb({','.join(map(str, palette.slot_colours(7)[number]))})" for number in numbers]
+            maps = upsample(trace.maps_of(trace.stops[stop])[0], 64, 64)
+            mixed = np.einsum("nyx,nc->yxc", maps, colours[list(numbers)])
+            assert np.abs(pixels(page)[1::3, 1::3, :3] - mixed).mean() < 0.6
+    page.keyboard.press("]")  # nothing is merged here: there is nothing to choose
+    expect(page.locator("h1")).to_have_text("1")
+    ready(page)
+    assert box.is_hidden() and len({*of(".tile")}) == 7
+
+
+def test_slots_of_two_runs_that_match_have_one_colour(visit, scenes):
+    order = np.random.default_rng(3).permutation(N)
+    maps = {"attention": scenes.attention[:, :, order], "decoder_attention": scenes.decoder_attention[:, order]}
+    other = replace(scenes, **maps, keep=scenes.keep[:, order], about={"run": "the same under other numbers"})
+    page = visit(explore([scenes, other], stop="decoder", view="segments"))
+    first, second = (
+        page.locator(".run").nth(run).locator(".tile").evaluate_all("all => all.map((one) => one.style.getPropertyValue('--slot'))")
+        for run in (0, 1)
+    )
+    kept = scenes.keep[0, order]
+    assert [colour for colour, keep in zip(second, kept) if keep] == [first[slot] for slot, keep in zip(order, kept) if keep]
+    assert len({*second}) == N and (pixels(page, "e.runs[0].base") == pixels(page, "e.runs[1].base")).mean() > 0.999
+    slot = int(kept.argmax())
+    assert page.locator(".run").nth(1).locator(".tile").nth(slot).get_attribute("title") == f"like slot {order[slot]} of the first run"
+
+
+@pytest.mark.parametrize("width", [400, 404, 864])  # a narrow window, and notebook columns: the panel has 368 to 380 pixels
+@pytest.mark.parametrize("iterations, slots", [(3, 7), (8, 7), (11, 13), (6, 24)])
+def test_the_whole_table_fits_a_narrow_panel_and_ticks_stand_apart(visit, width, iterations, slots):
+    trace = with_merging(iterations=iterations, slots=slots, merges={3: 1, slots - 1: slots - 2}, after=iterations - 1)
+    page = visit(explore(trace), width=width)
+    ready(page)
+    sizes = page.locator(".scroll").evaluate("one => [one.clientWidth, one.scrollWidth]")
+    assert 340 < sizes[0] <= 380 and sizes[1] <= sizes[0]
+    cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => [one.textContent, one.scrollWidth, one.clientWidth])"
+    assert page.locator("td, tbody th, thead th").evaluate_all(cut) == []
+    assert page.locator("tbody .tag").evaluate_all(cut) == []
+    np.testing.assert_allclose(table(page, exact=False), table(page), atol=0.00501)
+    for stop in range(iterations + 1):
+        ask(page, "e.set({ stop: argument })", stop)
+        ready(page)
+        ticks = page.locator(".ticks button:not([hidden])")
+        boxes = ticks.evaluate_all("all => all.map((one) => one.getBoundingClientRect().toJSON())")
+        assert len(boxes) >= 3 and all(one["right"] <= other["left"] + 1 for one, other in zip(boxes, boxes[1:])), stop
+        assert ticks.evaluate_all("all => all.filter((one) => one.classList.contains('now')).length") == 1
+    picture(page, f"panel {width} {iterations + 1} stops")
+
+
+def test_an_address_restores_the_view(visit, scenes, tmp_path):
+    path = explore(scenes, slot=1).to_html(tmp_path / "page.html")
+    page = visit(path)
+    standing = "[e.state.image, e.state.stop, e.state.chosen[0], e.state.view, e.state.location]"
+    page.goto(f"{path.as_uri()}#image=2&stop=3&slot=4&view=segments&at=5,6")
+    assert ask(page, standing) == [2, 3, 4, "segments", [5, 6]]
+    expect(page.locator(".readout h3")).to_have_text("Row 5, column 6 of 16 × 16")
+    page.keyboard.press("Escape")  # another view, another address; and back by it
+    page.keyboard.press("[")
+    page.keyboard.press("h")
+    page.wait_for_function("() => location.hash === '#image=1&stop=3&view=heat'")
+    page.reload()
+    assert ask(page, standing) == [1, 3, None, "heat", None]
+    page.evaluate("() => { location.hash = '#image=0&at=15,15'; }")  # typed into the page that is open
+    page.wait_for_function("() => document.querySelector('#explorer').explorer.state.location?.join() === '15,15'")
+    assert ask(page, standing) == [0, 3, None, "heat", [15, 15]]
+
+
+def test_in_a_frame_the_address_is_the_notebooks_own(visit, scenes, tmp_path):
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<h1>A notebook</h1>{explore(scenes)._repr_html_()}")
+    page = visit(path)
+    page.goto(f"{path.as_uri()}#image=2&stop=0")
+    page.reload()
+    frame = frame_of(page)
+    assert frame.evaluate("() => document.querySelector('#explorer').explorer.state.image") == 0
+    frame.locator(".film button").nth(1).click()
+    expect(frame.locator("h1")).to_have_text("scene 1")
+    page.wait_for_timeout(400)  # longer than a page of its own would wait
+    assert page.url.endswith("#image=2&stop=0") and frame.url == "about:srcdoc"
+
+
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("image=3&stop=4&slot=7&view=nothing&at=16,0", [0, 2, 1, "overlay", None]),  # each one too far
+        ("image=-1&stop=1.5&slot=x&view=&at=5&step=0", [0, 2, 1, "overlay", None]),
+        ("image=1&stop=99&at=5,6,7&view=<img src=x onerror=alert(1)>", [1, 2, None, "overlay", None]),
+        ("some-heading", [0, 2, 1, "overlay", None]),
+        ("image=2&image=1&at=%35,6&view=__proto__", [2, 2, None, "overlay", [5, 6]]),
+    ],
+)
+def test_wrong_values_in_an_address_are_ignored(visit, scenes, tmp_path, address, expected):
+    path = explore(scenes, slot=1).to_html(tmp_path / "page.html")
+    page = visit(path, strict=False)
+    page.goto("about:blank")
+    page.goto(f"{path.as_uri()}#{address}")
+    assert ask(page, "[e.state.image, e.state.stop, e.state.chosen[0], e.state.view, e.state.location]") == expected
+
+
+@pytest.mark.parametrize("size, runs", [((64, 64), 1), ((60, 96), 2), ((300, 200), 1)])
+def test_a_png_for_print(visit, size, runs, tmp_path):
+    trace = with_merging(size=size)
+    page = visit(explore([trace] * runs if runs > 1 else trace, view="overlay"))
+    with page.expect_download() as download:
+        page.keyboard.press("e")
+    assert download.value.suggested_filename == "0-iteration-4-overlay.png"
+    download.value.save_as(tmp_path / "print.png")
+    with Image.open(tmp_path / "print.png") as image:
+        (width, height), picture_width = image.size, (image.width + 24) // runs - 24
+        assert 2000 <= width <= 2500 and abs(height - 112 // runs - picture_width * size[0] / size[1]) < 2
+        shown = np.asarray(image.convert("RGB"), float)[: round(picture_width * size[0] / size[1]), :picture_width]
+    small = pixels(page)[..., :3].astype(float)
+    reduced = np.asarray(Image.fromarray(shown.astype(np.uint8)).resize(small.shape[1::-1], Image.Resampling.BOX), float)
+    assert np.corrcoef(reduced.ravel(), small.ravel())[0, 1] > 0.95  # the same picture, drawn finer
+    expect(page.locator("[role=status]")).to_contain_text("saved as 0-iteration-4-overlay.png")
 
 
 def test_a_trace_of_one_step_has_no_second_slider(visit, scenes):

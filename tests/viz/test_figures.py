@@ -5,7 +5,7 @@ import pytest
 from plotly import graph_objects as go
 
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import contact_sheet, gallery, iterations_figure, learning_curves, palette, print_iterations
+from dias_lab.viz import contact_sheet, gallery, iterations, iterations_figure, learning_curves, palette
 from dias_lab.viz.figures import film_strip, map_rows
 
 B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
@@ -65,7 +65,30 @@ def test_merged_slots_are_marked(trace):
     assert titles["slot 1"] == palette.ink(1)
     assert "merged away: slot 2" in iterations_figure(trace, 0).layout.title.text
     assert "merged" not in str(iterations_figure(trace, 1).layout.title.text)
-    assert [panel.get_title() for panel in print_iterations(trace, 0).axes[2:6]][2] == "slot 2\nmerged"
+    assert [panel.get_title() for panel in iterations(trace, 0).axes[2:6]][2] == "slot 2\nmerged"
+
+
+@pytest.mark.parametrize("merges, after", [({2: 0}, 1), ({0: 1, 3: 1}, 1), ({0: 2}, 0)])
+def test_a_figure_for_a_paper_says_where_a_slot_went(trace, merges, after, tmp_path):
+    maps = np.concatenate([trace.attention, trace.decoder_attention[None]]).astype(float)
+    leader, keep = np.broadcast_to(np.arange(N), (T, B, N)).copy(), np.ones((B, N), bool)
+    for slot, into in merges.items():
+        maps[after:, 1, slot], leader[after:, 1, slot], keep[1, slot] = 0, into, False
+    maps /= maps.sum(axis=2, keepdims=True)
+    merged = AttentionTrace(trace.images, maps[:T], maps[T], keep, leader=leader)
+    figure = iterations(merged, 1)
+    panels = np.array(figure.axes[:-1]).reshape(T + 1, N + 2)
+    for row in range(T + 1):
+        for slot in range(N):
+            panel = panels[row, 2 + slot]
+            gone = row >= after and slot in merges
+            assert len(panel.images) == (not gone)
+            assert [text.get_text() for text in panel.texts] == ([f"in slot {merges[slot]}"] if gone else [])
+    words = [f"{slot} into {into}" for slot, into in sorted(merges.items())]
+    assert ", ".join(words) in figure.get_suptitle() and ", ".join(words) in iterations_figure(merged, 1).layout.title.text
+    assert "merged" not in iterations(merged, 0).get_suptitle()
+    figure.savefig(tmp_path / "x.pdf")
+    assert (tmp_path / "x.pdf").stat().st_size > 10_000
 
 
 def test_the_page_needs_no_network(trace):
@@ -78,10 +101,11 @@ def test_the_page_needs_no_network(trace):
 @pytest.mark.parametrize("change", [lambda trace: trace, bare])
 def test_print_figures_draw(trace, change, tmp_path):
     trace = change(trace)
-    figure = print_iterations(trace, 2)
+    figure = iterations(trace, 2)
     assert len(figure.axes) == len(trace.stops) * (N + 2) + 1  # and the colour bar
     assert all(drawn.get_clim() == (0, 1) for drawn in figure.axes[2].images)
-    figure.savefig(tmp_path / "iterations.pdf")
+    for kind in ("pdf", "svg", "png"):
+        figure.savefig(tmp_path / f"iterations.{kind}")
     figure = gallery(trace, columns=2)
     per_image = 1 + (trace.segments is not None) + len(trace.stops)
     assert len(figure.axes) == 2 * 2 * per_image

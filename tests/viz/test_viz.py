@@ -13,10 +13,10 @@ class NoTorch:
             raise ImportError("torch must not be imported here")
 sys.meta_path.insert(0, NoTorch())
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import explore, gallery, iterations_figure, print_iterations, use
+from dias_lab.viz import explore, gallery, iterations_figure, iterations, use
 use()
 trace = AttentionTrace.load(sys.argv[1])
-iterations_figure(trace).to_html(), gallery(trace), print_iterations(trace)
+iterations_figure(trace).to_html(), gallery(trace), iterations(trace)
 explore(trace).to_html(sys.argv[2])
 explore([trace, trace], live=True).to_html(sys.argv[2])
 from dias_lab.__main__ import main
