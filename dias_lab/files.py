@@ -18,6 +18,9 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
+from numpy.lib import format as npy
+
 SEAL = "checksum"  # the field of an object's own checksum
 UNPACKED = 2**28, 100  # bytes that arrays may take whatever their file's size, and times that size; a flat picture shrinks more
 
@@ -161,8 +164,6 @@ def read_arrays(path, names) -> dict:
     ValueError, before anything is unpacked, where a header says another size than the file has, or where all together would
     take more memory than a file of this size can mean.
     """
-    from numpy.lib import format as npy
-
     declared, most = 0, UNPACKED[0] + UNPACKED[1] * os.stat(path).st_size
     with zipfile.ZipFile(path) as archive:
         there = {name: f"{name}.npy" for name in names if f"{name}.npy" in archive.namelist()}
@@ -190,8 +191,6 @@ def as_array(value):
 
     What NumPy has no type for (bfloat16) becomes float32. No library is asked for: what an object can do is looked at.
     """
-    import numpy as np
-
     if isinstance(value, (list, tuple)):
         return np.asarray([as_array(one) for one in value])
     for step in ("detach", "resolve_conj", "to_dense", "cpu"):
@@ -205,8 +204,6 @@ def as_array(value):
 
 def text_array(name: str, value):
     """What JSON can hold as text in a uint8 array, for an .npz file. ValueError, with the array's name, for the rest."""
-    import numpy as np
-
     try:
         return np.frombuffer(json.dumps(value).encode(), np.uint8)
     except TypeError as error:
