@@ -294,8 +294,7 @@ def size(count: float) -> str:
 def folder_size(folder) -> int:
     """Bytes of the files in it."""
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
+    for path in (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names):
+        with contextlib.suppress(OSError):
+            total += os.lstat(path).st_size
     return total

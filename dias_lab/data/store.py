@@ -7,9 +7,8 @@ JSON: source, width, height, the CRC-32 of both blobs, and by segment things, cl
 own CRC-32. The splits of a conversion have one mark, meta's `conversion`.
 
 Any protocol reads the same store. Stuff keeps its own segments: the reader merges it (`thing_map`). Some protocols leave
-crowd regions out; so where crowds lie over something else the map has a segment of its own, and info's `beneath` says by
-segment what is there without them: another segment, itself (an object under crowds throughout) or 0. With them it is
-overlap.
+crowds out; so where crowds lie over something the map has a segment of its own, and info's `beneath` says by segment what
+is there without them: another segment, itself (an object under crowds throughout) or 0. With them it is overlap.
 """
 
 import contextlib
@@ -67,8 +66,7 @@ def thing_map(info: dict, crowds: bool = True) -> np.ndarray:
 
 def segments_of(info: dict) -> dict[int, bool]:
     """By segment whether it is a thing; pixels where crowds lie over something are none."""
-    beneath = info.get("beneath") or {}
-    return {segment: thing for segment, thing in (info.get("things") or {}).items() if segment not in beneath}
+    return {one: thing for one, thing in (info.get("things") or {}).items() if one not in (info.get("beneath") or {})}
 
 
 def source_name(info: dict) -> str:
@@ -120,8 +118,8 @@ def pack(record: Record) -> Packed:
     try:
         width, height = _check(image, segments, info)
         if not pictures.header(image, "the image").plain:
-            way_out = "Store what dias_lab.data.pictures.rgb makes of it"
-            raise StoreError(f"the image is turned by EXIF, transparent or of 16 bits, so readers differ. {way_out}")
+            wrong = "the image is turned by EXIF, transparent or of 16 bits, so readers differ"
+            raise StoreError(f"{wrong}. Store what dias_lab.data.pictures.rgb makes of it")
     except StoreError as error:
         raise StoreError(f"source {info.get('source')}: {error}") from error
     if isinstance(segments, np.ndarray):
@@ -155,8 +153,7 @@ def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
             marks[split] = meta.get("conversion") or ("of an older version" if meta["schema"] < 2 else None)
     marks = {split: mark for split, mark in marks.items() if mark}  # what no converter wrote has none
     if others := [split for split in marks if path.stem in marks and marks[split] != marks[path.stem]]:
-        found = ", ".join(f"{split} {mark}" for split, mark in marks.items())
-        wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {found})"
+        wrong = f"{path} and {' and '.join(others)} beside it come from different conversions (their marks: {marks})"
         raise StoreError(f"{wrong}: an image may be in both. Convert the data again, or keep them in folders of their own")
 
 
