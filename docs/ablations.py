@@ -33,7 +33,8 @@ def twins(found: grid.Grid, baseline: str, stem: str) -> list[dict]:
         for which in MAPS:
             for metric in METRICS:
                 values = pd.Series([one[which][metric] for one in scores])
-                row |= {f"{stem}.{which}.{metric} {part}": getattr(values, part)() for part in ("mean", "std")}
+                row |= {f"{stem}.{which}.{metric} {part}": getattr(values, part)() for part in ("mean", "std", "count")}
+                row[f"{stem}.{which}.{metric} n"] = row.pop(f"{stem}.{which}.{metric} count")
         rows.append(row)
     return rows
 
@@ -53,7 +54,11 @@ def pairs(found: grid.Grid, stem: str) -> list[dict]:
 
 def main(folder: str):
     whole = {}
-    for name, place in (("trained", folder), ("start", f"{folder}-start")):
+    places = {"trained": folder, "start": f"{folder}-start"}
+    for name, place in places.items():
+        if not (runs.resolve(place) / "grid.toml").exists():
+            print(f"not there: {place}")
+            continue
         found = grid.load(place)
         table = grid_table.table(found)
         stem = table.metrics[0].partition(".")[0]
