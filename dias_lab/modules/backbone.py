@@ -1,12 +1,15 @@
 """Backbones, frozen but for the blocks that SPOT fine-tunes: image -> feature map.
 
 Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it; others
-reconstruct the normed one); or the built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and
-Recht 2007) of local colour, texture and a little position.
+reconstruct the normed one), or those of any of its modules, joined; or the built-in Fourier backbone, which needs no
+weights: random Fourier features (Rahimi and Recht 2007) of local colour, texture and a little position.
 
 Axes: B images, C feature channels, h w the map's locations.
 """
 
+import contextlib
+import difflib
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -41,6 +44,8 @@ class Backbone(nn.Module):
         self.eval()  # before any pass: batch statistics must not move
         try:
             features = self(torch.zeros(1, 3, self.size, self.size))
+        except NoMap:
+            raise
         except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"the backbone cannot take {self.size}x{self.size} pixels: {error}") from error
         if 0 in features.shape:
@@ -75,8 +80,16 @@ class Backbone(nn.Module):
             return self.features(images if self.dtype is None else images.to(self.dtype))
 
 
+class NoMap(ValueError):
+    """A module that was named gives no map of features."""
+
+
 class TimmBackbone(Backbone):
-    def __init__(self, name: str, weights: str, arguments: dict, stage: int, size: int, mean=None, std=None, norm=False):
+    """A model of timm, up to a stage by number; or several modules by name, at the finest one's resolution, joined."""
+
+    def __init__(
+        self, name: str, weights: str, arguments: dict, stage: int | str, size: int, mean=None, std=None, norm: bool = False
+    ):  # fmt: skip
         settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         if settings is None:
             close = timm.list_models(f"*{name}*")[:3] or timm.list_models(f"{name[:6]}*")[:3]
@@ -86,13 +99,55 @@ class TimmBackbone(Backbone):
             arguments = {"img_size": size, **arguments}
         model = create(name, weights, arguments)
         self.model, self.stage, self.norm = model, stage, norm
+        if isinstance(stage, str):
+            self.check_names(stage.split())
         self.measure()
         self.waiting = weights == "checkpoint"
 
+    def check_names(self, names: list[str]):
+        """ValueError for a module that is not there, with the nearest names; and for `backbone_norm`, which is of stages."""
+        there = [name for name, _ in self.model.named_modules() if name]
+        for name in names:
+            if name not in there:
+                near = ", ".join(difflib.get_close_matches(name, there, n=3, cutoff=0))
+                raise ValueError(f"backbone_stage: the backbone has no module {name!r}; near: {near}")
+        if self.norm:
+            raise ValueError("backbone_norm is for a stage by number; name the module that normalises as backbone_stage")
+
     def features(self, images):
+        if isinstance(self.stage, str):
+            return self.joined(images, self.stage.split())
         return self.model.forward_intermediates(
             images, indices=[self.stage], norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )[0]
+
+    def joined(self, images, names: list[str]) -> Float[Tensor, "B C h w"]:
+        found = {}
+        with contextlib.ExitStack() as hooks:
+            for name in names:
+                keep = partial(lambda name, module, given, output: found.update({name: output}), name)
+                hooks.enter_context(self.model.get_submodule(name).register_forward_hook(keep))
+            self.model.forward_features(images)
+        maps = [self.as_map(name, found.get(name), images) for name in names]
+        finest = max((map_.shape[2:] for map_ in maps), key=lambda grid: grid[0] * grid[1])
+        return torch.cat([F.interpolate(m, finest, mode="bilinear") if m.shape[2:] != finest else m for m in maps], dim=1)
+
+    def as_map(self, name: str, output, images) -> Float[Tensor, "B C h w"]:
+        """What a module gave, as a map of features. NoMap where it is none."""
+        found = output if isinstance(output, Tensor) and len(output) == len(images) else torch.zeros(())
+        if (extra := getattr(self.model, "num_prefix_tokens", None)) is not None:  # a vision transformer: tokens
+            grid = self.model.patch_embed.dynamic_feat_size(images.shape[2:])
+            if found.ndim == 3 and found.shape[1] == extra + grid[0] * grid[1]:
+                found = found[:, extra:].transpose(1, 2).unflatten(2, grid)
+            good = found.ndim == 4 and found.shape[2:] == grid  # not one of the heads' [B heads tokens C]
+        else:
+            if found.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+                found = found.permute(0, 3, 1, 2)
+            good = found.ndim == 4 and found.shape[2:] != (1, 1)
+        if not good:
+            gave = "nothing on the way to the features" if output is None else getattr(output, "shape", type(output).__name__)
+            raise NoMap(f"backbone_stage: the module {name!r} gives no map of features; it gave {gave}")
+        return found
 
 
 def create(name: str, weights: str, arguments: dict) -> nn.Module:
