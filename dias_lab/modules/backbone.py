@@ -87,9 +87,7 @@ class NoMap(ValueError):
 class TimmBackbone(Backbone):
     """A model of timm, up to a stage by number; or several modules by name, at the finest one's resolution, joined."""
 
-    def __init__(
-        self, name: str, weights: str, arguments: dict, stage: int | str, size: int, mean=None, std=None, norm: bool = False
-    ):  # fmt: skip
+    def __init__(self, name, weights, arguments: dict, stage: int | str, size: int, mean=None, std=None, norm=False):
         settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         if settings is None:
             close = timm.list_models(f"*{name}*")[:3] or timm.list_models(f"{name[:6]}*")[:3]
@@ -135,16 +133,14 @@ class TimmBackbone(Backbone):
     def as_map(self, name: str, output, images) -> Float[Tensor, "B C h w"]:
         """What a module gave, as a map of features. NoMap where it is none."""
         found = output if isinstance(output, Tensor) and len(output) == len(images) else torch.zeros(())
-        if (extra := getattr(self.model, "num_prefix_tokens", None)) is not None:  # a vision transformer: tokens
+        extra, grid = getattr(self.model, "num_prefix_tokens", None), None
+        if extra is not None:  # a vision transformer; its heads' [B heads tokens C] are no maps
             grid = self.model.patch_embed.dynamic_feat_size(images.shape[2:])
             if found.ndim == 3 and found.shape[1] == extra + grid[0] * grid[1]:
                 found = found[:, extra:].transpose(1, 2).unflatten(2, grid)
-            good = found.ndim == 4 and found.shape[2:] == grid  # not one of the heads' [B heads tokens C]
-        else:
-            if found.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-                found = found.permute(0, 3, 1, 2)
-            good = found.ndim == 4 and found.shape[2:] != (1, 1)
-        if not good:
+        elif found.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            found = found.permute(0, 3, 1, 2)
+        if found.ndim != 4 or found.shape[2:] == (1, 1) or grid not in (None, found.shape[2:]):
             gave = "nothing on the way to the features" if output is None else getattr(output, "shape", type(output).__name__)
             raise NoMap(f"backbone_stage: the module {name!r} gives no map of features; it gave {gave}")
         return found

@@ -57,7 +57,8 @@ def train_defaults(words: list[str]) -> dict:
             gone = not (parent / "config.json").exists() and own.exists()  # a run that is there goes on without it
             config = Config.load(own if gone else parent)
         else:
-            config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", method=chosen.method or "dias")
+            named = {"method": chosen.method} if chosen.method else {}
+            config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", **named)
     return {"fields": options.filled(Fields, config)}
 
 
