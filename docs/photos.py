@@ -27,7 +27,7 @@ from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members
 from dias_lab.viz import use
 from dias_lab.viz.overlay import blend, colour_segments, colour_true_segments
 
-SHOWN, LEFT, SHEET = ("ari", "fg_ari", "mbo"), 5, 24  # scores; segments after merging; photos on the contact sheet
+SHOWN, LEFT, SHEET = ("ari", "fg_ari", "mbo"), 5, 16  # scores; segments after merging; photos on the contact sheet
 LAST, PLAIN, FEW = "trained, last map", "trained, no merging, last map", f"trained, merged to {LEFT}, last map"
 KINDS = ("the same features", "raw block 5")
 PAIRS = [  # what is compared image by image, as far as it is there
@@ -79,21 +79,21 @@ def k_means(features, number: int, size: int):
 
 
 def picture(data, columns: dict, path):
-    """SHEET test photos, three in a row: photo, true segments, and the segments of each column."""
+    """SHEET test photos, two in a row: photo, true segments, and the segments of each column."""
     use()
     names = ["photo", "true segments", *columns]
-    figure, axes = plt.subplots(SHEET // 3, 3 * len(names), figsize=(1.1 * 3 * len(names), 1.15 * SHEET // 3))
+    figure, axes = plt.subplots(SHEET // 2, 2 * len(names), figsize=(2.2 * len(names), 1.15 * SHEET // 2))
     chosen = np.linspace(0, len(data["image"]) - 1, SHEET).astype(int)
     for place, item in enumerate(chosen):
         photo = data["image"][item].permute(1, 2, 0).numpy()
         panels = [photo, blend(photo, colour_true_segments(data["segments"][item].numpy().astype(np.uint8)))]
         panels += [blend(photo, colour_segments(found[item].numpy())) for found in columns.values()]
-        row, first = place // 3, place % 3 * len(names)
+        row, first = place // 2, place % 2 * len(names)
         for axis, name, panel in zip(axes[row, first : first + len(names)], names, panels):
             axis.imshow(panel)
             axis.set(xticks=[], yticks=[], title=name if row == 0 else "")
     figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=100)
 
 
 def segments_of(models, data) -> dict:

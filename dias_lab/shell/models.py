@@ -57,8 +57,7 @@ def train_defaults(words: list[str]) -> dict:
             gone = not (parent / "config.json").exists() and own.exists()  # a run that is there goes on without it
             config = Config.load(own if gone else parent)
         else:
-            named = {"method": chosen.method} if chosen.method else {}
-            config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", **named)
+            config = Config.preset(chosen.preset or "scenes", chosen.form or "complete", method=chosen.method or "dias")
     return {"fields": options.filled(Fields, config)}
 
 

@@ -11,7 +11,7 @@ from dias_lab.modules.backbone import ColourBackbone
 from dias_lab.modules.conditioning import Conditioned, positions
 from dias_lab.training.cost import step_costs
 
-KINDS = ("scale", "standardise", "pca", "half_whiten", "whiten")
+KINDS = ("scale", "standardise", "pca", "whiten")
 
 
 @pytest.fixture
@@ -41,12 +41,8 @@ def test_features_are_centred_and_of_the_promised_spread(kind, images):
         assert deviation.square().mean().sqrt() == pytest.approx(1, abs=1e-3) and deviation.max() > 2 * deviation.min()
     if kind in ("standardise", "whiten"):
         torch.testing.assert_close(deviation, torch.ones(6), atol=1e-3, rtol=0)
-    if kind in ("pca", "half_whiten", "whiten"):  # channels are uncorrelated
+    if kind in ("pca", "whiten"):  # channels are uncorrelated
         assert (covariance - covariance.diag().diag()).abs().max() < 1e-3
-    if kind == "half_whiten":  # the roots of the deviations of standardised components
-        standard = channels(fitted("standardise", images)(images))
-        values = torch.linalg.eigvalsh(torch.cov(standard.T)).flip(0)
-        torch.testing.assert_close(deviation, values**0.25, atol=1e-3, rtol=0)
     if kind == "pca":
         assert deviation[0] == pytest.approx(1, abs=1e-3) and (deviation.diff() <= 1e-6).all()
 
@@ -68,7 +64,7 @@ def test_fewer_components_keep_the_loud_ones_and_position_is_appended(images):
     assert positions((40, 40)).std(dim=(1, 2)).sub(1).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("kind, dim, words", [("pca", 7, "has 6 channels"), ("standardise", 3, "is for pca, half_whiten, whiten")])
+@pytest.mark.parametrize("kind, dim, words", [("pca", 7, "has 6 channels"), ("standardise", 3, 'is for "pca" and "whiten"')])
 def test_more_components_than_there_are_is_refused(kind, dim, words):
     with pytest.raises(ValueError, match=words):
         Conditioned(ColourBackbone(64, 8), kind, dim)
@@ -87,9 +83,8 @@ def test_a_single_scale_needs_one_channel_that_changes():
 
 def test_components_that_never_change_cannot_be_whitened():
     grey = torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(6, 3, 64, 64)
-    for kind in ("whiten", "half_whiten"):
-        with pytest.raises(ValueError, match=f"only 2 of the 6 components .* '{kind}' .* take conditioning_dim=2"):
-            fitted(kind, grey)
+    with pytest.raises(ValueError, match="only 2 of the 6 components .* take conditioning_dim=2"):
+        fitted("whiten", grey)
     assert fitted("whiten", grey, dim=2)(grey).std() < 2
     assert fitted("pca", grey)(grey).isfinite().all()
 
@@ -100,8 +95,7 @@ def test_the_conditioning_of_another_kind_is_refused_by_name(kind, other, images
     saved = Conditioned(ColourBackbone(64, 8), "none", position=0.5) if kind == "none" else fitted(kind, images, position=0.5)
     model = torch.nn.ModuleDict({"backbone": Conditioned(ColourBackbone(64, 8), other, position=0.5)})
     state = {f"backbone.{name}": value for name, value in saved.state_dict().items()}
-    both = {kind, other}  # one scale for all may be one each; the matrix does not show by how much it whitens
-    if kind == other or (kind, other) == ("scale", "standardise") or both == {"half_whiten", "whiten"}:
+    if kind == other or (kind, other) == ("scale", "standardise"):  # one scale for all may be one each
         model.load_state_dict(state)
         return
     with pytest.raises(ValueError, match=f"conditioning of these weights is .*{kind}.*, and the config's '{other}'"):
@@ -110,7 +104,7 @@ def test_the_conditioning_of_another_kind_is_refused_by_name(kind, other, images
 
 def test_channels_that_are_alike_do_not_make_it_another_kind():
     grey = torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)).expand(6, 3, 64, 64)
-    for kind, dim in (("standardise", 0), ("pca", 0), ("pca", 1), ("whiten", 1), ("whiten", 2), ("half_whiten", 1), ("half_whiten", 2)):
+    for kind, dim in (("standardise", 0), ("pca", 0), ("pca", 1), ("whiten", 1), ("whiten", 2)):
         Conditioned(ColourBackbone(64, 8), kind, dim).load_state_dict(fitted(kind, grey, dim).state_dict())
 
 
@@ -118,7 +112,7 @@ def test_the_weights_of_a_run_refuse_another_conditioning(small_config):
     config = small_config.replace(backbone="colour", colour_stride=16, conditioning="whiten")
     model = build(config)
     model.backbone.fit(torch.rand(100, 6))
-    with pytest.raises(ValueError, match="these weights is 'half_whiten' or 'whiten', and the config's 'pca'"):
+    with pytest.raises(ValueError, match="these weights is 'whiten', and the config's 'pca'"):
         with_fields(model, conditioning="pca")
     with pytest.raises(ValueError, match=r"backbone.matrix is \(6, 6\), not \(2, 6\)"):
         with_fields(model, conditioning_dim=2)
@@ -138,7 +132,7 @@ def test_it_is_fitted_on_all_images_where_there_are_fewer_than_it_may_take(small
     "fields, words",
     [
         (dict(conditioning="pca", conditioning_dim=7), "conditioning_dim is 7, and the backbone has 6 channels"),
-        (dict(conditioning="standardise", conditioning_dim=3), "conditioning_dim is for pca, half_whiten, whiten"),
+        (dict(conditioning="standardise", conditioning_dim=3), 'conditioning_dim is for "pca" and "whiten"'),
         (dict(decoder="mlp", decoder_locations=65), "decoder_locations is 65, and the feature map has 64 locations"),
         (dict(decoder="mlp", decoder_start="lookup", position_weight=1.0, slot_dim=9), "slot_dim is 9; take at least 10"),
     ],

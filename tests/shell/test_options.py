@@ -23,8 +23,6 @@ def defaults(*words):
 def test_preset_form_and_method_choose_the_defaults_of_train():
     assert defaults() == Config.preset("scenes")
     assert defaults("--form=released", "--steps", 3) == Config.preset("scenes", "released")  # the second pass takes --steps
-    assert defaults("--preset", "photos") == Config.preset("photos") and Config.preset("photos").method == "dinosaur"
-    assert defaults("--preset", "photos", "--method", "dias") == Config.preset("photos", method="dias")
     assert defaults("--preset", "coco", "--method", "spot") == Config.preset("coco", method="spot")
 
 
