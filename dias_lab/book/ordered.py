@@ -35,7 +35,7 @@ Fields.__doc__ = "Every field of Config; None means as the preset has it."
 class Options(Fields):
     """Options of the book. Whatever is not given is as the preset, or the notebook, has it."""
 
-    preset: str | None = None  # scenes (default), shapes, coco, voc or clevrtex
+    preset: str | None = None  # scenes (default), shapes, photos, coco, voc or clevrtex
     form: str | None = None  # complete (default) or released
     data: str | None = None  # a folder of stores (train.lmdb, ...), or the data set in its original layout
     only: list[str] | None = None  # notebooks by name or prefix; what they need is run as well

@@ -82,7 +82,7 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
 
     @classmethod
     def preset(cls, name: str, form: str = "complete", **fields) -> "Config":
-        """The named preset (scenes, shapes, coco, voc, clevrtex) in the given form, with `fields` changed.
+        """The named preset (scenes, shapes, photos, coco, voc, clevrtex) in the given form, with `fields` changed.
 
         The form "complete" is the paper's method, "released" that of the public release (no merging, identity
         matching, the release's double softmax). A method among the fields brings what its part changes; a field given

@@ -12,6 +12,7 @@ from dias_lab.config.fields import (
     Part,
     Positive,
     PositiveFloat,
+    Stage,
 )
 
 
@@ -25,7 +26,7 @@ class Backbone(Part):
     backbone: str = "vit_small_patch14_reg4_dinov2.lvd142m"  # of the library timm, or "colour", "fourier": built in
     backbone_weights: str = "pretrained"  # "pretrained": timm downloads them; "random"; a file; "checkpoint": saved with the rest
     backbone_arguments: JsonObject = "{}"  # JSON text for timm.create_model, for example {"pad_type": "same"}
-    backbone_stage: int = -1  # which stage's feature map; -1 is the last
+    backbone_stage: Stage = -1  # which stage's feature map, -1 is the last; or of modules by name, joined: "blocks.5 blocks.6"
     backbone_norm: bool = False  # whether the features go through the normalisation that ends the backbone
     backbone_size: Positive = 224  # pixels; the square is resized to it, bicubic without antialias
     image_mean: Means = ""  # three numbers, 0..1, or one for all channels; empty: the model's own in timm

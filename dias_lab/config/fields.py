@@ -25,6 +25,7 @@ CosineDistance = Annotated[float, Rule(lambda value: 0 <= value <= 2, "is a cosi
 Means = Annotated[str, "numbers"]  # one or three numbers in 0..1 separated by spaces, or nothing
 Deviations = Annotated[str, "numbers above 0"]
 JsonObject = Annotated[str, "JSON"]
+Stage = Annotated[int | str, "stage"]  # a number, also as text; or one or more names
 
 
 class Part:
@@ -56,6 +57,8 @@ def checked(name: str, value, hint):
         hint, rule = typing.get_args(hint)[:2]
     if rule in ("numbers", "numbers above 0"):
         return _numbers(name, value, above_zero=rule != "numbers")
+    if rule == "stage":
+        return _stage(name, value)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if not any(value == choice and type(value) is type(choice) for choice in choices):
@@ -105,3 +108,16 @@ def _numbers(name: str, value, above_zero: bool) -> str:
         kind = "above 0" if above_zero else "from 0 to 1"
         raise ValueError(f"Config.{name} needs one or three numbers {kind}, or nothing; got {value!r}")
     return " ".join(repr(number) for number in numbers)
+
+
+def _stage(name: str, value) -> int | str:
+    """One spelling: 3 for "3"; "blocks.5 blocks.6" for "blocks.5, blocks.6"."""
+    words = value.replace(",", " ").split() if isinstance(value, str) else [value]
+    if len(words) == 1 and type(words[0]) is int:
+        return value
+    if not words or not isinstance(value, str):
+        raise ValueError(f"Config.{name} is the number of a stage, or the names of modules, got {value!r}")
+    try:
+        return int(words[0]) if len(words) == 1 else " ".join(words)
+    except ValueError:
+        return words[0]

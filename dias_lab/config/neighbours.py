@@ -32,6 +32,7 @@ class VQDINO(Part):
     on_presets: ClassVar = {
         "scenes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256),
         "shapes": dict(codebook_size=256, code_dim=0, decoder_layers=2, decoder_mlp_dim=256),
+        "photos": dict(codebook_size=256, code_dim=0, decoder_heads=2, decoder_locations=0),
     }
 
 
@@ -40,13 +41,17 @@ class SLATE(Part):
     on_presets: ClassVar = {
         "scenes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256),
         "shapes": dict(codebook_size=256, code_dim=64, decoder_layers=2, decoder_mlp_dim=256, decoder_start="random"),
+        "photos": dict(codebook_size=256, code_dim=64, decoder_locations=0, decoder_start="random"),
     }
 
 
 class DINOSAUR(Part):
     changes: ClassVar = dict(initializer="separate", decoder="mlp")
-    # the features of shapes have no position, from which an MLP decoder could paint
-    on_presets: ClassVar = {"shapes": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256)}
+    on_presets: ClassVar = {
+        # its features have no position, from which an MLP decoder could paint
+        "shapes": dict(decoder="raster", decoder_layers=2, decoder_mlp_dim=256),
+        "photos": dict(initializer="shared"),
+    }
 
     def check(self):
         if self.method == "dinosaur" and self.decoder == "random_order":
@@ -79,6 +84,7 @@ class SPOT(Part):
             fine_tuned_blocks=0, evaluation_permutations="all", decoder_dim=64, decoder_layers=2, decoder_mlp_dim=256
         ),
         "shapes": dict(fine_tuned_blocks=0, evaluation_permutations="all"),
+        "photos": dict(fine_tuned_blocks=0, evaluation_permutations="all", decoder_heads=2, decoder_locations=0),
     }
 
     stage: Literal[1, 2] = 1  # 2 learns from a run of stage 1

@@ -1,8 +1,9 @@
 """The numbers of the presets and of the method's two forms, where they are not the defaults of Config.
 
 Those of coco, voc and clevrtex are the released configurations' (Genera1Z/DIAS, v4). Those of `scenes`, the default, were
-found on toys (docs/learning.md), those of `shapes` where clustering suffices (docs/scenes_recipe.md). What a neighbour of
-DIAS has otherwise stands with its fields.
+found on toys (docs/learning.md), those of `shapes` where clustering suffices (docs/scenes_recipe.md), those of `photos`,
+for photos without a network, on 4,223 of them (docs/photos.md). What a neighbour of DIAS has otherwise stands with its
+fields.
 """
 
 import types
@@ -22,6 +23,15 @@ PRESETS = types.MappingProxyType({
         num_iterations=5, aggregator_start="k_means", linkage="average", merge_threshold=0.3, decoder_start="lookup",
         decoder_layers=1, visible_probability=0.25, visible_fraction=0.95, distillation_weight=0.1, steps=400, batch_size=16,
         learning_rate=5e-4, aggregator_rate=0.1, precision="32-true", log_every=20, evaluate_every=50, evaluate_images=100,
+    ),
+    "photos": dict(
+        data="data/photos", crop_scale=1.0, cache_views=1, backbone="tf_efficientnet_lite0",
+        backbone_weights="data/tf_efficientnet_lite0.safetensors", backbone_arguments='{"output_stride": 16}',
+        backbone_stage="blocks.5 blocks.6", backbone_size=256, image_mean="0.5", image_std="0.5", conditioning="whiten",
+        conditioning_dim=60, position_weight=1.0, slot_dim=64, slot_mlp_dim=256, num_iterations=5, aggregator_start="k_means",
+        linkage="average", merge_threshold=0.4, min_kept=2, decoder="mlp", decoder_start="lookup", decoder_layers=3,
+        decoder_mlp_dim=256, decoder_locations=32, distillation_weight=0.1, steps=1500, learning_rate=2e-3,
+        precision="32-true", evaluate_every=500, evaluate_images=100,
     ),
     "coco": dict(data="data/coco", num_slots=7),
     "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),

@@ -36,6 +36,7 @@ FEATURES, PARTIAL, ABOUT, DONE = "features.bin", ".features.bin.partial", "featu
 SUMS, PARTIAL_SUMS = "checksums.bin", ".checksums.bin.partial"  # uint32 [items views]; features.json has its checksum
 CROPS = 2  # counts up when the same config gives other crops
 SAVED = 512  # items after which a build that is killed goes on
+PIECE = 8  # images that go through the backbone at a time on a CPU: convolutions of more leave its cache, twice as slow
 PATIENCE = 600  # seconds without a write of the process that builds
 
 
@@ -194,7 +195,9 @@ def _build(folder: Path, store, config, backbone, shape, progress: bool):
     bar = tqdm(total=shape[0], initial=first, desc="features", unit="image", disable=not progress, mininterval=1)
     for batch in loaded(views, range(len(views.items)), config):
         first, last = batch["items"]
-        features = backbone((batch["image"].to(device) - mean) / std).flatten(2).transpose(1, 2)  # [K*V L C]
+        pieces = batch["image"].split(PIECE if device.type == "cpu" else len(batch["image"]))
+        features = torch.cat([backbone((piece.to(device) - mean) / std) for piece in pieces])
+        features = features.flatten(2).transpose(1, 2)  # [K*V L C]
         features = features.half().cpu().unflatten(0, (-1, shape[1]))
         if not features.isfinite().all():
             raise ValueError(f"a feature of items {first} to {last} is not finite in half precision; cache_views=0")

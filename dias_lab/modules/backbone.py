@@ -1,12 +1,15 @@
 """Backbones, frozen but for the blocks that SPOT fine-tunes: image -> feature map.
 
 Any timm model by name, its raw feature map without the final norm (as DIAS, Zhao et al. 2025, reconstructs it; others
-reconstruct the normed one); or the built-in Fourier backbone, which needs no weights: random Fourier features (Rahimi and
-Recht 2007) of local colour, texture and a little position.
+reconstruct the normed one), or those of any of its modules, joined; or the built-in Fourier backbone, which needs no
+weights: random Fourier features (Rahimi and Recht 2007) of local colour, texture and a little position.
 
 Axes: B images, C feature channels, h w the map's locations.
 """
 
+import contextlib
+import difflib
+import re
 from pathlib import Path
 
 import timm
@@ -41,7 +44,7 @@ class Backbone(nn.Module):
         self.eval()  # before any pass: batch statistics must not move
         try:
             features = self(torch.zeros(1, 3, self.size, self.size))
-        except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        except (RuntimeError, AssertionError, ZeroDivisionError) as error:
             raise ValueError(f"the backbone cannot take {self.size}x{self.size} pixels: {error}") from error
         if 0 in features.shape:
             raise ValueError(f"{self.size}x{self.size} pixels are less than one patch of the backbone")
@@ -76,30 +79,79 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    def __init__(self, name: str, weights: str, arguments: dict, stage: int, size: int, mean=None, std=None, norm=False):
-        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        if settings is None:
-            close = timm.list_models(f"*{name}*")[:3] or timm.list_models(f"{name[:6]}*")[:3]
-            raise ValueError(f"timm has no model {name!r}" + (f"; near: {', '.join(close)}" if close else ""))
+    """A model of timm, up to a stage by number; or several modules by name, at the finest one's resolution, joined."""
+
+    def __init__(self, name, weights, arguments: dict, stage: int | str, size: int, mean=None, std=None, norm=False):
+        settings = timm_settings(name)
         super().__init__(size, mean or settings.mean, std or settings.std)
         if settings.fixed_input_size:  # vision transformers: the position table is resampled to this size
             arguments = {"img_size": size, **arguments}
         model = create(name, weights, arguments)
+        patch = max(getattr(getattr(model, "patch_embed", None), "patch_size", None) or [1])
+        if size % patch:  # it would see no more than whole patches, and its maps be laid over all pixels
+            sizes = " or ".join(str(one) for one in (size // patch * patch, size // patch * patch + patch) if one)
+            raise ValueError(f"patches of {patch} pixels, as {name} has, do not fill {size}x{size}: take backbone_size={sizes}")
         self.model, self.stage, self.norm = model, stage, norm
+        self.check_names(stage.split() if isinstance(stage, str) else [])
         self.measure()
         self.waiting = weights == "checkpoint"
 
+    def check_names(self, names: list[str]):
+        """ValueError for a module that is not there, with the nearest names; and for `backbone_norm`, which is of stages."""
+        there = [name for name, _ in self.model.named_modules() if name]
+        for name in (one for one in names if one not in there):
+            near = ", ".join(difflib.get_close_matches(name, there, n=3, cutoff=0))
+            raise ValueError(f"backbone_stage: the backbone has no module {name!r}; near: {near}")
+        if names and self.norm:
+            raise ValueError("backbone_norm is for a stage by number; name the module that normalises as backbone_stage")
+
     def features(self, images):
-        return self.model.forward_intermediates(
-            images, indices=[self.stage], norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )[0]
+        if isinstance(self.stage, str):
+            return self.joined(images, self.stage.split())
+        how = dict(norm=self.norm, output_fmt="NCHW", intermediates_only=True)
+        return self.model.forward_intermediates(images, indices=[self.stage], **how)[0]
+
+    def joined(self, images, names: list[str]) -> Float[Tensor, "B C h w"]:
+        found = {}
+        with contextlib.ExitStack() as hooks:
+            for name in names:
+                module = self.model.get_submodule(name)
+                hooks.enter_context(module.register_forward_hook(lambda *told, name=name: found.update({name: told[2]})))
+            self.model.forward_features(images)
+        maps = [self.as_map(name, found.get(name), images) for name in names]
+        finest = max((map_.shape[2:] for map_ in maps), key=lambda grid: grid[0] * grid[1])
+        return torch.cat([F.interpolate(m, finest, mode="bilinear") if m.shape[2:] != finest else m for m in maps], dim=1)
+
+    def as_map(self, name: str, output, images) -> Float[Tensor, "B C h w"]:
+        """What a module gave, as a map of features. ValueError where it is none."""
+        found = output if isinstance(output, Tensor) and len(output) == len(images) else torch.zeros(())
+        extra, grid = getattr(self.model, "num_prefix_tokens", None), None
+        if extra is not None:  # a vision transformer; its heads' [B heads tokens C] are no maps
+            grid = self.model.patch_embed.dynamic_feat_size(images.shape[2:])
+            if found.ndim == 3 and found.shape[1] == extra + grid[0] * grid[1]:
+                found = found[:, extra:].transpose(1, 2).unflatten(2, grid)
+        elif found.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            found = found.permute(0, 3, 1, 2)
+        if found.ndim != 4 or found.shape[2:] == (1, 1) or grid not in (None, found.shape[2:]):
+            gave = "nothing on the way to the features" if output is None else getattr(output, "shape", type(output).__name__)
+            raise ValueError(f"backbone_stage: the module {name!r} gives no map of features; it gave {gave}")
+        return found
+
+
+def timm_settings(name: str):
+    """What timm knows of a model. ValueError, with the nearest names, where it knows none."""
+    known = timm.list_models(name.partition(".")[0] + ".*", pretrained=True)
+    if timm.is_model(name) and ("." not in name or name in known):
+        return timm.get_pretrained_cfg(name)
+    words = [word for word in re.split(r"[\W_]", name) if len(word) > 3 or not name]
+    alike = [model for model in timm.list_models() if any(word in model for word in words)]
+    near = difflib.get_close_matches(name, known or alike or timm.list_models(), n=3, cutoff=0)
+    raise ValueError(f"timm has no model {name!r}; near: {', '.join(near)}")
 
 
 def create(name: str, weights: str, arguments: dict) -> nn.Module:
-    """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly.
-
-    With "checkpoint" they are random until the method's checkpoint is loaded.
-    """
+    """A timm model with "pretrained", "random" (always the same ones) or a local file's weights, loaded strictly; with
+    "checkpoint" they are random until the method's checkpoint is loaded."""
     path = runs.resolve(Path(weights).expanduser())
     if weights in ("pretrained", "random", "checkpoint"):
         source = {"pretrained": weights == "pretrained"}
@@ -148,10 +200,8 @@ class FourierBackbone(Backbone):
         super().__init__(size, mean=(0.5,) * 3, std=(0.25,) * 3)
         self.stride, self.texture_weight, self.position_weight = stride, texture, position
         random = torch.Generator().manual_seed(0)
-        frequency = bandwidth * torch.randn(dim, 8, generator=random)
-        phase = 2 * torch.pi * torch.rand(dim, generator=random)
-        self.register_buffer("frequency", frequency, persistent=False)
-        self.register_buffer("phase", phase, persistent=False)
+        self.register_buffer("frequency", bandwidth * torch.randn(dim, 8, generator=random), persistent=False)
+        self.register_buffer("phase", 2 * torch.pi * torch.rand(dim, generator=random), persistent=False)
         self.measure()
 
     def lowered(self, dtype) -> Backbone:

@@ -79,8 +79,11 @@ class Conditioned(Backbone):
 
     def features(self, images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B K h w"]:
         lowered = images if self.backbone.dtype is None else images.to(self.backbone.dtype)
-        found = self.backbone.features(lowered).to(self.matrix.dtype)
-        found = F.conv2d(found - self.centre[:, None, None], self.matrix[:, :, None, None])
+        return self.condition(self.backbone.features(lowered).to(self.matrix.dtype))
+
+    def condition(self, raw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K h w"]:
+        """What becomes of the features of the backbone inside."""
+        found = F.conv2d(raw - self.centre[:, None, None], self.matrix[:, :, None, None])
         if not self.position:
             return found
         place = self.position * positions(found.shape[2:], found.device, found.dtype)

@@ -76,6 +76,13 @@ def test_parameters_of_a_notebook_make_a_config():
     assert Config.from_parameters({}) == Config.preset("scenes")
 
 
+@pytest.mark.parametrize("typed, meant", [("blocks.5, blocks.6", "blocks.5 blocks.6"), ("3", 3), (3, 3)])
+def test_a_stage_of_the_backbone_comes_back_as_it_is_meant(typed, meant, tmp_path):
+    config = Config.from_parameters({"preset": "coco", "backbone_stage": typed})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert Config.load(tmp_path) == config and config.backbone_stage == meant
+
+
 def test_config_of_another_version_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"warp": 9}')
     with pytest.raises(ValueError, match="warp"):

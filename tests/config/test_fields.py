@@ -20,6 +20,7 @@ TAKEN = {
     fields.CosineDistance: [0.0, 1.5, 2.0],
     fields.Means: ["", "0.0", "0.1 0.2 0.3"],
     fields.Deviations: ["", "0.5", "0.1 0.2 0.3"],
+    fields.Stage: [-1, 3, "blocks.5", "blocks.5 blocks.6"],
     fields.JsonObject: ["{}", '{"pad_type": "same"}'],
     Literal["none", 2]: ["none", 2],
     Annotated[int, Rule(lambda value: value % 2 == 0, "must be even")]: [0, 4],
@@ -49,6 +50,10 @@ REFUSED = [
     (fields.Means, [None], "needs numbers"),
     (fields.Deviations, "0.5 0 0.5", "above 0"),
     (fields.Deviations, -1, "above 0"),
+    (fields.Stage, "", "number of a stage, or the names of modules, got ''"),
+    (fields.Stage, 1.0, "number of a stage, or the names of modules, got 1.0"),
+    (fields.Stage, True, "number of a stage, or the names of modules, got True"),
+    (fields.Stage, None, "number of a stage, or the names of modules, got None"),
     (fields.JsonObject, "{pad: 1}", "is not JSON"),
     (fields.JsonObject, "[1]", r"must be a JSON object, got '\[1\]'"),
     (fields.JsonObject, {}, "must be str, got {}"),
@@ -88,6 +93,14 @@ def test_an_int_may_stand_for_a_float_and_nothing_else_is_converted():
     for value in ("1", True, [1]):
         with pytest.raises(ValueError, match="must be float"):
             checked("warmth", value, fields.Share)
+
+
+@pytest.mark.parametrize(
+    "typed, meant", [("3", 3), (" -1 ", -1), ("blocks.5,blocks.6", "blocks.5 blocks.6"), (" a.b,  c ", "a.b c"), ("norm", "norm")]
+)
+def test_a_stage_has_one_spelling(typed, meant):
+    found = checked("warmth", typed, fields.Stage)
+    assert found == meant and type(found) is type(meant)
 
 
 def test_a_part_checks_and_keeps_its_own_fields():

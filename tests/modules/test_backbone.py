@@ -3,6 +3,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from dias_lab import fit, load_model
 from dias_lab.config import Config
 from dias_lab.methods import build
 from dias_lab.modules.backbone import FourierBackbone, TimmBackbone
@@ -31,6 +32,79 @@ def test_stage_of_a_convolutional_network_is_its_feature_map():
     whole.load_state_dict(backbone.model.state_dict(), strict=False)
     torch.testing.assert_close(backbone(images), whole(images)[0])
     assert backbone.feature_dim == 96
+
+
+def features_of(backbone, images, *names):
+    """What the modules give in one pass, by hooks of the test's own."""
+    seen = {}
+    for name in names:
+        module = backbone.model.get_submodule(name)
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.setdefault(name, output))
+    backbone.model.forward_features(images)
+    return [seen[name] for name in names]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv2_100"])
+def test_modules_by_name_are_joined_at_the_resolution_of_the_finest(name):
+    backbone = TimmBackbone(name, "random", {}, "blocks.5 blocks.2 blocks.6", 64)
+    images = torch.randn(2, 3, 64, 64)
+    found = backbone(images)
+    coarse, fine, last = features_of(backbone, images, "blocks.5", "blocks.2", "blocks.6")
+    assert backbone.grid == (8, 8) and backbone.feature_dim == found.shape[1] == sum(x.shape[1] for x in (coarse, fine, last))
+    parts = found.split([coarse.shape[1], fine.shape[1], last.shape[1]], dim=1)
+    torch.testing.assert_close(parts[1], fine)
+    for part, small in zip(parts[::2], (coarse, last)):
+        torch.testing.assert_close(part, torch.nn.functional.interpolate(small, (8, 8), mode="bilinear"))
+    assert not any(module._forward_hooks for module in TimmBackbone(name, "random", {}, "blocks.5", 64).modules())
+
+
+def test_a_module_is_the_stage_that_has_its_features():
+    images = torch.randn(2, 3, 64, 64)
+    by_name = TimmBackbone("mobilenetv2_100", "random", {"pad_type": "same"}, "blocks.4", 64)
+    torch.testing.assert_close(by_name(images), TimmBackbone("mobilenetv2_100", "random", {"pad_type": "same"}, 3, 64)(images))
+    for name, stage, norm in (("blocks.3", 3, False), ("norm", -1, True)):
+        by_name, by_number = (TimmBackbone(VIT, "random", {}, one, 64, norm=one == stage and norm) for one in (name, stage))
+        torch.testing.assert_close(by_name(images), by_number(images))
+
+
+def test_channels_that_come_last_are_put_first():
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", "random", {}, "layers.2", 64)
+    assert backbone.grid == (4, 4) and backbone.feature_dim == 384
+
+
+@pytest.mark.parametrize(
+    "model, stage, words",
+    [
+        ("mobilenetv2_100", "blocks.4 block.5", r"no module 'block.5'; near: blocks\.5"),
+        ("mobilenetv2_100", "classifier", "module 'classifier' gives no map of features; it gave nothing on the way"),
+        ("efficientnet_b0", "blocks.1 blocks.1.0.se.conv_reduce", r"'blocks.1.0.se.conv_reduce' gives no map .*\(\[1, 4, 1, 1\]\)"),
+        (VIT, "blocks.3 fc_norm", "module 'fc_norm' gives no map of features"),
+        (VIT, "blocks.3.attn.q_norm", r"'blocks.3.attn.q_norm' gives no map of features"),
+    ],
+)
+def test_a_module_that_is_not_there_or_gives_no_map_is_refused_by_name(model, stage, words):
+    with pytest.raises(ValueError, match="^backbone_stage: .*" + words):
+        TimmBackbone(model, "random", {}, stage, 64)
+
+
+def test_normalised_features_are_those_of_a_stage():
+    with pytest.raises(ValueError, match="name the module that normalises"):
+        TimmBackbone(VIT, "random", {}, "blocks.3", 64, norm=True)
+
+
+def test_a_run_of_modules_by_name_is_conditioned_cached_and_comes_back(small_config, tmp_path):
+    config = small_config.replace(
+        backbone="mobilenetv2_100", backbone_weights="random", backbone_stage="blocks.5, blocks.6", backbone_size=64,
+        backbone_arguments='{"output_stride": 16}', image_mean="0.5", image_std="0.5", conditioning="whiten",
+        conditioning_dim=4, position_weight=1.0, cache_views=1, steps=2,
+    )  # fmt: skip
+    fit(config, tmp_path / "run", progress=False)
+    model = load_model(tmp_path / "run")
+    assert model.config.backbone_stage == "blocks.5 blocks.6" and model.backbone.feature_dim == 6
+    images = torch.randn(2, 3, 64, 64)
+    assert model.backbone(images).shape == (2, 6, 4, 4) and model.untrained().backbone is model.backbone
+    with pytest.raises(ValueError, match="another config"):
+        fit(config.replace(backbone_stage="blocks.5"), tmp_path / "run", progress=False)
 
 
 def test_larger_squares_are_resized_without_antialias():
@@ -95,6 +169,30 @@ def test_unknown_arguments_are_named():
 def test_unknown_model_names_near_ones():
     with pytest.raises(ValueError, match="no model 'vit_tiny_patch17_224'"):
         TimmBackbone("vit_tiny_patch17_224", "random", {}, -1, 64)
+
+
+@pytest.mark.parametrize(
+    "name, size, wanted",
+    [
+        ("vit_small_patch14_dinov2", 256, "backbone_size=252 or 266"), ("vit_tiny_patch16_224", 230, "backbone_size=224 or 240"),
+        ("vit_small_patch16_dinov3", 250, "backbone_size=240 or 256"), ("vit_tiny_patch16_224", 8, "backbone_size=16"),
+    ],
+)  # fmt: skip
+def test_a_transformer_sees_the_whole_picture_or_names_the_sizes_at_which_it_does(name, size, wanted):
+    with pytest.raises(ValueError, match=wanted):
+        TimmBackbone(name, "random", {}, -1, size)
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("dinov2_vits14", "vit_small_patch14_dinov2"), ("vit_small_patch14_dinov2.nope", r"vit_small_patch14_dinov2\.lvd142m"),
+        ("resnet5", "resnet50"), ("vit_smal_patch14_dinov2", "vit_small_patch14_dinov2"), ("?", "near: "),
+    ],
+)  # fmt: skip
+def test_an_unknown_model_or_tag_has_suggestions(name, near):
+    with pytest.raises(ValueError, match=f"timm has no model .*{near}"):
+        TimmBackbone(name, "random", {}, -1, 224)
 
 
 @pytest.mark.parametrize("make", [lambda: vit(size=8), lambda: FourierBackbone(4)])

@@ -36,6 +36,21 @@ def test_from_is_the_parent_and_a_path_is_one_of_the_working_directory(tmp_path,
     assert options.values(tyro.cli(kind, args=["--from", "elsewhere"]))["parent"] == "elsewhere"  # fit looks below the root
 
 
+@pytest.mark.parametrize(
+    "words, meant",
+    [
+        (["--backbone-stage", "blocks.5 blocks.6"], "blocks.5 blocks.6"),
+        (["--backbone-stage", "blocks.5,blocks.6"], "blocks.5 blocks.6"),
+        (["--backbone-stage", "-2"], -2),
+    ],
+)
+def test_a_stage_is_a_number_or_names(words, meant):
+    typed = options.values(tyro.cli(options.joined(options.of_parts()), args=words))
+    assert Config(**typed).backbone_stage == meant
+    typed = options.values(tyro.cli(book.Fields, args=words))
+    assert Config(backbone_stage=typed["backbone_stage"]).backbone_stage == meant
+
+
 def test_the_run_to_start_from_has_the_defaults_of_train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     theirs = Config.preset("coco", "released", steps=7, parent="runs/before")
