@@ -64,7 +64,7 @@ def main(folder: str):
         stem = table.metrics[0].partition(".")[0]
         rows = twins(found, table.baseline, stem) + table.frame.to_dict("records")
         whole[name] = {"caption": table.caption, "rows": rows, "pairs": pairs(found, stem)}
-        seconds = sum(row["seconds"] for row in grid.status(found))
+        seconds = sum(row["seconds"] or 0 for row in grid.status(found))
         print(f"## {place}: {len(found.runs)} runs, {seconds / 60:.0f} minutes of a process\n")
         print(grid_table.markdown(grid_table.Table(pd.DataFrame(rows)[table.frame.columns], *table[1:])))
     runs.write_json(runs.resolve("docs/ablations.json"), whole)
