@@ -1,7 +1,7 @@
 # make run            the notebooks, headless, and their gallery in site/index.html
 # make run ARGS='--preset coco --data DIR --steps 1000'
 # make test           ruff and the tests that take seconds;  make test-all: the slow ones as well
-# make ablations      the paper's ablations on toys (two hours, half of it for the models that they start from)
+# make ablations      the paper's ablations on toys (hours, with the models that they start from)
 # make lab            JupyterLab;  make bench: timings as ratios;  make lock: pin the dependencies anew (needs uv)
 # make clean          delete runs/, site/ and caches; data stays
 

@@ -33,8 +33,8 @@ def twins(found: grid.Grid, baseline: str, stem: str) -> list[dict]:
         for which in MAPS:
             for metric in METRICS:
                 values = pd.Series([one[which][metric] for one in scores])
-                row |= {f"{stem}.{which}.{metric} {part}": getattr(values, part)() for part in ("mean", "std", "count")}
-                row[f"{stem}.{which}.{metric} n"] = row.pop(f"{stem}.{which}.{metric} count")
+                numbers = {"n": len(values), "mean": values.mean(), "std": values.std()}
+                row |= {f"{stem}.{which}.{metric} {part}": number for part, number in numbers.items()}
         rows.append(row)
     return rows
 

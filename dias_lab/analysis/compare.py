@@ -64,8 +64,7 @@ def score_twins(table: pd.DataFrame, protocol: str = "dias"):
     scores, which `finished` finds. What is there already stays."""
     for _, row in table.iterrows():
         file = runs.resolve(row["run"]) / "scores" / f"{TWIN}{row['stem']}.json"
-        model = checkpoint.load_model(row["run"])
-        if not file.exists() and not model.backbone.trained:
+        if not file.exists() and not (model := checkpoint.load_model(row["run"])).backbone.trained:
             test = runs.resolve(row["data"]) / "test.lmdb"
             evaluate(model.untrained(), test, protocol, limit=int(row[f"{row['stem']}.images"]), out=file)
 

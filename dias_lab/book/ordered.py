@@ -20,7 +20,7 @@ from dias_lab.files import checksum
 
 ABLATION = "notebooks/grids/small.toml"
 PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on two cores; the full schedule takes a GPU
-SHORT_ABLATION = {"steps": 80, "evaluate_every": 40, "learning_rate": 5e-4}  # a minute a run; it starts from a trained model
+SHORT_ABLATION = {"steps": 80, "evaluate_every": 40}  # half a minute a run
 BUILT_IN = ("scenes", "shapes")  # presets whose data 01 makes
 TRAINING = "03"  # the notebook whose run_dir is a training
 NEEDS = {"00": [], "01": [], "02": [], "03": ["01"], "04": ["03"], "05": ["ablation"]}  # all others need a training
@@ -167,7 +167,7 @@ def _ablation(options: Options, config: Config, pieces: dict, folder: Path) -> g
     if (options.preset or "scenes") in BUILT_IN:
         small, steps = SHORT_ABLATION, min(SHORT_ABLATION["steps"], config.steps)
     if pieces["shipped_model"]:
-        small = small | {"parent": runs.short(runs.PACKAGE / "shipped")}
+        small = small | {"parent": runs.short(runs.PACKAGE / "shipped"), "learning_rate": 5e-4}
     fields = {name: value for name, value in pieces.items() if name in {"preset", "form", *Config.field_names()}}
     tables = tomllib.loads(file.read_text(encoding="utf-8"))
     varied = {"seed", *tables.get("axes", {}), *itertools.chain(*tables.get("variants", []))}

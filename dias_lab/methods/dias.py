@@ -60,7 +60,7 @@ class DIAS(Method):
         """Aggregate; find the slots that say the same thing; aggregate again from the slots that are left.
 
         Gives the slots, every iteration's attention map [T B N L], which slots are kept, and each one's leader in every
-        iteration [T B N], or None where none is left out by merging.
+        iteration [T B N], or None in training and where none is left out by merging.
         """
         config = self.config
         merging = config.merging if self.training or config.merge_in_evaluation else "none"
@@ -85,14 +85,15 @@ class DIAS(Method):
         mean, keep = merge_clusters(slots, leader, config.merge_gradient)
         if config.merging == "merge":  # a cluster's map is the sum of its members' maps
             together = one_hot_members(leader).to(attention.dtype) @ attention[-1]
-            merged = self.leaders(leader, len(attention) - 1, 1)
+            merged = None if self.training else self.leaders(leader, len(attention) - 1, 1)
             return mean, torch.cat([attention[:-1], together[None]]), keep, merged
 
         restart = {"mean": mean, "survivor": slots}.get(config.reinitialize_from)
         if restart is None:
             restart = self.initializer(len(slots), noise=draws["restart"])
         slots, again, keep = reinitialize(projected, restart, keep, self.aggregator, left, config.mask_reinitialized)
-        merged = self.leaders(leader, len(attention), len(again)) if config.mask_reinitialized else None
+        told = config.mask_reinitialized and not self.training  # pictures alone read it
+        merged = self.leaders(leader, len(attention), len(again)) if told else None
         return slots, torch.cat([attention, again]), keep, merged
 
     def leaders(self, leader: Int[Tensor, "B N"], before: int, after: int) -> Int[Tensor, "T B N"]:

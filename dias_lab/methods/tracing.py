@@ -49,10 +49,11 @@ def traced(model, images, segments=None, seed: int = 0, names=None, about=None) 
     parts = []
     for places in torch.arange(len(seen)).split(config.batch_size):
         output = model(model.normalise(seen[places]), draws=model.draw(places.tolist(), seed))
-        parts.append([getattr(output, name) for name in names_of])
+        found = [getattr(output, name) for name in names_of]
+        parts.append([None if one is None else one.cpu().numpy() for one in found])
     model.train(was_training)
     attention, decoded, keep, leader = (
-        None if part[0] is None else np.concatenate([one.cpu().numpy() for one in part], axis=axis)
+        None if part[0] is None else np.concatenate(part, axis=axis)
         for part, axis in zip(zip(*parts, strict=True), (1, 0, 0, 1), strict=True)
     )
     return AttentionTrace(
