@@ -37,7 +37,7 @@ class Discovery:
             raise ValueError(
                 'backbone_weights "checkpoint" is that of published models, which are not trained on; take "pretrained"'
             )
-        method_class(config.method).check(config)
+        method_class(config.method, bool(config.clip_frames)).check(config)
 
     @staticmethod
     def records(config: Config) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dias_lab.config.backbone import Backbone
+from dias_lab.config.clips import Clips
 from dias_lab.config.data import Data
 from dias_lab.config.dias import DIAS
 from dias_lab.config.fields import Part, Seed, nearest
@@ -27,18 +28,19 @@ from dias_lab.files import read_object
 LATER = {
     "parent", "colour_stride", "colour_texture", "conditioning", "conditioning_dim", "conditioning_images", "position_weight",
     "evaluation_iterations", "projector", "projector_position", "projector_width", "slot_frames", "evaluation_visible",
-    "decoder_locations", "decoder_dim", "trace_images",
+    "decoder_locations", "decoder_dim", "trace_images", *(field.name for field in dataclasses.fields(Clips)),
 }  # fmt: skip
 
 
 class Entry(NamedTuple):
     place: str  # module:class
     part: type[Part] = Part  # its own fields, and what it changes in the presets
+    clips: str = ""  # module:class of its version for clips, where there is one
 
 
 METHODS = {
-    "dias": Entry("dias_lab.methods.dias:DIAS", DIAS),
-    "smoothsa": Entry("dias_lab.methods.smoothsa:SmoothSA", SmoothSA),
+    "dias": Entry("dias_lab.methods.dias:DIAS", DIAS, "dias_lab.methods.dias_clips:ClipDIAS"),
+    "smoothsa": Entry("dias_lab.methods.smoothsa:SmoothSA", SmoothSA, "dias_lab.methods.smoothsa_clips:ClipSmoothSA"),
     "spot": Entry("dias_lab.methods.spot:SPOT", SPOT),
     "dinosaur": Entry("dias_lab.methods.dinosaur:DINOSAUR", DINOSAUR),
     "vqdino": Entry("dias_lab.methods.vqdino:VQDINO", VQDINO),
@@ -66,7 +68,7 @@ class Run(Part):
 OWN = [entry.part for entry in METHODS.values()]  # the methods' own
 PARTS = tuple(
     part
-    for part in dict.fromkeys([Run, Data, Backbone, Slots, Decoder, Codes, *OWN, Training])
+    for part in dict.fromkeys([Run, Data, Clips, Backbone, Slots, Decoder, Codes, *OWN, Training])
     if dataclasses.is_dataclass(part)
 )
 
@@ -82,7 +84,7 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
 
     @classmethod
     def preset(cls, name: str, form: str = "complete", **fields) -> "Config":
-        """The named preset (scenes, shapes, photos, coco, voc, clevrtex) in the given form, with `fields` changed.
+        """The preset of this name (presets.PRESETS; scenes is the default) in the given form, with `fields` changed.
 
         The form "complete" is the paper's method, "released" that of the public release (no merging, identity
         matching, the release's double softmax). A method among the fields brings what its part changes; a field given
@@ -170,9 +172,10 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
         return {field.name for part in others for field in dataclasses.fields(part)}
 
 
-def method_class(name: str) -> type:
-    """The class of a method, imported on first use. Raises ValueError for an unknown name."""
-    if name not in METHODS:
-        raise ValueError(f"there is no method {name!r}{nearest(name, METHODS)}")
-    module, _, attribute = METHODS[name].place.partition(":")
+def method_class(name: str, clips: bool = False) -> type:
+    """The class of a method, or its version for clips, imported on first use. ValueError where there is none."""
+    known = [one for one, entry in METHODS.items() if entry.clips or not clips]
+    if name not in known:
+        raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{nearest(name, known)}")
+    module, _, attribute = (METHODS[name].clips if clips else METHODS[name].place).partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -63,6 +63,7 @@ class SmoothSA(Part):
     """Preheating: a small network predicts the slots from the features before the first iteration. Only SmoothSA reads these."""
 
     readers: ClassVar = ("smoothsa",)
+    changes: ClassVar = dict(transition="rsfq", transition_dropout=0.5, contrast_weight=0.5)
 
     preheat_weight: NotNegativeFloat = 100.0  # weight of the loss between predicted and final slots
     preheat_detached: Share = 0.1  # share of the training in which this loss does not reach the projector

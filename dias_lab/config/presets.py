@@ -8,14 +8,23 @@ fields.
 
 import types
 
+SCENES = dict(
+    data="data/scenes", image_size=128, crop_scale=1.0, cache_views=1, backbone="colour", backbone_size=96, colour_stride=8,
+    conditioning="scale", projector="convolutional", num_slots=7, slot_dim=64, slot_mlp_dim=128, project_dim=64,
+    num_iterations=4, evaluation_iterations=8, aggregator_start="k_means", linkage="average", merge_threshold=0.1, min_kept=2,
+    slot_frames=True, decoder_mlp_dim=64, distillation_weight=0.1, steps=17_000, batch_size=16, learning_rate=1e-3,
+    final_learning_rate=0.05, warmup=0.01, precision="32-true", log_every=100, evaluate_every=1000, evaluate_images=100,
+    visible_probability=0.25, visible_fraction=0.02, evaluation_visible="none",
+)  # fmt: skip
+VIDEO = dict(  # what the released configurations for videos share (Genera1Z/SmoothSA)
+    learning_rate=5e-5, batch_size=8, steps=50_000, gradient_clip=0.05, crop_scale=0.75, evaluate_every=1250,
+)  # fmt: skip
 PRESETS = types.MappingProxyType({
-    "scenes": dict(
-        data="data/scenes", image_size=128, crop_scale=1.0, cache_views=1, backbone="colour", backbone_size=96, colour_stride=8,
-        conditioning="scale", projector="convolutional", num_slots=7, slot_dim=64, slot_mlp_dim=128, project_dim=64,
-        num_iterations=4, evaluation_iterations=8, aggregator_start="k_means", linkage="average", merge_threshold=0.1, min_kept=2,
-        slot_frames=True, decoder_mlp_dim=64, distillation_weight=0.1, steps=17_000, batch_size=16, learning_rate=1e-3,
-        final_learning_rate=0.05, warmup=0.01, precision="32-true", log_every=100, evaluate_every=1000, evaluate_images=100,
-        visible_probability=0.25, visible_fraction=0.02, evaluation_visible="none",
+    "scenes": SCENES,
+    # the scenes' numbers, for toys that move
+    "clips": SCENES | dict(
+        data="data/clips", clip_frames=6, next_iterations=2, batch_size=4, steps=2000, learning_rate=3e-4, evaluate_every=500,
+        evaluate_images=20,
     ),
     "shapes": dict(
         data="data/shapes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,
@@ -36,6 +45,10 @@ PRESETS = types.MappingProxyType({
     "coco": dict(data="data/coco", num_slots=7),
     "voc": dict(data="data/voc", num_slots=6, steps=50_000, evaluate_every=1250),
     "clevrtex": dict(data="data/clevrtex", num_slots=11, steps=50_000, evaluate_every=1250),
+    "ytvis": VIDEO | dict(data="data/ytvis", num_slots=7, clip_frames=5, transition_frames=5),
+    "movi_c": VIDEO | dict(data="data/movi_c", num_slots=11, clip_frames=6, condition="boxes"),
+    "movi_d": VIDEO | dict(data="data/movi_d", num_slots=21, clip_frames=6, condition="boxes"),
+    "movi_e": VIDEO | dict(data="data/movi_e", num_slots=24, clip_frames=6, condition="boxes"),
 })  # fmt: skip
 
 FORMS = types.MappingProxyType({

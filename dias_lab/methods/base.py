@@ -282,4 +282,4 @@ def build(config: Config) -> Method:
     """The method that `config.method` names, with its initial weights drawn from `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return method_class(config.method)(config)
+        return method_class(config.method, bool(config.clip_frames))(config)
