@@ -76,3 +76,19 @@ def _integer(name, below, random):
 
 def _chance(name, probability, random):
     return {name: np.asarray(random.random() < probability)}
+
+
+def dropped(values: Tensor, share: float, key: Tensor) -> Tensor:
+    """Dropout of values [B ...]: a share of them is 0, the rest scaled up. Which ones follows from each one's key alone, an
+    integer [B], on any device: the random bits are those of SplitMix64 (Steele et al. 2014)."""
+    if not share:
+        return values
+    number = _bits(_bits(key)[:, None] + torch.arange(values[0].numel(), device=values.device))  # [B ...], flattened
+    stay = (number & 2**53 - 1 >= share * 2**53).view_as(values)
+    return values * stay / (1 - share) if share < 1 else values * 0
+
+
+def _bits(number: Tensor) -> Tensor:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        number = (number ^ (number >> shift & 2 ** (64 - shift) - 1)) * (factor - 2**64)
+    return number ^ (number >> 31 & 2**33 - 1)

@@ -15,8 +15,8 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.data.draws import Request, chance, normal
 from dias_lab.methods.base import Given, Method, Output, everyone, locations
+from dias_lab.methods.parts import build_decoder
 from dias_lab.modules.conditioning import build_backbone
-from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.projector import start, zero_biases
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members, reinitialize

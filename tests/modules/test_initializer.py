@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dias_lab.data.draws import draw
-from dias_lab.modules.initializer import LearnedSlots, PreheatedGaussian, SeparateGaussian, SharedGaussian
+from dias_lab.methods.smoothsa import PreheatedGaussian
+from dias_lab.methods.spot import LearnedSlots
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
 
 B, N, L, C, D = 2, 4, 9, 12, 8
 
