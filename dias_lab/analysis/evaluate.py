@@ -101,7 +101,7 @@ def evaluate(
     if out is None and subject is not model:
         out = scores_file(subject, store, protocol, limit)
     if out is not None:
-        facts = {"seed": seed, "step": model.step, "device": str(model.device), "data": str(store.path)}
+        facts = {"seed": seed, "step": model.trained_steps, "device": str(model.device), "data": str(store.path)}
         facts |= {"records": store.fingerprint()[:16]}  # what tells them from others of the same name and number
         if subject is model:  # no run directory says what it is
             facts |= {"reference": model.source, "config": model.config.to_dict()}

@@ -163,7 +163,7 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     if (run_dir / "checkpoints" / str(step) / PROGRESS).exists():
         progress(run_dir, step)  # whether it is of this step
     load_weights(model, run_dir / "checkpoints" / str(step))
-    model.step = step
+    model.trained_steps = step
     return place(model, device).eval()
 
 

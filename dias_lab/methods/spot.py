@@ -138,8 +138,8 @@ class SPOT(Method):
         student = self.config.replace(stage=1, teacher_run="")
         teacher = build(student) if untaught else checkpoint.load_model(self.config.teacher_run, device="cpu")
         self.learn_from(teacher)
-        known = {} if untaught else {"teacher": runs.weights_hash(self.config.teacher_run, teacher.step)}
-        return {"teacher_step": teacher.step} | known
+        known = {} if untaught else {"teacher": runs.weights_hash(self.config.teacher_run, teacher.trained_steps)}
+        return {"teacher_step": teacher.trained_steps} | known
 
     @torch.no_grad()
     def learn_from(self, teacher: Method):

@@ -78,8 +78,8 @@ def save(model: Method, run_dir) -> Path:
         raise ValueError('only published models are saved here: this one\'s backbone_weights are not "checkpoint"')
     if (run_dir / "config.json").exists():
         raise ValueError(f"{run_dir} holds a run already: choose another run directory")
-    checkpoint.save(run_dir, model.step, model, state={}, progress={"reference": model.source})
-    runs.write_json(run_dir / "metrics.json", {"steps": model.step, "reference": model.source, "about": runs.about()})
+    checkpoint.save(run_dir, model.trained_steps, model, state={}, progress={"reference": model.source})
+    runs.write_json(run_dir / "metrics.json", {"steps": model.trained_steps, "reference": model.source, "about": runs.about()})
     runs.write_json(run_dir / "config.json", model.config.to_dict())  # last: without it, this is no run
     return run_dir
 

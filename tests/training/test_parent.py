@@ -67,9 +67,9 @@ def test_it_begins_with_the_parents_best_weights_and_conditioning(base, child, t
     monkeypatch.setattr(Conditioned, "fit", lambda self, features: pytest.fail("fitted again"))
     training = Training(child, tmp_path)
     best = checkpoint.load_model(base)
-    assert best.step == runs.best_step(base) != checkpoint.steps(base)[-1]
+    assert best.trained_steps == runs.best_step(base) != checkpoint.steps(base)[-1]
     assert same(training.model.trained_state(), best.trained_state()) and not training.model.backbone.waiting
-    assert training.learner.data["parent"] == runs.weights_hash(base) and training.learner.data["parent_step"] == best.step
+    assert training.learner.data["parent"] == runs.weights_hash(base) and training.learner.data["parent_step"] == best.trained_steps
     assert not training.optimizer.state_dict()["state"]  # the optimiser starts fresh
 
 
@@ -102,7 +102,7 @@ def test_a_killed_child_goes_on_from_its_own_checkpoint_and_needs_its_parent_no_
     assert same(last(tmp_path / "parts"), last(tmp_path / "whole"))
     ours, theirs = (runs.read_json(tmp_path / name / "metrics.json") for name in ("parts", "whole"))
     assert ours["scores"] == theirs["scores"] and ours["about"]["parent"] == theirs["about"]["parent"]
-    assert checkpoint.load_model(tmp_path / "parts").step and fit(config, tmp_path / "parts", progress=False) == ours
+    assert checkpoint.load_model(tmp_path / "parts").trained_steps and fit(config, tmp_path / "parts", progress=False) == ours
     with pytest.raises(ValueError, match="no config.json"):  # a new run cannot start from it
         fit(config, tmp_path / "new", progress=False)
 
