@@ -139,7 +139,7 @@ class ClipMethod(Method):
         return torch.cat([torch.where(there, self.boxes(boxes), slots[:, :S]), slots[:, S:]], dim=1)
 
     def _boxes(self, boxes, features) -> Float[Tensor, "B S 4"] | None:
-        """The boxes on the features' device. ValueError where they are missing, of wrong shape, or not wanted."""
+        """The boxes, where the features are. ValueError where they are missing, of wrong shape, or not wanted."""
         wanted = self.config.condition == "boxes"
         if boxes is None and wanted:
             raise ValueError('condition is "boxes": give those of the first frame, [B S 4] as shares, or initial_slots')
@@ -149,7 +149,7 @@ class ClipMethod(Method):
             raise ValueError('boxes were given, and this model starts without (condition="none")')
         if boxes.ndim != 3 or boxes.shape[::2] != (len(features), 4):
             raise ValueError(f"boxes must be [B S 4], here [{len(features)} S 4], got {list(boxes.shape)}")
-        return boxes.to(features.device, torch.float32)
+        return boxes.to(features)
 
     def encode(self, images, features=None) -> Float[Tensor, "B F C h w"]:
         """The backbone's features of all frames, unless they are known already."""

@@ -53,8 +53,8 @@ class ClipDIAS(ClipMethod, DIAS):
         chosen = [f for f, iterations in enumerate(output.iterations) if iterations > 1]
         before = config.merging == "reinitialize" and config.teacher == "before_merging"
         teachers = [-1 - config.reinitialized_iterations * (before and self.restarts(f)) for f in chosen]
-        pairs = [output.attention[[0, teacher], :, f] for f, teacher in zip(chosen, teachers)]  # [2 B N h w] each
-        counted = None if output.frames is None else output.frames[:, chosen].flatten()
+        pairs = [torch.stack([output.attention[t, :, f] for t in (0, last)]) for f, last in zip(chosen, teachers)]  # [2 B N h w]
+        counted = None if output.frames is None else torch.stack([output.frames[:, f] for f in chosen], dim=1).flatten()
         pairs = torch.stack(pairs, dim=2).flatten(1, 2).flatten(3)  # [2 B*F' N L]
         terms["distillation"] = losses.distillation_loss(pairs, config.distillation, config.matching, counted=counted)
         share = losses.schedule(config.distillation_schedule, progress, config.distillation_start)
