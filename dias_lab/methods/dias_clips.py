@@ -8,8 +8,8 @@ extension of ours, and everything that is not as for images stands here.
   does not see them, and no loss counts them.
 * With `refresh` R, every R-th frame looks for redundant slots again, by the iterations of a first frame: slots that are on start
   from what is predicted, those that are off from what they started from on the first frame, and all compete. Of slots that
-  say the same, one that is on stays, and the one that sees the most among them; so a slot that is off comes back only
-  with something that no other says, at its own number. Nothing is ever permuted.
+  say the same, one that is on stays, and the one that sees the most among them (with boxes, which come first, the first);
+  so a slot that is off comes back only with something that no other says, at its own number. Nothing is ever permuted.
 * Self-distillation is defined where a frame has at least two iterations of its own; its loss is the mean over these frames.
 
 Axes: T iterations, B clips, F frames, N slots, L = h * w locations, K channels of projected features.
@@ -39,7 +39,10 @@ class ClipDIAS(ClipMethod, DIAS):
             return super().later(projected, state, given, numbers)
         predicted = self.predict(projected, state, numbers)
         slots = torch.where(state.keep[..., None], predicted, state.initial)
-        return Corrected(*self.aggregate(projected, slots, None, given.draws, on=state.keep))
+        rank = state.keep.long()  # of those that are on, one stays
+        if self.config.condition == "boxes":
+            rank = rank * torch.arange(slots.shape[1], 0, -1, device=slots.device)
+        return Corrected(*self.aggregate(projected, slots, None, given.draws, rank=rank))
 
     def restarts(self, frame: int) -> bool:
         """Whether redundant slots are looked for on the frame of this number."""

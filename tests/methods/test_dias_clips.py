@@ -74,10 +74,10 @@ def test_slots_that_the_first_frame_leaves_out_stay_out(training, config, clips)
 def test_who_leads_a_cluster_later_on():
     attention = torch.tensor([0.1, 0.5, 0.2, 0.15, 0.05])[None, :, None].expand(B, N, 9)
     on = torch.tensor([[True, True, True, True, True], [True, False, True, False, False]])
-    leader = elect(led((1, 0), (2, 0), (4, 3)), attention, on)
+    leader = elect(led((1, 0), (2, 0), (4, 3)), attention, on.long())
     assert leader[0].tolist() == [1, 1, 1, 3, 3]  # the largest attention
     assert leader[1].tolist() == [2, 2, 2, 3, 3]  # of those that are on; where none is, of all
-    assert torch.equal(elect(ALONE, attention, on), ALONE)
+    assert torch.equal(elect(ALONE, attention, on.long()), ALONE)
 
 
 def test_a_slot_comes_back_at_its_own_number_and_only_if_it_says_something_new(config, clips):
@@ -98,6 +98,14 @@ def test_a_slot_comes_back_at_its_own_number_and_only_if_it_says_something_new(c
     assert (output.attention[0, :, 2] > 0).all()
     whole = decided(model, first, second)(clips[:, :4], draws=draws)
     torch.testing.assert_close(output.slots[:, :4], whole.slots)  # what comes later changes nothing before
+
+
+def test_slots_of_boxes_stay(config, clips):
+    model, keep = build(config.replace(refresh=2, condition="boxes")).eval(), []
+    for boxes in torch.rand(3, B, 4, 4):  # whoever sees the most
+        decided(model, led((1, 0)), led((1, 0), (2, 0), (4, 3)))
+        keep.append(model(clips[:, :3], boxes=boxes, draws=model.draw(range(B), seed=1)).keep[:, 2])
+    assert torch.stack(keep).int().tolist() == [[[1, 0, 0, 1, 0]] * B] * 3
 
 
 def test_a_slot_that_is_off_is_judged_from_where_it_started(config, clips):
