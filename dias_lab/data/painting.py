@@ -5,6 +5,8 @@ A picture is [3 H W] while it is painted, which is faster, and [H W 3] in the en
 Axes: H = W = 128 pixels, K objects, h w of the box that a toy lies in; a surface may be larger than the picture.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dias_lab.data import toys
@@ -91,10 +93,11 @@ def finished(image: np.ndarray, random, noise: float) -> np.ndarray:
     return np.rint(np.clip(pixels, 0, 1, out=pixels) * np.float32(255)).astype(np.uint8)
 
 
-def boxes_of(segments: np.ndarray, count: int | None = None) -> np.ndarray:
-    """int64 [K 4]: left, top, right, bottom of the pixels of segments 1 to K (by default the highest); 0 where it has none."""
-    found = np.zeros((int(segments.max()) if count is None else count, 4), np.int64)
-    for box, label in zip(found, range(1, len(found) + 1)):
+def boxes_of(segments: np.ndarray, labels: Sequence[int] | None = None) -> np.ndarray:
+    """int64 [K 4]: left, top, right, bottom of the pixels of K segments, by default from 1 to the highest; 0 without any."""
+    labels = range(1, int(segments.max()) + 1) if labels is None else labels
+    found = np.zeros((len(labels), 4), np.int64)
+    for box, label in zip(found, labels):
         rows, columns = np.flatnonzero((segments == label).any(axis=1)), np.flatnonzero((segments == label).any(axis=0))
         if rows.size:
             box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

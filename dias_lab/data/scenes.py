@@ -136,7 +136,7 @@ def clip_item(seed: int, frames: int = 24, difficulty: str | moving.Difficulty =
         raise ValueError(f"a clip has at least one frame, got frames={frames}")
     world = moving.World(seed, difficulty)
     images, segments = map(np.stack, zip(*map(world.frame, range(frames))))
-    boxes = np.stack([boxes_of(one, len(world.toys)) for one in segments])
+    boxes = np.stack([boxes_of(one, range(1, 1 + len(world.toys))) for one in segments])
     return moving.Item(images, segments, world.kinds, boxes, boxes.any(axis=2))
 
 
