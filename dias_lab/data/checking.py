@@ -21,7 +21,7 @@ class ClipIndex:
 
     def __init__(self, kind: str):
         self.video, self.clips, self.names = kind == "video", [], set()
-        self.last = None  # clip, frame and size of the item before
+        self.last = None, 0, None  # clip, frame and size of the item before
 
     def add(self, info: dict):
         """Raises StoreError where a clip has a gap of other clips, numbers that do not rise, or frames of two sizes."""
@@ -30,19 +30,18 @@ class ClipIndex:
         name, number, size = info.get("clip"), info.get("frame"), (info["width"], info["height"])
         if not isinstance(name, str) or type(number) is not int:
             raise StoreError(f"a frame needs info['clip'], a text, and info['frame'], a whole number; got {name!r}, {number!r}")
-        if self.last and self.last[0] == name:
-            if number <= self.last[1]:
-                raise StoreError(f"frame {number} of clip {name!r} follows frame {self.last[1]}; the numbers must rise")
-            if size != self.last[2]:
-                wrong = f"frame {number} of clip {name!r} has {size} pixels (width, height), the one before {self.last[2]}"
-                raise StoreError(f"{wrong}. Resize the frames, or make two clips of them")
-            self.clips[-1][1] += 1
-        elif name in self.names:
-            raise StoreError(f"frame {number} of clip {name!r} comes after another clip; the frames of a clip must be together")
-        else:
-            first = sum(self.clips[-1]) if self.clips else 0
-            self.clips.append([first, 1])
+        before, which = self.last, f"frame {number} of clip {name!r}"
+        if name != before[0] and name in self.names:
+            raise StoreError(f"{which} comes after another clip; the frames of a clip must be together")
+        if name == before[0] and number <= before[1]:
+            raise StoreError(f"{which} follows frame {before[1]}; the numbers must rise")
+        if name == before[0] and size != before[2]:
+            wrong = f"{which} has {size} pixels (width, height), the one before {before[2]}"
+            raise StoreError(f"{wrong}. Resize the frames, or make two clips of them")
+        if name != before[0]:
+            self.clips.append([sum(self.clips[-1]) if self.clips else 0, 0])
             self.names.add(name)
+        self.clips[-1][1] += 1
         self.last = name, number, size
 
     def meta(self) -> dict:

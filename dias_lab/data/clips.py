@@ -9,17 +9,15 @@ bottom, of S = N - 1 objects: one slot is for the background.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from dias_lab.data import draws, features, painting
+from dias_lab.data import dataset, draws, features, painting
 from dias_lab.data import store as stores
-from dias_lab.data.dataset import Batches, Squares, crop_box, cut, loaded, read, square, true_segments, view_generator
+from dias_lab.data.dataset import Batches, Squares, crop_box, cut, flipped, loaded
 from dias_lab.data.features import FeatureBatches
 from dias_lab.data.pictures import PictureError
 from dias_lab.trace import LAST_SEGMENT
@@ -53,16 +51,6 @@ class Clips(Sequence):
             raise type(error)(f"clip {clip} (items {self[clip].start} to {self[clip].stop - 1}): {error}") from error
 
 
-class Taken(NamedTuple):
-    """What a training clip is of."""
-
-    clip: int
-    items: list[int]  # F
-    frames: list[bool]  # F, False: padding
-    crop: tuple[int, int, int, int]  # top, left, height, width
-    view: int  # odd: flipped; with a cache it is the number of the fixed view
-
-
 class ClipBatches(Batches):
     """Training batches of clips by step: `ClipBatches(store, config)[step]` is a dict.
 
@@ -80,48 +68,48 @@ class ClipBatches(Batches):
 
     def __getitem__(self, step: int) -> dict:
         taken = [self.take(clip, random) for clip, random in self.places(step)]
-        images, segments = zip(*map(self.frames_of, taken))
+        images, segments = zip(*(self.frames_of(*one) for one in taken))
         true = {"segments": torch.stack(segments)} if self.segments else {}
         return {"image": torch.stack(images), **true, **self.about_clips(step, taken)}
 
-    def take(self, clip: int, random: np.random.Generator) -> Taken:
+    def take(self, clip: int, random: np.random.Generator) -> tuple[int, list[int], tuple[int, int, int, int], int]:
+        """What is seen of a clip: the clip, the items (fewer than F: the rest is padding), the crop, and the number of the view.
+
+        Views of odd numbers are flipped. With a cache it is the fixed view's.
+        """
         items, config, view = self.clips[clip], self.config, None
         span = (config.clip_frames - 1) * config.clip_stride + 1
         first = int(random.integers(max(len(items) - span, 0) + 1))
-        shown = items[first :: config.clip_stride][: config.clip_frames]
-        missing = config.clip_frames - len(shown)
+        shown = list(items[first :: config.clip_stride][: config.clip_frames])
         with self.clips.naming(clip):
             info = self.store[items.start].info
         if config.cache_views:
             view = int(random.integers(2 * config.cache_views))
-            random = view_generator(self.store, items.start, view, config)
+            random = dataset.view_generator(self.store, items.start, view, config)
         crop = crop_box(info["height"], info["width"], config.crop_scale, random)
         view = int(random.random() < 0.5) if view is None else view
-        return Taken(clip, [*shown, *[shown[-1]] * missing], [True] * len(shown) + [False] * missing, crop, view)
+        return clip, shown, crop, view
 
-    def frames_of(self, taken: Taken) -> tuple[Tensor, Tensor | None]:
-        """Images [F 3 R R] and segments [F R R]; padding is not decoded again."""
-        with self.clips.naming(taken.clip):
-            views = [
-                cut(self.store, item, self.store[item], taken.crop, self.config.image_size, self.segments)
-                for item in dict.fromkeys(taken.items)
-            ]
-        views += views[-1:] * (len(taken.items) - len(views))
-        images, segments = (torch.stack(part) if part[0] is not None else None for part in zip(*views))
-        flip = [-1] if taken.view % 2 else []
-        return images.flip(flip), None if segments is None else segments.flip(flip)
+    def padded(self, frames: list) -> list:
+        return [*frames, *frames[-1:] * (self.config.clip_frames - len(frames))]
 
-    def about_clips(self, step: int, taken: list[Taken]) -> dict:
-        clips, items, frames, crops, views = zip(*taken)
-        found = {
-            "frames": torch.tensor(frames),
-            "info": {"item": torch.tensor(items), "clip": torch.tensor(clips), "step": step},
-        }
-        if self.config.condition == "boxes":
-            first = zip(clips, (one[0] for one in items), crops, (view % 2 == 1 for view in views))
-            found["boxes"] = torch.stack([boxes_in(self.clips, *one, self.config.num_slots) for one in first])
+    def frames_of(self, clip: int, items: list[int], crop, view: int) -> tuple[Tensor, Tensor | None]:
+        """Images [F 3 R R] and segments [F R R], or None."""
+        size, segments = self.config.image_size, self.segments
+        with self.clips.naming(clip):
+            views = [cut(self.store, item, self.store[item], crop, size, segments) for item in items]
+        views = (torch.stack(part) if part[0] is not None else None for part in zip(*self.padded(views)))
+        return flipped(views) if view % 2 else tuple(views)
+
+    def about_clips(self, step: int, taken: list[tuple]) -> dict:
+        config, (clips, items, *_) = self.config, zip(*taken)
+        about = {"item": torch.tensor([*map(self.padded, items)]), "clip": torch.tensor(clips), "step": step}
+        found = {"frames": torch.arange(config.clip_frames) < torch.tensor([[len(one)] for one in items]), "info": about}
+        if config.condition == "boxes":
+            boxes = [boxes_in(self.clips, clip, items[0], config.num_slots, crop, view % 2) for clip, items, crop, view in taken]
+            found["boxes"] = torch.stack(boxes)
         if self.requests:
-            found["draws"] = draws.draw(self.seed, step, self.taken, self.requests, self.config.clip_frames)
+            found["draws"] = draws.draw(self.seed, step, self.taken, self.requests, config.clip_frames)
         return found
 
 
@@ -139,13 +127,11 @@ class ClipSquares(Squares):
     def __getitem__(self, number: int) -> dict:
         items, boxes = self.clips[number], {}
         with self.clips.naming(number):
-            views = [square(*(part[None] for part in read(self.store, item, self.crowds)), self.size) for item in items]
+            views = (dataset.read(self.store, item, self.crowds) for item in items)  # one at a time at full size
+            views = [dataset.square(image[None], true[None], self.size) for image, true in views]
         images, segments = (torch.cat(parts)[None] for parts in zip(*views))
         if self.config.condition == "boxes":
-            info = self.store[items.start].info
-            crop = crop_box(info["height"], info["width"], 1.0, None)
-            found = boxes_in(self.clips, number, items.start, crop, False, self.config.num_slots, self.crowds)
-            boxes = {"boxes": found[None]}
+            boxes = {"boxes": boxes_in(self.clips, number, items.start, self.config.num_slots, crowds=self.crowds)[None]}
         about = {"item": torch.tensor([list(items)]), "clip": torch.tensor([number])}
         frames = torch.ones(1, len(items), dtype=torch.bool)
         return {"image": images, "segments": segments, "frames": frames, **boxes, "info": about}
@@ -156,7 +142,7 @@ class ClipFeatureBatches(FeatureBatches, ClipBatches):
 
     def __getitem__(self, step: int) -> dict:
         taken = [self.take(clip, random) for clip, random in self.places(step)]
-        maps = self.views_of([(item, one.view) for one in taken for item in one.items])  # [B*F C h w]
+        maps = self.views_of([(item, view) for _, items, _, view in taken for item in self.padded(items)])  # [B*F C h w]
         return {"features": maps.unflatten(0, (len(taken), -1)), **self.about_clips(step, taken)}
 
 
@@ -170,25 +156,26 @@ def clip_batches(
 
 def clip_squares(store, config, limit: int = 0, first: int = 0, every: int = 1, crowds: bool = True) -> Iterator[dict]:
     """The first `limit` clips (0: all), one a batch: every so manieth, from the first on."""
-    dataset = ClipSquares(store, config, limit, crowds)
-    return loaded(dataset, range(first, len(dataset), every), config)
+    whole = ClipSquares(store, config, limit, crowds)
+    return loaded(whole, range(first, len(whole), every), config)
 
 
 def clip_feature_batches(
     store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
 ) -> Iterator[dict]:  # fmt: skip
     """`clip_batches` from the cache of all frames, which is made first where there is none."""
-    folder: Path = features.make(store, config, backbone, progress)
+    folder = features.make(store, config, backbone, progress)
     return loaded(ClipFeatureBatches(store, config, folder, places, requests), range(step, config.steps), config)
 
 
 def boxes_in(
-    clips: Clips, clip: int, item: int, crop: tuple[int, int, int, int], flip: bool, num_slots: int, crowds: bool = True
-) -> Float32[Tensor, "S 4"]:
+    clips: Clips, clip: int, item: int, num_slots: int, crop=None, flip: int = 0, crowds: bool = True
+) -> Float32[Tensor, "S 4"]:  # fmt: skip
     """The boxes of a frame's things in the order of their segments, as shares of the crop's sides (0..1), then rows of -1.
 
-    They are those of the info, or else of the map; what lies outside the crop is cut off, and a box that has nothing inside is
-    left out. Raises ValueError for more things than rows, and for a frame with neither boxes nor masks.
+    They are the info's, or else the map's. Without a crop (top, left, height, width) it is the centre square; what lies outside
+    is cut off, and a box with nothing inside is left out. Raises ValueError for more things than rows, and for a frame with
+    neither boxes nor masks.
     """
     with clips.naming(clip):
         record = clips.store[item]
@@ -198,7 +185,7 @@ def boxes_in(
         else:
             things = [one for one in np.unique(stores.thing_map(info, crowds)).tolist() if 0 < one <= LAST_SEGMENT]
         if unknown := [one for one in things if one not in known]:
-            true = true_segments(clips.store, item, record, info["height"], info["width"], crowds).numpy()
+            true = dataset.true_segments(clips.store, item, record, info["height"], info["width"], crowds).numpy()
             known = known | dict(zip(unknown, painting.boxes_of(true, unknown).tolist()))
     where = f"{clips.store.path}: the frame of item {item}, clip {info['clip']!r},"
     if record.segments is None and "boxes" not in info:
@@ -206,7 +193,7 @@ def boxes_in(
     if len(things) >= num_slots:
         room = f"num_slots={num_slots} has room for {num_slots - 1}"
         raise ValueError(f"{where} has {len(things)} objects, and {room}: take more slots, or condition='none'")
-    top, left, height, width = crop
+    top, left, height, width = crop or crop_box(info["height"], info["width"], 1.0, None)
     boxes = torch.tensor([known[one] for one in things], dtype=torch.float32).reshape(-1, 4)
     boxes = ((boxes - torch.tensor([left, top, left, top])) / torch.tensor([width, height, width, height])).clamp(0, 1)
     boxes = boxes[(boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])]

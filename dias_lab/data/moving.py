@@ -43,8 +43,7 @@ class Difficulty:
             raise ValueError(f"1 <= min_objects <= max_objects <= 8, got {self.min_objects} and {self.max_objects}")
         if not 0.1 <= self.radius[0] <= self.radius[1] <= 0.3:
             raise ValueError(f"radius is two shares from 0.1 to 0.3, the smaller first, got {self.radius}")
-        limits = {"speed": 0.2, "turn": np.pi, "growth": 0.5, "camera": 0.3, "hidden": 0.75, "noise": 0.3}
-        for name, limit in limits.items():
+        for name, limit in dict(speed=0.2, turn=np.pi, growth=0.5, camera=0.3, hidden=0.75, noise=0.3).items():
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} is 0 to {limit:.3g}, got {getattr(self, name)}")
         if self.occlusion == "none" and (self.exits or self.max_objects > 4):
@@ -62,8 +61,6 @@ DIFFICULTIES = {
 
 
 class Item(NamedTuple):
-    """A clip with everything that the items of the store hold."""
-
     images: np.ndarray  # uint8 [F H W 3]
     segments: np.ndarray  # uint8 [F H W]: 0 background, 1..K toys from back to front
     kinds: list[str]  # of each toy
@@ -105,7 +102,7 @@ class World:
 
     def __init__(self, seed: int, difficulty: str | Difficulty = DEFAULT):
         painting.check_seed(seed)
-        self.seed, self.difficulty = seed, named(difficulty)
+        self.seed, self.difficulty = seed, painting.named(difficulty, DIFFICULTIES)
         random = self._random(0)
         self.camera = self.difficulty.camera * random.uniform(0.5, 1, 2) * random.choice([-1, 1], 2)
         self.periods = random.uniform(20, 40, 2)  # of the camera
@@ -186,12 +183,3 @@ def _send_out(random, toy: Toy):
     side, axis = np.unravel_index(distances.argmin(), (2, 2))
     toy.velocity = 0.3 * toy.velocity
     toy.velocity[axis] = (1 if side else -1) * distances[side, axis] / random.uniform(6, 12)
-
-
-def named(difficulty: str | Difficulty) -> Difficulty:
-    """The difficulty of this name. Raises ValueError where there is none."""
-    if not isinstance(difficulty, str):
-        return difficulty
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"unknown difficulty of clips {difficulty!r}{nearest(difficulty, DIFFICULTIES)}")
-    return DIFFICULTIES[difficulty]

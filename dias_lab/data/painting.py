@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dias_lab.config import nearest
 from dias_lab.data import toys
 
 SIZE = 128
@@ -27,6 +28,13 @@ GRID = grid()
 def check_seed(seed: int):
     if int(seed) != seed or not 0 <= seed < 2**63:
         raise ValueError(f"a scene's seed is a whole number from 0, got {seed!r}")
+
+
+def named(difficulty, table: dict):
+    """A difficulty, or the one of this name. Raises ValueError where there is none."""
+    if isinstance(difficulty, str) and difficulty not in table:
+        raise ValueError(f"unknown difficulty {difficulty!r}{nearest(difficulty, table)}")
+    return table[difficulty] if isinstance(difficulty, str) else difficulty
 
 
 def background(random, kind: str, grid=GRID) -> np.ndarray:

@@ -84,7 +84,7 @@ def item(seed: int, difficulty: str | Difficulty | shapes.Difficulty = DEFAULT) 
     Raises ValueError for a seed below 0, an unknown difficulty, or one in which this scene's toys do not fit.
     """
     painting.check_seed(seed)
-    difficulty = named(difficulty)
+    difficulty = painting.named(difficulty, DIFFICULTIES)
     if isinstance(difficulty, shapes.Difficulty):
         image, segments = shapes.scene(seed, difficulty)
         return Item(image, segments, ["shape"] * int(segments.max()), boxes_of(segments), segments)
@@ -138,15 +138,6 @@ def clip_item(seed: int, frames: int = 24, difficulty: str | moving.Difficulty =
     images, segments = map(np.stack, zip(*map(world.frame, range(frames))))
     boxes = np.stack([boxes_of(one, range(1, 1 + len(world.toys))) for one in segments])
     return moving.Item(images, segments, world.kinds, boxes, boxes.any(axis=2))
-
-
-def named(difficulty: str | Difficulty | shapes.Difficulty) -> Difficulty | shapes.Difficulty:
-    """The difficulty of this name. Raises ValueError where there is none."""
-    if not isinstance(difficulty, str):
-        return difficulty
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"unknown difficulty {difficulty!r}{nearest(difficulty, DIFFICULTIES)}")
-    return DIFFICULTIES[difficulty]
 
 
 def _placed(random, kind: int, difficulty: Difficulty, shrink: float) -> list[toys.Drawn]:

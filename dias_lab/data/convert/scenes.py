@@ -12,7 +12,8 @@ from dias_lab.data.convert import common
 from dias_lab.data.convert.common import Split
 from dias_lab.data.scenes import SPLITS
 
-CLASSES = {kind: number for number, kind in enumerate(toys.KINDS, start=1)}
+KINDS = dict(enumerate(toys.KINDS, start=1))
+CLASSES = {kind: number for number, kind in KINDS.items()}
 
 
 def convert(
@@ -25,13 +26,13 @@ def convert(
     of scenes or an unknown difficulty; OSError if `out` cannot be written.
     """
     out, counts = Path(out), _counts(train, validation, test)
-    chosen = scenes.named(difficulty)
+    chosen = painting.named(difficulty, scenes.DIFFICULTIES)
     about = chosen._asdict() if isinstance(chosen, shapes.Difficulty) else dataclasses.asdict(chosen)
     meta = {"source": "dias_lab.data.scenes", "difficulty": about}
     if not isinstance(chosen, shapes.Difficulty):
-        meta["classes"] = {number: kind for kind, number in CLASSES.items()}
+        meta["classes"] = KINDS
     options = {"out": out, **counts} | ({} if difficulty == scenes.DEFAULT else {"difficulty": difficulty})
-    record = functools.partial(_record, difficulty=difficulty)
+    record = functools.partial(_scene, difficulty=difficulty)
     splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
     return common.write(out, "scenes", splits, options, "This is a defect of dias_lab", progress)
 
@@ -56,10 +57,10 @@ def convert_clips(
     out, counts = Path(out), _counts(train, validation, test)
     if not 1 <= frames <= 100_000:
         raise ValueError(f"frames={frames}: a clip has 1 to 100,000 frames")
-    meta = {"kind": "video", "source": "dias_lab.data.scenes", "difficulty": dataclasses.asdict(moving.named(difficulty))}
-    meta["classes"] = {number: kind for kind, number in CLASSES.items()}
+    about = dataclasses.asdict(painting.named(difficulty, moving.DIFFICULTIES))
+    meta = {"kind": "video", "source": "dias_lab.data.scenes", "difficulty": about, "classes": KINDS}
     world = functools.lru_cache(maxsize=4)(functools.partial(moving.World, difficulty=difficulty))
-    record, splits = functools.partial(_frame, world), {}
+    record, splits = functools.partial(_frame, world=world), {}
     for name, count in counts.items():
         seeds = range(SPLITS[name], SPLITS[name] + count)
         splits[name] = Split(list(itertools.product(seeds, range(frames))), record, meta)
@@ -75,25 +76,22 @@ def _counts(train: int, validation: int, test: int) -> dict[str, int]:
     return counts
 
 
-def _frame(world, place: tuple[int, int]) -> store.Record:
-    (seed, frame), kinds = place, world(place[0]).kinds
+def _scene(seed: int, difficulty: str) -> store.Record:
+    return _record(f"scene {seed}", *scenes.item(seed, difficulty)[:3])
+
+
+def _frame(place: tuple[int, int], world) -> store.Record:
+    seed, frame = place
     image, segments = world(seed).frame(frame)
-    things = common.all_things(segments)
-    info = {
-        "source": f"clip {seed}, frame {frame}", "clip": f"clip {seed}", "frame": frame, "things": things,
-        "classes": {label: CLASSES[kinds[label - 1]] for label in things},
-        "boxes": dict(zip(things, painting.boxes_of(segments, list(things)).tolist())),
-    }  # fmt: skip
-    return store.Record(_png(image), segments, info)
+    record = _record(f"clip {seed}, frame {frame}", image, segments, world(seed).kinds)
+    shown = list(record.info["things"])
+    record.info.update(clip=f"clip {seed}", frame=frame, boxes=dict(zip(shown, painting.boxes_of(segments, shown).tolist())))
+    return record
 
 
-def _png(image) -> bytes:
-    return store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
-
-
-def _record(seed: int, difficulty: str) -> store.Record:
-    image, segments, kinds, *_ = scenes.item(seed, difficulty)
-    info = {"source": f"scene {seed}", "things": common.all_things(segments)}
+def _record(source: str, image, segments, kinds: list[str]) -> store.Record:
+    blob = store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
+    info = {"source": source, "things": common.all_things(segments)}
     if set(kinds) != {"shape"}:  # shapes are of no kind
-        info["classes"] = {label: CLASSES[kind] for label, kind in enumerate(kinds, start=1)}
-    return store.Record(_png(image), segments, info)
+        info["classes"] = {label: CLASSES[kinds[label - 1]] for label in info["things"]}
+    return store.Record(blob, segments, info)
