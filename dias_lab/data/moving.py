@@ -96,6 +96,13 @@ class Toy:
         width = np.maximum(high - low, 1e-9)
         return low + width - abs((self.start + frame * self.velocity - low) % (2 * width) - width)
 
+    def send_out(self, random):
+        """To the nearest side: it turns round, out of sight, in one of frames 6 to 12, and is back by twice as many."""
+        distances = self.bounds - self.start  # [2 2]
+        side, axis = np.unravel_index(abs(distances).argmin(), (2, 2))
+        self.velocity *= 0.3
+        self.velocity[axis] = distances[side, axis] / random.uniform(6, 12)
+
 
 class World:
     """All frames of a clip: `frame(number)` paints one. Raises ValueError for a seed below 0 or an unknown difficulty."""
@@ -148,7 +155,7 @@ class World:
         else:
             raise ValueError(f"{count} toys do not fit into clip {self.seed} of {wanted}: take fewer, or smaller ones")
         if wanted.exits:
-            _send_out(random, found[0])
+            found[0].send_out(random)
         if wanted.occlusion == "sought" and count > 1:  # they meet in one of frames 6 to 10
             meeting = random.uniform(6, 10)
             found[-1].velocity = (found[0].place(meeting) - found[-1].start) / meeting
@@ -160,7 +167,7 @@ class World:
         bounds = np.array([[0.15, 0.15], [0.85, 0.85]])
         start = random.uniform(*bounds)
         if wanted.occlusion == "none":
-            radius = min(radius, 0.25 / REACH / (1 + growth))
+            radius = min(radius, 0.19 / REACH / (1 + growth))  # which leaves room to move
             room, middle = 0.25 - REACH * radius * (1 + growth), np.array([cell % 2, cell // 2]) / 2 + 0.25
             bounds = middle + np.array([[-room], [room]])
             start = random.uniform(*bounds)
@@ -174,12 +181,3 @@ class World:
             speed * np.array([np.cos(heading), np.sin(heading)]), random.choice([-1, 1]) * growth,
             random.uniform(-1, 1) * wanted.turn, random.uniform(16, 32, 2),
         )  # fmt: skip
-
-
-def _send_out(random, toy: Toy):
-    """Towards the side that is nearest: it turns round, out of sight, in one of frames 6 to 12, and is back by twice as many."""
-    low, high = toy.bounds
-    distances = np.stack([toy.start - low, high - toy.start])  # [2 2]
-    side, axis = np.unravel_index(distances.argmin(), (2, 2))
-    toy.velocity = 0.3 * toy.velocity
-    toy.velocity[axis] = (1 if side else -1) * distances[side, axis] / random.uniform(6, 12)

@@ -203,8 +203,8 @@ class Store(Sequence):
     def clip_start(self, item: int) -> int:
         """The first item of the clip that a frame belongs to; an image is on its own."""
         meta = _meta(self.path, *lmdb_file.read(self.path, b"meta"))
-        starts = [first for first, _ in meta["clips"]] if meta["kind"] == "video" else [item]
-        return starts[bisect.bisect_right(starts, item) - 1]
+        clips = meta["clips"] if meta["kind"] == "video" else [[item, 1]]
+        return clips[bisect.bisect_right(clips, item, key=lambda clip: clip[0]) - 1][0]
 
     def fingerprint(self) -> str:
         """A hash of all items; their infos hold the checksums of image and segments. Computed once a process and file."""
@@ -240,7 +240,7 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
             continue
         things = list(segments_of(record.info).values())
         counts.update(items=1, with_segments=record.segments is not None, segments=len(things), things=sum(things))
-    if not problems and {name: meta.get(name) for name in clips.meta()} != clips.meta():
+    if not problems and meta != meta | clips.meta():
         problems = ["its meta's clips are not those of its frames"]
     surplus = lmdb_file.count(path) - 1 - 2 * counts["items"] - counts["with_segments"]
     if surplus and not problems:

@@ -116,6 +116,7 @@ def test_toys_cross_where_they_should_and_keep_apart_where_they_must_not():
             alone = [_alone(toy, frame) for toy in world.toys]
             assert sum(alone).max() == 1
             assert (world.frame(frame)[1] > 0).sum() == sum(one.sum() for one in alone)
+        assert all(abs(toy.place(9) - toy.place(0)).max() > 0.01 for toy in world.toys)
 
 
 def _alone(toy, frame):
