@@ -14,9 +14,7 @@ of projected features, D slot width, R pixels of the square.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -218,17 +216,19 @@ class ClipMethod(Method):
             terms["contrast"], weights["contrast"] = losses.contrast_loss(output.slots, present), self.config.contrast_weight
         return terms, weights
 
-    def requests(self, num_locations: int | None = None, frames: int | None = None) -> list[Request]:
-        """As for images; the decoder and the transition draw anew on each of so many frames (those of a training clip)."""
+    def requests(self, num_locations: int | None = None) -> list[Request]:
+        """As for images; the decoder and the transition draw anew on each frame."""
         each = [*self.decoder.requests(num_locations or self.num_locations), *self.transition.requests()]
         once = [one for one in super().requests(num_locations) if one.stream not in {request.stream for request in each}]
-        frames = self.config.clip_frames if frames is None else frames
-        return once + [request._replace(sample=partial(_each_frame, request.sample, frames)) for request in each]
+        return once + [request._replace(per="frame") for request in each]
 
     def draw(self, places, seed=None, step: int = 0, num_locations=None, frames: int | None = None) -> dict[str, Tensor]:
-        """The random numbers of the clips at `places`: of the first slots [B ...], of decoder and transition [B F ...]."""
+        """The random numbers of the clips at `places`: of the first slots [B ...], of decoder and transition [B F ...].
+
+        `frames`: F, unless it is that of a training clip.
+        """
         seed = int(torch.randint(2**62, ())) if seed is None else seed
-        return draw(seed, step, places, self.requests(num_locations, frames))
+        return draw(seed, step, places, self.requests(num_locations), frames or self.config.clip_frames)
 
     def trace(
         self, images: UInt8[Tensor, "B F 3 H W"], segments: Int[Tensor, "B F H W"] | None = None, seed: int = 0, names=None,
@@ -265,9 +265,3 @@ def _checked(images, features=None) -> Tensor:
 
 def _filled(attention: Float[Tensor, "t B N L"], T: int) -> Float[Tensor, "T B N L"]:
     return torch.cat([attention[:1].expand(T - len(attention), -1, -1, -1), attention])
-
-
-def _each_frame(sample, frames: int, random: np.random.Generator) -> dict:
-    """What `sample` draws, so many times: the first as for an image."""
-    drawn = [sample(random) for _ in range(frames)]
-    return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}

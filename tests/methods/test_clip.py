@@ -151,7 +151,7 @@ def test_random_numbers_are_of_the_clip_and_the_frame(config):
         assert torch.equal(alone[name][0], value[1])
         assert torch.equal(longer[name][:, :F] if name in ("order", "visible", "transition") else longer[name], value)
     requests = pickle.loads(pickle.dumps(model.requests()))  # processes that read batches draw, too
-    assert all(torch.equal(value, draws[name]) for name, value in draw(1, 2, [3, 7], requests).items())
+    assert all(torch.equal(value, draws[name]) for name, value in draw(1, 2, [3, 7], requests, F).items())
 
 
 @pytest.mark.parametrize("fields", [{}, dict(decoder="mlp", decoder_locations=7), dict(decoder="raster")], ids=str)
