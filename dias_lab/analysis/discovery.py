@@ -21,13 +21,10 @@ from dias_lab.trace import AttentionTrace
 
 
 class Discovery:
-    """A method of `config.method` on the stores in `config.data`; what each function gives, methods/task.py says.
-
-    With `config.clip_frames` clips take the place of images; without, frames of clips are images.
-    """
+    """A method of `config.method` on the stores in `config.data`; what each function gives, methods/task.py says."""
 
     def __init__(self, config: Config):
-        self.config, self.model = config, build(config)
+        self.config, self.model = config, build(config)  # with clip_frames, clips take the place of images throughout
         self.frozen = None  # a GPU's own copy of the frozen backbone, for speed
 
     @staticmethod
@@ -85,8 +82,7 @@ class Discovery:
         return (clip_batches if clips else batches)(self.train_store, self.config, segments=False, **options)
 
     def prepare(self, batch: dict, places: range) -> tuple[dict, dict]:
-        frames = {"frames": self.config.clip_frames} if self.config.clip_frames else {}
-        draws = batch.get("draws") or self.model.draw(places, self.config.seed, batch["info"]["step"], **frames)
+        draws = batch.get("draws") or self.model.draw(places, self.config.seed, batch["info"]["step"])
         inputs = to_device({name: batch[name] for name in ("boxes", "frames") if name in batch}, self.model.device)
         if "features" in batch:
             features = batch["features"].to(self.model.device, non_blocking=True).float()
@@ -129,7 +125,8 @@ class Discovery:
         image, true = (torch.cat([batch[name][:, :frames] for batch in found]) for name in ("image", "segments"))
         items = [item for batch in found for item in batch["info"]["item"].reshape(-1)[:frames].tolist()]
         names = [stores.source_name(store[item].info) for item in items]
-        return self.model.trace(image, true, seed=config.seed, names=names)
+        boxes = {"boxes": torch.cat([batch["boxes"] for batch in found])} if "boxes" in found[0] else {}
+        return self.model.trace(image, true, seed=config.seed, names=names, **boxes)
 
     def selection(self, scores: dict) -> float:
         """The mean of the four scores of the map that the method's source scores; of frames seen alone, at the image level."""

@@ -94,20 +94,24 @@ def _scored_clips(batch: dict, predicted: dict, protocol: str, contours: bool) -
 
 def maps_of(model: Method, seed: int) -> Callable:
     """A predictor: a model's first, last and decoder map, its kept slots, and its reconstruction error; of clips, too."""
-    clips = model.config.clip_frames > 0
 
-    def predict(batch):
-        image, info = batch["image"], batch["info"]
-        given = {name: batch[name].to(model.device) for name in ("boxes", "frames") if clips and name in batch}
-        places, frames = (info["clip"], {"frames": image.shape[1]}) if clips else (info["item"], {})
-        output = model(model.normalise(image), draws=model.draw(places.tolist(), seed, **frames), **given)
-        error = (output.reconstruction - output.features).square().mean(dim=(-3, -2, -1))
+    def found(output, size: int) -> dict:
+        error = (output.reconstruction - output.features).square().mean(dim=(-3, -2, -1))  # [B], or [B F]
         maps = zip(MAPS, (output.attention[0], output.attention[-1], output.decoder_attention))
-        whose, size = image.shape[:-3], image.shape[-1]  # B, or B F
-        segments = {name: segments_from(one.flatten(0, -4), size).unflatten(0, whose) for name, one in maps}
+        segments = {name: segments_from(one.flatten(0, -4), size).unflatten(0, one.shape[:-3]) for name, one in maps}
         return {"kept": output.keep.sum(-1), "reconstruction": error, **segments}
 
-    return predict if clips else frame_by_frame(predict, model.config.batch_size)
+    def predict(batch):
+        draws = model.draw(batch["info"]["item"].tolist(), seed)
+        return found(model(model.normalise(batch["image"]), draws=draws), batch["image"].shape[-1])
+
+    def predict_clips(batch):  # in pieces: a long clip needs no more memory than a short one
+        draws = model.draw(batch["info"]["clip"].tolist(), seed, frames=1)
+        pieces = model.pieces(batch["image"], draws=draws, boxes=batch.get("boxes"))
+        parts = [found(piece, batch["image"].shape[-1]) for piece in pieces]
+        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+
+    return predict_clips if model.config.clip_frames else frame_by_frame(predict, model.config.batch_size)
 
 
 def frame_by_frame(predict: Callable, size: int) -> Callable:
@@ -173,11 +177,10 @@ def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
     count = {"clips": len(images), "images": int(images["frames"].sum())} if clips else {"images": len(images)}
     scores = {"protocol": protocol, "store": store, **count}
     scores |= {name: float(means[name]) for name in ("kept", "reconstruction")}
-    metrics = CLIP_METRICS if clips else METRICS
-    scores["valid"] = {metric: int(images[f"decoder.{metric}"].notna().sum()) for metric in metrics}
+    scores["valid"] = {metric: int(images[f"decoder.{metric}"].notna().sum()) for metric in (CLIP_METRICS if clips else METRICS)}
     for name in MAPS:  # and mBO over classes where the store knows them
-        there = (metric for metric in (*TITLES, "switches") if f"{name}.{metric}" in images)
-        scores[name] = {metric: float(means[f"{name}.{metric}"]) for metric in there}
+        there = {metric: f"{name}.{metric}" for metric in (*TITLES, "switches")}
+        scores[name] = {metric: float(means[column]) for metric, column in there.items() if column in images}
     return scores
 
 

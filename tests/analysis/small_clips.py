@@ -141,7 +141,7 @@ class StandIn(Method):
         return []
 
     def draw(self, places, seed=None, step=0, num_locations=None, frames=1):
-        self.seen.append({"places": list(places), "frames": frames})
+        self.seen.append({"places": list(places)})
         return self.image_model.draw(places, seed, step)
 
     def forward(self, images, initial_slots=None, decoder_attention=None, keep=None, draws=None, features=None, boxes=None, frames=None):
@@ -155,10 +155,13 @@ class StandIn(Method):
         stacked = {name: None if part[0] is None else torch.stack(part, 1) for name, part in parts.items()}
         return ClipOutput(attention=torch.stack([one.attention for one in found], 2), frames=frames, **stacked)
 
+    def pieces(self, images, draws=None, boxes=None):
+        yield self(self.normalise(images), draws=draws, boxes=boxes)
+
     def losses(self, output, progress):
         return {"reconstruction": (output.reconstruction - output.features).square().mean()}, {"reconstruction": 1.0}
 
-    def trace(self, images, segments=None, seed=0, names=None, about=None):
+    def trace(self, images, segments=None, seed=0, names=None, about=None, boxes=None):
         frames = images.shape[1]
         flat = self.image_model.trace(images.flatten(0, 1), segments.flatten(0, 1), seed, names)
         return dataclasses.replace(flat, about=flat.about | {"frames": frames})
