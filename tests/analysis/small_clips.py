@@ -131,7 +131,7 @@ class StandIn(Method):
     def __init__(self, config):
         image_model = build(config.replace(clip_frames=0))
         super().__init__(config, image_model.backbone)
-        self.image_model, self.seen = image_model, []
+        self.image_model = image_model
 
     @classmethod
     def check(cls, config):
@@ -141,11 +141,9 @@ class StandIn(Method):
         return []
 
     def draw(self, places, seed=None, step=0, num_locations=None, frames=1):
-        self.seen.append({"places": list(places)})
         return self.image_model.draw(places, seed, step)
 
     def forward(self, images, initial_slots=None, decoder_attention=None, keep=None, draws=None, features=None, boxes=None, frames=None):
-        self.seen.append({"boxes": boxes, "frames": frames})
         found, slots = [], initial_slots
         for image in images.unbind(1):
             output = self.image_model(image, slots, decoder_attention, keep, draws)

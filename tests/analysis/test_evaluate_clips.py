@@ -103,15 +103,16 @@ def test_a_clip_model_sees_the_clip_from_its_own_slots(clip_config, clips):
     assert len(evaluation.images) == 3 and evaluation.scores["clips"] == 3
 
 
-def test_boxes_reach_a_clip_model(clip_config):
-    model = clip_model(clip_config).eval()
-    if not hasattr(model, "seen"):
-        pytest.skip("a stand-in is asked")
-    boxes = torch.rand(1, 4, 4)
+def test_boxes_reach_a_clip_model_and_draws_are_the_clips_own(clip_config, monkeypatch):
+    model, asked = clip_model(clip_config.replace(condition="boxes")).eval(), []
+    pieces, draw = model.pieces, model.draw
+    monkeypatch.setattr(model, "pieces", lambda image, **given: asked.append(given) or pieces(image, **given))
+    monkeypatch.setattr(model, "draw", lambda places, seed, **given: asked.append((places, seed)) or draw(places, seed, **given))
+    boxes = torch.tensor([[[0.1, 0.2, 0.5, 0.6], [-1.0] * 4]])
     batch = {"image": torch.zeros(1, 2, 3, 128, 128, dtype=torch.uint8), "boxes": boxes, "frames": torch.ones(1, 2, dtype=torch.bool)}
     with torch.no_grad():
-        found = maps_of(model, 0)(batch | {"info": {"clip": torch.tensor([5]), "item": torch.tensor([[8, 9]])}})
-    assert model.seen[0] == {"places": [5]} and torch.equal(model.seen[1]["boxes"], boxes)
+        found = maps_of(model, 3)(batch | {"info": {"clip": torch.tensor([5]), "item": torch.tensor([[8, 9]])}})
+    assert asked[0] == ([5], 3) and torch.equal(asked[1]["boxes"], boxes)
     assert found["decoder"].shape == (1, 2, 128, 128) and found["kept"].shape == (1, 2)
 
 
