@@ -42,7 +42,7 @@ def events(segments: Int[np.ndarray, "F H W"], camera: bool = False, small: floa
             hidden = last - first > 1 or areas[ends, one].min() < small * areas[:, one].max()
             fits = zip(KINDS, (hidden and border[ends, one].any(), hidden and met, met, camera, True))
             rows.append((one + 1, frames[first], frames[last], next(kind for kind, fit in fits if fit)))
-    return pd.DataFrame(rows, columns=["object", "before", "frame", "event"])
+    return pd.DataFrame(rows, columns=["object", "before", "frame", "event"]).astype({"object": int, "before": int, "frame": int})
 
 
 def _boxes(segments: Int[np.ndarray, "H W"]) -> list[list[float]]:

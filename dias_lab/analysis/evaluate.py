@@ -187,7 +187,7 @@ def summarise(images: pd.DataFrame, protocol: str, store: str) -> dict:
 def scores_text(*found: dict) -> str:
     """The scores of a run, or mean and sample standard deviation of several, under their protocol, as a table of text."""
     first, spread = found[0], f", mean ± standard deviation of n = {len(found)} runs" if len(found) > 1 else ""
-    titles = TITLES | {"switches": "switches"}
+    titles = TITLES | {"switches": "switches a clip"}
     titles = {metric: title for metric, title in titles.items() if all(metric in one["decoder"] for one in found)}
     rows = {}
     for name in MAPS:

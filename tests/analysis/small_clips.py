@@ -33,6 +33,7 @@ def frames_of(number: int, frames: int) -> np.ndarray:
 def write_clips(folder, splits=("train", "validation", "test"), dataset="squares", without_masks=(), lengths=LENGTHS):
     """Stores of the clips of `lengths`; `without_masks` are (clip's name, frame)."""
     random = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
     for split in splits:
         records, clips = [], []
         for number, (name, frames) in enumerate(lengths.items()):

@@ -91,5 +91,7 @@ def test_the_rate_of_switches_by_kind(small_config, tmp_path):
     assert table["pairs"].sum() == 2 * (3 + 2 + 4) and table["switches"].sum() == 3
     assert table.loc["none"].tolist() == [18, 3, 3 / 18] and np.isnan(table.loc["exit", "switch_rate"])
     assert event_table(predict, "right", squares, small_config)["switches"].sum() == 0
+    still = store.open(write_clips(tmp_path / "still", ["test"], lengths={"red": 1, "green": 1}) / "test.lmdb")
+    assert event_table(predict, "wrong", still, small_config)["pairs"].tolist() == [0] * 5  # nothing follows a single frame
     one = event_table(predict, "wrong", squares, small_config, limit=1, camera=True)
     assert one.loc["camera"].tolist() == [6, 1, 1 / 6] and one["pairs"].sum() == 6

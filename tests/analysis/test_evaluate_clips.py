@@ -58,6 +58,15 @@ def test_a_row_a_clip_at_two_levels(small_config, clips):
         score(predict, clips, small_config, "spott")
 
 
+def test_clips_of_one_frame_are_images(small_config, tmp_path):
+    single = store.open(write_clips(tmp_path, ["test"], lengths={"red": 1, "green": 1}) / "test.lmdb")
+    evaluation = evaluate(build(small_config).eval(), single)
+    for metric in METRICS:
+        assert evaluation.scores["decoder"][f"video_{metric}"] == evaluation.scores["decoder"][f"image_{metric}"]
+    assert evaluation.scores["decoder"]["gap"] == evaluation.scores["decoder"]["switches"] == 0
+    assert math.isnan(evaluation.scores["decoder"]["switch_rate"]) and "n/a" in scores_text(evaluation.scores)
+
+
 def test_davis_has_contours_too(small_config, tmp_path):
     davis = store.open(write_clips(tmp_path, ["validation"], "DAVIS-2017") / "validation.lmdb")
     table = score(lambda batch: {"true": batch["segments"]}, davis, small_config, limit=1)
