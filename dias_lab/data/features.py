@@ -164,12 +164,13 @@ def _way_out(folder: Path) -> str:
 def identity(store, config, backbone) -> dict:
     """What the features of a view follow from."""
     fields = config.to_dict()
+    crops = ("seed",) if config.crop_scale < 1 else ()  # all seeds see the same whole squares
     digest = hashlib.sha256()
     for name, tensor in sorted([*backbone.named_parameters(), *backbone.named_buffers()]):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "images": store.fingerprint(),
-        "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")} | {"crops": CROPS},
+        "transform": {name: fields[name] for name in (*crops, "crop_scale", "cache_views")} | {"crops": CROPS},
         "backbone": {name: fields[name] for name in ("image_size", *config.of(Backbone)) if name != "backbone_weights"},
         "weights": digest.hexdigest(),
     }
