@@ -212,19 +212,22 @@ function extend({ clips, images, runs: [run] }, { number: at, window, image, kee
   clips.frames -= 1;
 }
 
+/** Ends the loop in the cell: by its `stopped`, or, where the kernel hears no widget while a cell runs, as its own button does. */
 function stopButton(explorer) {
-  const { model } = explorer, stop = button("stop", {}, icon("stop"), make("span"));
-  const said = () => {
-    stop.disabled = model.get("stopped");
-    write(stop.lastChild, stop.disabled ? "stopped" : "stop");
+  const { model } = explorer, words = make("span"), stop = button("stop", {}, icon("stop"), words);
+  const tell = () => {
+    stop.disabled = !model.get("running");
+    write(words, stop.disabled ? "stopped" : "stop");
   };
   stop.onclick = () => {
     model.set("stopped", true);
     model.save_changes();
-    said();
+    stop.disabled = true;
+    write(words, "stops …");
+    setTimeout(() => model.get("running") && model.widget_manager?.kernel?.interrupt(), 500);
   };
-  model.on("change:stopped", said);
-  explorer.closing.signal.addEventListener("abort", () => model.off("change:stopped", said));
-  said();
+  model.on("change:running", tell);
+  explorer.closing.signal.addEventListener("abort", () => model.off("change:running", tell));
+  tell();
   return stop;
 }

@@ -176,20 +176,23 @@ class Raster {
     this.pixels = new Uint32Array(this.image.data.buffer);
     this.buffers = [0, 1, 2].map(() => new Float32Array(this.count));
     this.grey = new Uint8Array(this.count);
+    this.plain = new Uint32Array(this.count);
     this.labels = new Uint8Array(this.count);
   }
 
   look(picture, seen) {
     if (this.picture === picture && this.seen === seen) return;
-    const canvas = new OffscreenCanvas(this.width, this.height), pen = canvas.getContext("2d", { willReadFrequently: true });
+    const pen = (this.pen ??= new OffscreenCanvas(this.width, this.height).getContext("2d", { willReadFrequently: true }));
     const { naturalWidth: width, naturalHeight: height } = picture, { x, y, size } = seen;
     pen.imageSmoothingQuality = "high";
     pen.drawImage(picture, x * width, y * height, size * width, size * height, 0, 0, this.width, this.height);
-    this.colours = pen.getImageData(0, 0, this.width, this.height).data;
-    for (let i = 0; i < this.count; i++)
-      this.grey[i] = (this.colours[4 * i] + this.colours[4 * i + 1] + this.colours[4 * i + 2]) / 3;
-    this.plain = Uint32Array.from(this.grey, (grey) => pack(grey, grey, grey));
-    Object.assign(this, { picture, seen, labelled: null, undecided: null, tables: new Map() });
+    const colours = pen.getImageData(0, 0, this.width, this.height).data, { grey, plain, count } = this;
+    for (let i = 0, at = 0; i < count; i++, at += 4) {
+      grey[i] = (colours[at] + colours[at + 1] + colours[at + 2]) / 3;
+      plain[i] = pack(grey[i], grey[i], grey[i]);
+    }
+    if (this.seen !== seen) this.tables = new Map();
+    Object.assign(this, { picture, seen, colours, labelled: null, undecided: null });
   }
 
   table({ height, width }) {

@@ -22,16 +22,17 @@ class Stream(Explorer):
             for image in source:
                 output, state = model.step(...)
                 stream.add(image, output.attention[:, 0])
-                if stopped := stream.stopped:
+                if stream.stopped:
                     break
 
-    Its stop button sets `stopped`, where the kernel hears widgets while a cell runs (ipykernel 7 with JupyterLab 4.4 or later);
-    the kernel's own stop button ends the block anywhere, and the cell goes on after it. The page shows frames as fast as it
-    can draw them, and stays where somebody looks back. `stream.page` is the page of what the window holds.
+    Its stop button sets `stopped`. Most kernels hear of it only after the cell; half a second later it interrupts the block, as
+    the kernel's own stop button does, and the cell goes on after it. The page shows frames as fast as it can draw them, and
+    stays where somebody looks back. `stream.page` is the page of what the window holds, for which no kernel is needed.
     """
 
     latest = traitlets.Dict().tag(sync=True)  # the last frame added, as extend() in clips.js takes it
-    stopped = traitlets.Bool(False).tag(sync=True)
+    stopped = traitlets.Bool(False).tag(sync=True)  # somebody has pressed the button
+    running = traitlets.Bool(False).tag(sync=True)  # inside of `with stream`
 
     def __init__(self, window: int = 240, view: str = "overlay"):
         if window < 2:
@@ -67,11 +68,11 @@ class Stream(Explorer):
         self.number += 1
 
     def __enter__(self) -> "Stream":
-        self.stopped = False
+        self.stopped, self.running = False, True
         return self
 
     def __exit__(self, kind, error, traceback) -> bool:
-        self.stopped = True
+        self.stopped, self.running = True, False
         return kind is KeyboardInterrupt
 
 

@@ -168,11 +168,11 @@ def test_a_stream_ends_where_somebody_stops_it(clips):
                 stream.set_trait("stopped", True)  # what the button does
             if stream.stopped:
                 break
-    assert (stream.number, stream.stopped) == (3, True)
+    assert (stream.number, stream.stopped, stream.running) == (3, True, False)
     with stream:  # again; and the kernel's own button
-        assert not stream.stopped
+        assert stream.running and not stream.stopped
         raise KeyboardInterrupt
-    assert stream.stopped
+    assert stream.stopped and not stream.running
     with pytest.raises(ZeroDivisionError), stream:
         1 / 0  # noqa: B018
 
