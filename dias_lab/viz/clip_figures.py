@@ -72,8 +72,10 @@ def frames(trace: AttentionTrace, clip: int = 0, which="last", every: int = 4, s
     """A clip as a strip, a matplotlib Figure: a column for every `every`-th frame.
 
     Rows: the picture, the true segments if there are any, and the arg-max segments of a map, `which` as in `film`. Frames are
-    counted from 1. ValueError for a clip or a map that the trace does not have.
+    counted from 1. ValueError for a clip or a map that the trace does not have, and for `every` below 1.
     """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
     trace = trace.clip(clip)
     places = range(0, len(trace), every)
     trace, which = trace[places], trace.num_iterations - 1 if which == "last" else which

@@ -57,14 +57,14 @@ class Strip {
 
   /** What happens in the whole clip, in words. */
   get summary() {
-    const { switches, merged, revived } = this.told, words = [];
-    const name = ([frame]) => this.explorer.frameName(frame), most = 8;
+    const { switches, merged, revived } = this.told, words = [], name = ([frame]) => this.explorer.frameName(frame), most = 8;
     const places = (events) => {
       const found = [...new Set(events.map(name))], several = found.length > 1 ? "s" : "";
       return `frame${several} ${found.slice(0, most).join(", ")}${found.length > most ? ", …" : ""}`;
     };
     const slots = (events) => (events.length > 1 ? `${events.length} slots` : `slot ${events[0][1]}`);
-    if (switches) words.push(`◆ ${switches.length || "no"} identity switch${switches.length === 1 ? "" : "es"}` + (switches.length ? ` (${places(switches)})` : ""));
+    const count = switches?.length, plural = count === 1 ? "" : "es";
+    if (switches) words.push(`◆ ${count || "no"} identity switch${plural}${count ? ` (${places(switches)})` : ""}`);
     if (merged.length) words.push(`▼ ${slots(merged)} merged (${places(merged)})`);
     if (revived.length) words.push(`▲ ${slots(revived)} revived (${places(revived)})`);
     return words.join(" · ");
@@ -79,48 +79,48 @@ class Strip {
     if (this.canvas.width !== size[0] || this.canvas.height !== size[1]) [this.canvas.width, this.canvas.height] = size;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const cell = width / frames, top = BAND, high = height - 2 * BAND, middle = (frame) => (frame + 0.5) * cell;
-    const at = shares.map((_, frame) => [middle(frame), frame]);
-    const points = [[0, 0], ...at, [width, frames - 1]]; // flat to both ends
-    const lower = shares.map(() => 0);
+    const cell = width / frames, middle = (frame) => (frame + 0.5) * cell, high = height - 2 * BAND;
+    const columns = [[0, 0], ...shares.map((_, frame) => [middle(frame), frame]), [width, frames - 1]]; // flat at both ends
+    const y = (share) => BAND + high * (1 - Math.min(share, 1));
+    let below = shares.map(() => 0);
     paints.forEach((colour, slot) => {
-      const upper = lower.map((share, frame) => share + shares[frame][slot]), y = (share) => top + high * (1 - Math.min(share, 1));
+      const above = below.map((share, frame) => share + shares[frame][slot]);
       pen.beginPath();
-      for (const [x, frame] of points) pen.lineTo(x, y(upper[frame]));
-      for (const [x, frame] of points.toReversed()) pen.lineTo(x, y(lower[frame]));
+      for (const [x, frame] of columns) pen.lineTo(x, y(above[frame]));
+      for (const [x, frame] of columns.toReversed()) pen.lineTo(x, y(below[frame]));
       pen.globalAlpha = chosen === null || chosen === slot ? 1 : 0.22;
       pen.fillStyle = `rgb(${colour})`;
       pen.fill();
-      upper.forEach((share, frame) => (lower[frame] = share));
+      below = above;
     });
     pen.globalAlpha = 1;
     const [ink, paper] = explorer.dark ? ["#e8eaed", "#14171b"] : ["#1b1f24", "#fff"];
-    this.mark(pen, ink, switches ?? [], middle, cell, 6, ([, , before, now], x, y) =>
-      [[[x, y - 5], [x - 5, y], [x, y + 5], before], [[x, y - 5], [x + 5, y], [x, y + 5], now]], paints);
-    this.mark(pen, ink, merged, middle, cell, height - 6, ([, slot], x, y) => [[[x - 5, y - 4], [x + 5, y - 4], [x, y + 4], slot]], paints);
-    this.mark(pen, ink, revived, middle, cell, height - 6, ([, slot], x, y) => [[[x - 5, y + 4], [x + 5, y + 4], [x, y - 4], slot]], paints);
+    pen.strokeStyle = ink;
+    this.mark(pen, switches ?? [], 6, ([, , before, now], x, y) => // a diamond, half of it in the colour before
+      [[[x, y - 5], [x - 5, y], [x, y + 5], paints[before]], [[x, y - 5], [x + 5, y], [x, y + 5], paints[now]]]);
+    this.mark(pen, merged, height - 6, ([, slot], x, y) => [[[x - 5, y - 4], [x + 5, y - 4], [x, y + 4], paints[slot]]]);
+    this.mark(pen, revived, height - 6, ([, slot], x, y) => [[[x - 5, y + 4], [x + 5, y + 4], [x, y - 4], paints[slot]]]);
     const wide = Math.max(cell, 3), left = clamp(middle(state.frame) - wide / 2, 1.5, width - wide - 1.5);
     for (const [strokeStyle, lineWidth] of [[paper, 4], [ink, 2]]) {
       Object.assign(pen, { strokeStyle, lineWidth });
-      pen.strokeRect(left, top - 0.5, wide, high + 1);
+      pen.strokeRect(left, BAND - 0.5, wide, high + 1);
     }
     write(this.words, this.summary);
     this.bar.ariaLabel = `each slot’s share over the frames; ${this.describe(state.frame)}`;
   }
 
-  /** Marks of events in a band; those of one frame stand side by side. */
-  mark(pen, ink, events, middle, cell, y, shape, paints) {
-    const many = new Map();
-    for (const event of events) many.set(event[0], [...(many.get(event[0]) ?? []), event]);
-    Object.assign(pen, { strokeStyle: ink, lineWidth: 1, lineJoin: "round" });
+  /** Triangles [point, point, point, colour] of events around height y; those of one frame stand side by side. */
+  mark(pen, events, y, triangles) {
+    const { width } = this, cell = width / this.explorer.frames, many = Map.groupBy(events, ([frame]) => frame);
+    Object.assign(pen, { lineWidth: 1, lineJoin: "round" });
     for (const [frame, here] of many)
       here.forEach((event, place) => {
-        const apart = Math.min(11, Math.max(cell / here.length, 3)), x = middle(frame) + (place - (here.length - 1) / 2) * apart;
-        for (const [a, b, c, slot] of shape(event, clamp(x, 6, this.width - 6), y)) {
+        const apart = Math.min(11, Math.max(cell / here.length, 3)), x = (frame + 0.5) * cell + (place - (here.length - 1) / 2) * apart;
+        for (const [a, b, c, colour] of triangles(event, clamp(x, 6, width - 6), y)) {
           pen.beginPath();
           for (const point of [a, b, c]) pen.lineTo(...point);
           pen.closePath();
-          pen.fillStyle = `rgb(${paints[slot]})`;
+          pen.fillStyle = `rgb(${colour})`;
           pen.fill();
           pen.stroke();
         }
@@ -194,10 +194,17 @@ class Incoming {
   }
 }
 
-/** Add a frame to a stream's data in place, and drop the first of more than `window`; what is known already is left alone. */
+/** Add a frame to a stream's data in place, and drop the first of more than `window`. A frame that is known already is left alone;
+ *  where some are missing, since they came before there was anybody to hear of them, the window begins anew. */
 function extend({ clips, images, runs: [run] }, { number: at, window, image, keep, attention, shares, merged, revived }) {
-  if (at !== clips.first + clips.frames) return;
-  const { story } = run, drop = (events) => events.map(([frame, ...what]) => [frame - 1, ...what]).filter(([frame]) => frame >= 0);
+  const { story } = run, lists = [images, run.keep, run.attention.images, ...story.shares], next = clips.first + clips.frames;
+  const drop = (events) => events.map(([frame, ...what]) => [frame - 1, ...what]).filter(([frame]) => frame >= 0);
+  if (at < next) return;
+  if (at > next) {
+    lists.forEach((list) => (list.length = 0));
+    Object.assign(story, { merged: [], revived: [] });
+    Object.assign(clips, { first: at, frames: 0 });
+  }
   images.push(image);
   run.keep.push(keep);
   run.attention.images.push(attention);
@@ -206,7 +213,7 @@ function extend({ clips, images, runs: [run] }, { number: at, window, image, kee
   revived.forEach((slot) => story.revived.push([clips.frames, slot]));
   clips.frames += 1;
   if (clips.frames <= window) return;
-  [images, run.keep, run.attention.images, ...story.shares].forEach((list) => list.shift());
+  lists.forEach((list) => list.shift());
   Object.assign(story, { merged: drop(story.merged), revived: drop(story.revived) });
   clips.first += 1;
   clips.frames -= 1;

@@ -605,7 +605,7 @@ class Explorer {
   // ---------- events
   listen(host) {
     const { signal } = this.closing, sizes = new ResizeObserver(() => this.fit());
-    const theme = new MutationObserver(() => this.draw("pictures"));
+    const theme = new MutationObserver(() => this.draw("pictures", "controls"));
     const on = (target, kind, listener) => target.addEventListener(kind, listener, { signal, passive: false });
     Object.values(this.tracks).forEach(({ rail }) => sizes.observe(rail));
     this.runs.forEach((run) => {
@@ -637,7 +637,7 @@ class Explorer {
       for (const area of [run.stage, run.area]) on(area, "pointerleave", () => this.hover(null));
     });
     on(host.dataset.page ? document : this.root, "keydown", (event) => this.key(event));
-    on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.draw("pictures"));
+    on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.draw("pictures", "controls"));
     theme.observe(hostDocument().body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
     for (const field of ["image", "stop", "view", "location", "slot", "step"]) {
       const changed = () => {

@@ -62,7 +62,8 @@ def explore(
         _check_state(start, data)
     except traitlets.TraitError as error:
         raise ValueError(str(error)) from None
-    title = traces[0].names[0] if len(traces[0]) == 1 else f"{len(traces[0])} pictures"
+    names, what = (data["clips"]["names"], "clips") if data["clips"] else (traces[0].names, "pictures")
+    title = names[0] if len(names) == 1 else f"{len(names)} {what}"
     return Explorer(data, title, start) if live else ExplorerPage(data, title, start)
 
 

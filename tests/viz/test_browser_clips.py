@@ -258,6 +258,18 @@ def test_images_have_neither_strip_nor_second_slider(visit, clips):
     expect(page.get_by_role("dialog")).not_to_contain_text("frame")
 
 
+def test_a_clip_of_one_frame(visit, clips):
+    one = AttentionTrace(clips.images[:1], clips.attention[:, :1], None, clips.keep[:1], clips.segments[:1], about={"frames": 1})
+    page = visit(explore(one))
+    for key in "kjf":
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)
+    page.mouse.click(*strip_at(page, 0, frames=1))
+    assert ask(page, FRAME) == [0, 0, 0]
+    expect(page.locator(".about")).to_contain_text("frame 1 of 1")
+    expect(page.locator(".story")).to_have_text("◆ no identity switches · ▼ slot 6 merged (frame 1)")
+
+
 def test_a_training_of_clips_has_three_sliders(visit):
     over = some_training((0, 50), images=4, slots=4, about={"frames": 2})
     page = visit(explore(over))
@@ -314,6 +326,13 @@ def test_a_stream_grows_in_its_window(visit):
     assert ask(page, "e.data.runs[0].story") == expected and ask(page, "e.data.clips") == stream.data["clips"]
     ticks = page.locator(".timeline").first.locator(".ticks button:not([hidden])").all_text_contents()
     assert ticks[0] == "frame 5" and ticks[-1] == "9"
+    ask(page, send, sent[8] | {"number": 20})  # eleven were missed
+    page.wait_for_function(settled)
+    expect(page.locator(".about")).to_contain_text("frame 21 of 21 ·")
+    assert ask(page, "[e.frames, e.data.images.length, e.data.runs[0].story.merged]") == [1, 1, []]
+    ask(page, send, sent[8] | {"number": 21})
+    page.wait_for_function(settled)
+    assert ask(page, "[e.frames, e.state.frame]") == [2, 1]
     picture(page, "stream")
 
 
@@ -371,7 +390,7 @@ def test_a_stream_in_jupyterlab_is_stopped_by_its_button_and_by_the_kernels(brow
 def test_time_of_a_frame(visit, size):
     """Printed, not asserted."""
     page = visit(explore(some_clips(clips=1, size=size)))
-    for view in ("overlay", "heat", "masked", "segments", "difference"):
+    for view in ("overlay", "segments"):
         step, frame = page.evaluate(FRAME_TIME, view)
         print(f"24 frames of 7 slots at {size} x {size}, {view}: {step:.1f} ms a frame, {frame:.1f} ms between frames (medians of 24)")
         assert step > 0

@@ -130,7 +130,8 @@ def test_24_frames_of_7_slots_take_less_than_three_megabytes(size, tmp_path):
 
 
 def test_where_a_page_of_clips_opens(clips):
-    assert explore(clips, image=30).start["image"] == 30
+    page = explore(clips, image=30)
+    assert (page.start["image"], page.title, explore(clips.clip(1)).title) == (30, "2 clips", "discs 1")
     with pytest.raises(ValueError, match="image must be an integer from 0 to 47, got 48"):
         explore(clips, image=48)
     live = explore(clips, live=True, image=40)
@@ -230,6 +231,8 @@ def test_films_that_cannot_be_made_are_named(clips, tmp_path):
             film(clips, **options)
     with pytest.raises(ValueError, match="no clip 0; it has 0, of no frames"):
         frames(some_trace())
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        frames(clips, every=0)
     with pytest.raises(ValueError, match="saved as .gif, .webp, .png, got 'x.avi'"):
         film(clips, size=16).save(tmp_path / "x.avi")
     assert not list(tmp_path.iterdir())
