@@ -77,7 +77,8 @@ def _matched_colours(first: AttentionTrace, second: AttentionTrace) -> list[list
 def _clip_names(trace: AttentionTrace) -> list[str]:
     """What the names of a clip's frames have in common, without the beginning of a number; else the clip's own number."""
     clips = [trace.names[start : start + trace.frames] for start in range(0, len(trace), trace.frames)]
-    common = [names[0] if len({*names}) == 1 else re.sub(r"[\s/_.:·#-]*\d*$", "", commonprefix(names)) for names in clips]
+    number = r"[\s,/_.:·#-]*(frame)?[\s/_.:·#-]*\d*$"
+    common = [names[0] if len({*names}) == 1 else re.sub(number, "", commonprefix(names)) for names in clips]
     return [name or f"clip {number + 1}" for number, name in enumerate(common)]
 
 
@@ -86,7 +87,8 @@ def story(trace: AttentionTrace) -> dict:
 
     shares     of each stop, frame and slot: the mean of its map [stops B N]
     switches   of each stop: [frame, object, slot before, slot now], where a true object has another best slot than in the
-               frame before in which it is visible; the best has the largest intersection over union. Null: no true segments
+               frame before in which it is visible; the best has the largest intersection over union, and of equal ones it
+               is the one before. Null: no true segments
     merged     [frame, slot, the slot that it goes into or null], where a slot is kept no longer; in a clip's first frame,
                where it took part and is not kept
     revived    [frame, slot], where it is kept again
@@ -113,10 +115,11 @@ def _switches(trace: AttentionTrace, stop) -> list[list[int]]:
         union = together.sum(axis=1, keepdims=True) + together.sum(axis=0) - together
         for one in np.flatnonzero(together[BACKGROUND + 1 : OVERLAP].any(axis=1)).tolist():
             one += BACKGROUND + 1
-            slot = int((together[one] / np.maximum(union[one], 1)).argmax())
-            if best.get(one, slot) != slot:
-                found.append([frame, one, best[one], slot])
-            best[one] = slot
+            overlap = together[one] / np.maximum(union[one], 1)
+            if one not in best or overlap[best[one]] < overlap.max():
+                slot, before = int(overlap.argmax()), best.get(one)
+                found += [] if before is None else [[frame, one, before, slot]]
+                best[one] = slot
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import traitlets
 
 from dias_lab.files import as_array
-from dias_lab.viz.explorer import Explorer, _traces
+from dias_lab.viz.explorer import VIEWS, Explorer, _traces
 from dias_lab.viz.payload import payload
 
 
@@ -25,9 +25,9 @@ class Stream(Explorer):
                 if stream.stopped:
                     break
 
-    Its stop button sets `stopped`. Most kernels hear of it only after the cell; half a second later it interrupts the block, as
-    the kernel's own stop button does, and the cell goes on after it. The page shows frames as fast as it can draw them, and
-    stays where somebody looks back. `stream.page` is the page of what the window holds, for which no kernel is needed.
+    Its stop button sets `stopped`. Most kernels hear of it only after the cell: half a second later JupyterLab interrupts the
+    block, as the kernel's own stop button does anywhere, and the cell goes on after it. The page shows frames as fast as it can
+    draw them, and stays where somebody looks back. `stream.page` is the page of what the window holds; it needs no kernel.
     """
 
     latest = traitlets.Dict().tag(sync=True)  # the last frame added, as extend() in clips.js takes it
@@ -35,17 +35,21 @@ class Stream(Explorer):
     running = traitlets.Bool(False).tag(sync=True)  # inside of `with stream`
 
     def __init__(self, window: int = 240, view: str = "overlay"):
-        if window < 2:
-            raise ValueError(f"a stream keeps at least 2 frames, got window = {window}")
+        if window < 2 or view not in VIEWS:
+            raise ValueError(f"a stream keeps at least 2 frames and opens with one of {', '.join(VIEWS)}; got {window}, {view!r}")
         self.window, self.number, self.kept = window, 0, None
         super().__init__({}, "stream", {"view": view})
 
     def add(self, image, attention, keep=None) -> None:
         """Add a frame: image uint8 [H W 3], its maps [T N h w], and keep bool [N] of the slots that are not merged away.
 
-        Raises ValueError for other arrays, and for a frame that has other sizes than the first.
+        A frame that has fewer iterations than the first has its first map at the front as well. Raises ValueError for other
+        arrays, and for a frame that has other sizes than the first.
         """
-        (trace,) = _traces(image, attention)
+        maps = as_array(attention)
+        if self.number and maps.ndim == 4 and len(maps):
+            maps = np.concatenate([maps[:1]] * (self.sizes["attention"][0] - len(maps)) + [maps])
+        (trace,) = _traces(image, maps)
         if keep is not None:
             trace = replace(trace, keep=as_array(keep)[None])
         sizes = {"image": list(trace.images.shape[1:]), "attention": list(trace.attention[:, 0].shape)}
