@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from scipy.ndimage import find_objects
+from torch import Tensor
 
 from dias_lab.analysis.evaluate import score
 from dias_lab.metrics import VOID, best_slots
@@ -59,13 +60,16 @@ def event_table(predict: Callable, name: str, store, config, limit: int = 0, cam
     parts = []
 
     def look(batch):
-        for predicted, true in zip(predict(batch)[name], batch["segments"]):
-            found, (objects, slots) = events(true.numpy(), camera), best_slots(predicted, true)
-            column = np.searchsorted(objects, found["object"])
-            switched = slots[found["before"], column] != slots[found["frame"], column]
-            parts.append(found.assign(switched=switched.astype(float)))
+        parts.extend(switches(*pair, camera) for pair in zip(predict(batch)[name], batch["segments"]))
         return {}
 
     score(look, store, config, limit=limit)
     table = pd.concat(parts).groupby("event")["switched"].agg(pairs="size", switches="sum", switch_rate="mean").reindex(KINDS)
     return table.fillna({"pairs": 0, "switches": 0}).astype({"pairs": int, "switches": int})
+
+
+def switches(predicted: Int[Tensor, "F H W"], true: Int[Tensor, "F H W"], camera: bool = False) -> pd.DataFrame:
+    """The `events` of a clip, and of each whether the object's slot changed: "switched", 0.0 or 1.0."""
+    found, (objects, slots) = events(true.numpy(), camera), best_slots(predicted, true)
+    column = np.searchsorted(objects, found["object"])
+    return found.assign(switched=(slots[found["before"], column] != slots[found["frame"], column]).astype(float))
