@@ -227,7 +227,7 @@ def test_the_split_follows_the_name_or_the_option(tmp_path):
         assert store.open(legacy.convert(root, tmp_path / "out.lmdb", split=option)).meta["split"] == split
         root.unlink()
     root = release_of(tmp_path, coco, "v4", name="mine.lmdb")
-    with pytest.raises(ConversionError, match="mine.lmdb: its name is not one of train, val, test; .*--split"):
+    with pytest.raises(ConversionError, match="mine.lmdb: its name is not one of train, val, validation, test; .*--split"):
         legacy.convert(root, tmp_path / "out.lmdb")
 
 
@@ -831,7 +831,7 @@ def test_a_killed_conversion_leaves_no_store(tmp_path):
     code = (
         "import os\nfrom dias_lab.data.convert import legacy, published\nread = published.PublishedFile.read\n"
         "def killed(self, key):\n    os.kill(os.getpid(), 9) if key == b'000140' else None\n    return read(self, key)\n"
-        f"published.PublishedFile.read = killed\nlegacy.convert({str(root)!r}, {str(out)!r})"
+        f"published.PublishedFile.samples = killed\nlegacy.convert({str(root)!r}, {str(out)!r})"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert os.listdir(out.parent) and not out.exists()

@@ -4,13 +4,15 @@ Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-O
 
 The keys are 000000, 000001, ... and `__keys__`, a pickled list of them that nobody needs. A value is a pickled dict:
 `image`, the original file; `segment`, an array that is the WebP or PNG file of an index map [H W]; and what else its
-data set has. No pickle is run, and a process of its own opens the file: the script `untrusted`.
+data set has. Of a clip `video` and `segment` are lists of such files, or an AVI file each, and `clazz` is [F S]. No pickle is
+run, and a process of its own opens the file, and decodes AVI: the script `untrusted`.
 """
 
 import contextlib
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -32,9 +34,9 @@ PNG, JPEG, ZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04"
 
 
 class Sample(NamedTuple):
-    image: bytes  # JPEG or PNG
+    image: bytes | np.ndarray  # JPEG or PNG; uint8 [H W 3] of an AVI
     indices: np.ndarray  # uint8 [H W]
-    form: tuple[tuple[str, ...], str]  # the other fields, and the format of the mask: "WebP" or "PNG"
+    form: tuple[tuple[str, ...], str]  # the other fields, and the format of the mask: "WebP", "PNG" or "AVI"
     clazz: np.ndarray | None  # uint8 [S]
     isthing: np.ndarray | None  # uint8 [S], 0 or 1
 
@@ -89,16 +91,20 @@ class PublishedFile:
         return samples
 
     def read(self, key: bytes) -> Sample:
-        """Raises: ConversionError that names the key if a sample is not as published."""
+        """The image, or a clip's first frame. Raises: ConversionError that names the key if a sample is not as published."""
+        return self.samples(key)[0]
+
+    def samples(self, key: bytes) -> list[Sample]:
+        """The frames of a clip, or the image."""
         try:
-            sample = _sample(self._fields(key))
-            if self.form not in (None, sample.form):
-                (fields, form), (first, first_form) = sample.form, self.form
-                found = f"besides image and segment it has {fields} and a {form} mask"
-                raise ValueError(f"{found}, the first item {first} and {first_form}: two releases are in one file")
+            fields = self._fields(key)
+            found = _clip(fields) if any(name.startswith("video/") for name in fields) else [_sample(fields)]
+            for form in {sample.form for sample in found} - {self.form, self.form or found[0].form}:
+                what = "besides image and segment it has {} and a {} mask".format
+                raise ValueError(f"{what(*form)}, the first item {' and '.join(map(str, self.form or found[0].form))}: two releases are in one file")
         except UNREADABLE as error:
             raise self.error(error, key) from error
-        return sample
+        return found
 
     def _fields(self, key: bytes) -> dict[str, tuple[str, bytes]]:
         """What the script says that each field is, and its data. Raises: ValueError."""
@@ -141,6 +147,37 @@ def _sample(fields: dict[str, tuple[str, bytes]]) -> Sample:
         raise ValueError("its isthing has values other than 0 and 1")
     form, indices = _decode(image, segment[1])
     return Sample(image, indices, (tuple(sorted(fields)), form), vectors.get("clazz"), vectors.get("isthing"))
+
+
+def _clip(fields: dict[str, tuple[str, bytes]]) -> list[Sample]:
+    """The frames of a clip. Raises: what `UNREADABLE` lists."""
+    frames, classes, others = sum(name.startswith("video/") for name in fields), None, ("video",)
+    masks = sum(name.startswith("segment/") for name in fields)
+    if masks != frames:
+        raise ValueError(f"its video has {frames} frames, its segment {masks}")
+    if "clazz" in fields:
+        classes, others = _pixels(*fields["clazz"], "clazz"), ("clazz", "video")
+        if len(classes) != frames:
+            raise ValueError(f"its video has {frames} frames, its clazz {len(classes)}")
+    found = []
+    for place in range(frames):
+        image, mask = fields[f"video/{place}"], fields[f"segment/{place}"]
+        own = None if classes is None else classes[place]
+        if mask[1].startswith((PNG, b"RIFF")):
+            found.append(_sample({"image": ("bytes", image[1]), "segment": mask} | ({} if own is None else {"clazz": ("vector", own.tobytes())})))
+            found[-1] = found[-1]._replace(form=(others, found[-1].form[1]))
+        else:
+            pixels, indices = _pixels(*image, "video").reshape(*_pixels(*mask, "segment").shape, 3), _pixels(*mask, "segment")
+            found.append(Sample(pixels, indices, (others, "AVI"), own, None))
+    return found
+
+
+def _pixels(kind: str, data: bytes, name: str) -> np.ndarray:
+    """An array of two dimensions, which the script states; a frame's three channels stand in a row."""
+    stated = re.fullmatch(r"an array u1 of 2 dimensions: \((\d+), (\d+)\)", kind)
+    if not stated or len(data) not in (size := int(stated[1]) * int(stated[2]), 3 * size) or not size:
+        raise ValueError(f"its {name} is {kind} of {len(data)} bytes")
+    return np.frombuffer(data, np.uint8).reshape(int(stated[1]), -1)
 
 
 def _decode(image: bytes, mask: bytes) -> tuple[str, np.ndarray]:

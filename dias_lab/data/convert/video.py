@@ -1,0 +1,116 @@
+"""Video files -> stores of clips, a file a clip. FFmpeg decodes them, through PyAV: its wheels bring it along.
+
+Frames are stored as PNG, without loss: JPEG would draw its blocks over those that the video has already. They are turned as
+the file says. Where the time between frames varies they are stored as they come, with their times in info["seconds"].
+
+What a truncated file lacks, its end, some formats state: AVI and MP4 the number of frames, Matroska and WebM the time.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from PIL import Image
+
+from dias_lab.data import pictures, store
+from dias_lab.data.convert import common
+from dias_lab.data.convert.common import ConversionError, Split
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".ogv")
+MEND = "Copy the file again, or take what there is of it by --seconds 0 END"
+
+
+class Frame(NamedTuple):
+    number: int  # from 0, of all in the file
+    seconds: float  # since its beginning
+    picture: Image.Image
+
+
+def convert(
+    root: Path, out: Path, every: int = 1, seconds: tuple[float, float] | None = None, validation: float = 0.1,
+    test: float = 0.1, progress: bool = False,
+) -> dict[str, Path]:  # fmt: skip
+    """Convert video files, one clip a file.
+
+    Frames are stored as they come, as PNG without loss.
+
+    Args:
+        root: a video file, or a folder of some
+        every: 5 takes each fifth frame
+        seconds: where each clip starts and ends in its file; None: all of it
+
+    Raises: ConversionError that names file and frame, for one that cannot be decoded or is cut short; OSError.
+    """
+    root, out = Path(root), Path(out)
+    if every < 1:
+        raise ConversionError(f"every={every}; give a number of frames from 1")
+    inside = sorted(root.rglob("*"), key=common.natural) if root.is_dir() else [root]
+    files = [file for file in inside if file == root or file.suffix.lower() in SUFFIXES and file.name[0] != "."]
+    if not files:
+        raise ConversionError(f"{root} has no videos ({' '.join(SUFFIXES)}). {common.found(root, root / '-', 'NAME.mp4')}")
+    by_name = {file.relative_to(root.parent if file == root else root).as_posix(): file for file in files}
+    common.refuse([problem for file in files if (problem := _problem(file))], MEND)
+
+    def chosen(name: str) -> Iterator[tuple[str, Frame]]:
+        return ((name, frame) for frame in frames(by_name[name], every, *(seconds or ())))
+
+    def record(item: tuple[str, Frame]) -> store.Record:
+        (name, frame), options = item, {"compress_level": 1}
+        return common.frame(pictures.png(frame.picture, **options), None, name, frame.number, name, seconds=frame.seconds)
+
+    parts = common.parted("video", list(by_name), validation, test)
+    splits = {split: Split(names, record, {"source": str(root)}, chosen) for split, names in parts.items()}
+    typed = {"every": every, "seconds": seconds and " ".join(map(str, seconds)), "validation": validation, "test": test}
+    return common.write(out, "video", splits, {"root": root, "out": out, **typed}, MEND, progress)
+
+
+def _problem(file: Path) -> str | None:
+    try:
+        with av.open(file) as container:
+            return None if container.streams.video else f"{file} has no video stream"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return f"{file} is no video, or its beginning or end is damaged ({error})"
+
+
+def frames(file: Path, every: int = 1, start: float = 0, end: float = float("inf")) -> Iterator[Frame]:
+    """The frames of a video file, each `every`th between two times in seconds, one after another.
+
+    Raises: ConversionError naming file and frame where it cannot be decoded, or is cut short, or there is none.
+    """
+    if problem := _problem(file):
+        raise ConversionError(f"{problem}. {MEND}")
+    number, packets, seconds, gap = 0, 0, 0.0, 0.0
+    with av.open(file) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        try:
+            for packet in container.demux(stream):
+                packets += packet.dts is not None  # the last one only asks for what is left
+                for frame in packet.decode():
+                    if frame.is_corrupt or packet.is_corrupt:
+                        raise ValueError("it is cut short or damaged")
+                    time = number / float(stream.average_rate or 25) if frame.time is None else frame.time
+                    gap, seconds = max(gap, time - seconds), time
+                    if number % every == 0 and start <= time < end:
+                        yield Frame(number, time, _upright(frame))
+                    number += 1
+                    if time >= end:
+                        return
+        except (av.FFmpegError, ValueError) as error:
+            raise ConversionError(f"{file}: frame {number} cannot be decoded ({error}). {MEND}") from error
+        stated = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
+        hours, minutes, rest = re.findall(r"[\d.]+", stream.metadata.get("DURATION", "0:0:0"))[:3]
+        ends = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    if not number:
+        raise ConversionError(f"{file} has a video stream without frames. {MEND}")
+    if packets < stated or ends > seconds + 2 * gap + 0.1:
+        why = f"its beginning states {stated} frames" if packets < stated else f"it should last {ends:.2f} seconds"
+        raise ConversionError(f"{file} is cut short after frame {number - 1} at {seconds:.2f} seconds: {why}. {MEND}")
+
+
+def _upright(frame: av.VideoFrame) -> Image.Image:
+    """RGB as a player shows it: `rotation` is in degrees, against the clock."""
+    picture = frame.to_image()
+    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
