@@ -110,7 +110,8 @@ def command(dataset: str, **options) -> str:
     words = ["python", "-m", "dias_lab", "convert", dataset]
     for option, value in options.items():
         if value is not None and value is not False:
-            words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
+            values = [] if value is True else value if isinstance(value, tuple) else [value]
+            words += [f"--{option.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
 

@@ -130,14 +130,30 @@ def read_clip(path: str | Path, size: int, limit: int | None = None):
 
     `size` is R, `limit` takes only the first frames. Raises: ValueError if there are none, or for one that cannot be used.
     """
-    import torch  # last, for commands that need none import this file
+    import torch  # here, for commands that need none import this file
 
     from dias_lab.data.dataset import as_image, square
 
-    path = Path(path)
+    path, images, names = Path(path), [], []
     if path.is_dir():
-        found = ((file.name, pictures.rgb(file)) for file in _clip(path.name, path).files)
+        clip = _clip(path.name, path)
+        found = ((number, pictures.rgb(file)) for number, file in zip(clip.numbers, clip.files))
     else:
-        found = ((f"{path.name} {frame.number}", frame.picture) for frame in video.frames(path))
-    names, images = zip(*((name, square(as_image(one)[None], None, size)[0]) for name, one in itertools.islice(found, limit)))
-    return torch.cat(images), list(names)
+        found = ((frame.number, frame.picture) for frame in video.frames(path))
+    for number, picture in itertools.islice(found, limit):
+        images.append(square(as_image(picture)[None], None, size)[0])
+        names.append(f"{path.name} {number}")
+    return torch.cat(images), names
+
+
+def read_clips(paths, size: int, limit: int | None = None):
+    """Several as one tensor [B F 3 R R], cut to the shortest, which is said; and the names of all frames, clip after clip."""
+    import torch
+
+    found = [read_clip(path, size, limit) for path in paths]
+    lengths = [len(names) for _, names in found]
+    if max(lengths) > min(lengths):
+        told = ", ".join(f"{Path(path).name} {length}" for path, length in zip(paths, lengths))
+        print(f"cut to {min(lengths)} frames, as the shortest of them: {told}")
+    images, names = zip(*((images[: min(lengths)], names[: min(lengths)]) for images, names in found))
+    return torch.stack(images), list(itertools.chain(*names))

@@ -81,13 +81,13 @@ def _frames(place: tfrecord.Place) -> Iterator[Frame]:
     try:
         video, masks, categories = (features[name] for name in ("video", "segmentations", "instances/category"))
         boxes = _boxes(features, len(categories), len(video))
+        clip = f"{features.get('metadata/video_name', [b''])[0].decode(errors='replace')} of {place.path.name}"
         if not len(video) == len(masks) > 0:
             raise ValueError(f"its video has {len(video)} frames, its segmentations {len(masks)}")
     except KeyError as error:
         raise place.error(f"it has no feature {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise place.error(error) from error
-    clip = f"{features.get('metadata/video_name', [b''])[0].decode(errors='replace')} of {place.path.name}"
     classes = {segment: int(category) for segment, category in enumerate(categories, start=1)}
     for number, (picture, mask) in enumerate(zip(video, masks)):
         yield Frame(place, clip, number, picture, mask, len(categories), boxes[number], classes)

@@ -62,7 +62,7 @@ def convert(
 
     parts = common.parted("video", list(by_name), validation, test)
     splits = {split: Split(names, record, {"source": str(root)}, chosen) for split, names in parts.items()}
-    typed = {"every": every, "seconds": seconds and " ".join(map(str, seconds)), "validation": validation, "test": test}
+    typed = {"every": every, "seconds": seconds, "validation": validation, "test": test}
     return common.write(out, "video", splits, {"root": root, "out": out, **typed}, MEND, progress)
 
 
@@ -81,23 +81,24 @@ def frames(file: Path, every: int = 1, start: float = 0, end: float = float("inf
     """
     if problem := _problem(file):
         raise ConversionError(f"{problem}. {MEND}")
-    number, packets, seconds, gap = 0, 0, 0.0, 0.0
+    number, packets, first, last = 0, 0, None, 0.0
     with av.open(file) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream.thread_type, gap = "AUTO", 1 / float(stream.average_rate or 25)
         try:
             for packet in container.demux(stream):
                 packets += packet.dts is not None  # the last one only asks for what is left
                 for frame in packet.decode():
                     if frame.is_corrupt or packet.is_corrupt:
                         raise ValueError("it is cut short or damaged")
-                    time = number / float(stream.average_rate or 25) if frame.time is None else frame.time
-                    gap, seconds = max(gap, time - seconds), time
-                    if number % every == 0 and start <= time < end:
-                        yield Frame(number, time, _upright(frame))
-                    number += 1
-                    if time >= end:
+                    time = last + gap if frame.time is None else frame.time
+                    first = time if first is None else first
+                    gap, last = max(gap, time - last) if number else gap, time
+                    if time - first >= end:
                         return
+                    if number % every == 0 and time - first >= start:
+                        yield Frame(number, time - first, _upright(frame))
+                    number += 1
         except (av.FFmpegError, ValueError) as error:
             raise ConversionError(f"{file}: frame {number} cannot be decoded ({error}). {MEND}") from error
         stated = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
@@ -105,9 +106,9 @@ def frames(file: Path, every: int = 1, start: float = 0, end: float = float("inf
         ends = 3600 * int(hours) + 60 * int(minutes) + float(rest)
     if not number:
         raise ConversionError(f"{file} has a video stream without frames. {MEND}")
-    if packets < stated or ends > seconds + 2 * gap + 0.1:
+    if packets < stated or ends > last + 1.5 * gap:
         why = f"its beginning states {stated} frames" if packets < stated else f"it should last {ends:.2f} seconds"
-        raise ConversionError(f"{file} is cut short after frame {number - 1} at {seconds:.2f} seconds: {why}. {MEND}")
+        raise ConversionError(f"{file} is cut short after frame {number - 1} at {last:.2f} seconds: {why}. {MEND}")
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
