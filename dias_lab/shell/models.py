@@ -129,15 +129,27 @@ def trace(
     side, in_time = dias_lab.methods.tracing.photo_side(images, model.config.image_size), model.config.clip_frames > 0
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
     if clips or in_time:
-        from dias_lab.data.convert.frames import read_clips
-
-        pictures, names = read_clips(images, side, frames)  # [B F 3 R R]
+        pictures, names = _clips(images, side, frames)  # [B F 3 R R]
         about |= {"frames": pictures.shape[1], "axes": dias_lab.trace.CLIP_AXES}
         pictures = pictures if in_time else pictures.flatten(0, 1)
     else:
         pictures, names = dias_lab.data.dataset.read_photos(images, side)
     model.trace(pictures, seed=seed, names=names, about=about).save(out)
     print(f"wrote {out}: {len(names)} images" + (f", {len(images)} clips" if clips or in_time else ""))
+
+
+def _clips(paths: list[Path], side: int, frames: int | None):
+    """Clips, uint8 [B F 3 R R], cut to the shortest, which is said; and the names of all frames, clip after clip."""
+    import torch
+
+    from dias_lab.data.convert.frames import read_clip
+
+    found, names = zip(*(read_clip(path, side, frames) for path in paths))
+    shortest = min(map(len, found))
+    if max(map(len, found)) > shortest:
+        told = ", ".join(f"{path.name} {len(clip)}" for path, clip in zip(paths, found))
+        print(f"cut to {shortest} frames, as the shortest of them: {told}")
+    return torch.stack([clip[:shortest] for clip in found]), [name for of_clip in names for name in of_clip[:shortest]]
 
 
 def _refuse_unclear(run_dir, reference, method, preset, shipped=None):

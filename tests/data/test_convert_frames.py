@@ -115,7 +115,7 @@ def test_frames_of_different_sizes_are_listed_all_at_once(tmp_path):
     with pytest.raises(ConversionError) as caught:
         frames.convert(tmp_path / "in", tmp_path / "out")
     for name in ("a", "c"):
-        assert f"the frames of {name} differ in size (width x height): 4 of 28 x 20, 1 of 9 x 8, such as frame3.png" in str(caught.value)
+        assert f"the frames of {name} differ in size (width x height): 4 of 28 x 20 (frame0.png), 1 of 9 x 8 (frame3.png)" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -163,7 +163,7 @@ def test_files_that_are_not_there_are_said(tmp_path, capsys):
 @pytest.mark.parametrize("change, message", [
     ({"video": None}, "it has no feature 'video'"),
     ({"segmentations": [png(mask(0))]}, "its video has 4 frames, its segmentations 1"),
-    ({"video": [], "segmentations": []}, "frames"),
+    ({"video": [], "segmentations": []}, "in frame 0 of 0"),
     ({"instances/category": [1]}, "its 1 instances have 5 boxes in rows of 4, 1, 0"),
     ({"instances/bbox_frames/ragged_flat_values": [0, 1, 2, 3, 4]}, "instance 1 has the box .* in frame 4"),
     ({"instances/bboxes/ragged_flat_values": np.full(20, 1.5)}, "instance 0 has the box"),

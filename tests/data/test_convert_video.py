@@ -152,6 +152,8 @@ def test_a_video_without_frames(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConversionError, match="has no videos"):
         video.convert(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ConversionError, match="a.mkv has no frame between 9 and 10 seconds"):
+        video.convert(make(tmp_path / "a.mkv", range(3)), tmp_path / "out", seconds=(9, 10))
     with pytest.raises(ConversionError, match="every=0"):
         video.convert(path, tmp_path / "out", every=0)
 

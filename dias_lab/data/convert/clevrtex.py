@@ -63,7 +63,8 @@ def _scenes(root: Path, name: str) -> list[Path]:
         raise ConversionError(f"{folder} is missing. {common.found(root, folder, LAYOUT)}")
     names = {path for path in folder.glob("*/*.png") if not path.name.startswith(".")}
     flats = {path for path in names if path.name.endswith(FLAT)}
-    scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
+    scenes = [path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats]
+    scenes.sort(key=lambda path: common.natural(path.name))  # folders "2" and "10" must not be sorted as text
     if not scenes:
         found = common.found(root, folder / "0", LAYOUT)
         raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {found}")
@@ -76,12 +77,6 @@ def _scenes(root: Path, name: str) -> list[Path]:
     if len({path.name for path in scenes}) < len(scenes):
         raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
     return scenes
-
-
-def _number(path: Path) -> tuple[int, str]:
-    """The number that ends the name; folders "2" and "10" must not be sorted as text."""
-    number = re.search(r"(\d+)\D*$", path.stem)
-    return int(number[1]) if number else -1, path.name
 
 
 def _flat(path: Path) -> Path:

@@ -11,7 +11,6 @@ Axes: F frames, R pixels of a square.
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +34,6 @@ def convert(
 ) -> dict[str, Path]:
     """Convert folders of frames, one clip a folder, with or without masks.
 
-    A frame without mask is stored without segments.
-
     Args:
         root: a folder of frames, or of folders with frames
         masks: a folder with the same folders and names, whose pictures say the segment of each pixel
@@ -45,8 +42,8 @@ def convert(
     """
     root, out, masks = Path(root), Path(out), masks if masks is None else Path(masks)
     found = clips(root, masks)
-    parts = common.parted("frames", list(found), validation, test)
     options = {"root": root, "out": out, "masks": masks, "validation": validation, "test": test}
+    parts = common.parted("frames", list(found), validation, test)
     return write(out, "frames", found, parts, {"source": str(root)}, options, progress)
 
 
@@ -57,6 +54,7 @@ def write(
     root, chosen = Path(options["root"]), [found[name] for names in parts.values() for name in names]
     common.refuse([line for lines in in_order(_problems, chosen) for line in lines], folder.MEND)
     binary = folder.only_0_and_255(mask for clip in chosen for mask in clip.masks if mask)
+    meta["number_255"] = "object" if binary else "void"
     if progress and binary:
         print("the masks have no numbers but 0 and 255: 255 is taken as one object a clip, not as void")
     for clip in chosen if progress else ():
@@ -65,8 +63,7 @@ def write(
             print(f"{clip.name} lacks the frames {some(lost)}; the others stay as they are")
 
     def frames(clip: Clip) -> Iterator[tuple]:
-        masks = [mask for mask in clip.masks if mask]
-        numbers = {number for some_numbers in in_order(lambda mask: _numbers(mask, binary), masks) for number in some_numbers}
+        numbers = set().union(*in_order(lambda mask: _numbers(mask, binary), filter(None, clip.masks)))  # of its objects
         return ((clip.name, *frame, numbers) for frame in zip(clip.numbers, clip.files, clip.masks))
 
     def record(frame: tuple) -> store.Record:
@@ -74,7 +71,6 @@ def write(
         labels = None if mask is None else folder.labels_of(mask, binary, numbers)
         return common.frame(pictures.photo(file).blob, labels, clip, number, file.relative_to(root).as_posix())
 
-    meta["number_255"] = "object" if binary else "void"
     splits = {split: Split([found[name] for name in names], record, meta, frames) for split, names in parts.items()}
     return common.write(out, dataset, splits, options, folder.MEND, progress)
 
@@ -112,11 +108,11 @@ def _problems(clip: Clip) -> list[str]:
     """What the headers of a clip's files say against them."""
     if problems := list(filter(None, map(folder.problem_of, clip.files, clip.masks))):
         return problems
-    sizes = [pictures.header(file).size for file in clip.files]
-    counts = {" x ".join(map(str, size)): count for size, count in Counter(sizes).most_common()}
-    odd = next((file.name for file, size in zip(clip.files, sizes) if size != Counter(sizes).most_common(1)[0][0]), "")
-    told = ", ".join(f"{count} of {size}" for size, count in counts.items())
-    return [f"the frames of {clip.name} differ in size (width x height): {told}, such as {odd}"] if odd else []
+    names = {}
+    for file in clip.files:
+        names.setdefault(" x ".join(map(str, pictures.header(file).size)), []).append(file.name)
+    told = ", ".join(f"{len(ones)} of {size} ({ones[0]})" for size, ones in sorted(names.items(), key=lambda one: -len(one[1])))
+    return [f"the frames of {clip.name} differ in size (width x height): {told}"] if len(names) > 1 else []
 
 
 def _numbers(mask: Path, binary: bool) -> set[int]:
@@ -144,16 +140,3 @@ def read_clip(path: str | Path, size: int, limit: int | None = None):
         images.append(square(as_image(picture)[None], None, size)[0])
         names.append(f"{path.name} {number}")
     return torch.cat(images), names
-
-
-def read_clips(paths, size: int, limit: int | None = None):
-    """Several as one tensor [B F 3 R R], cut to the shortest, which is said; and the names of all frames, clip after clip."""
-    import torch
-
-    found = [read_clip(path, size, limit) for path in paths]
-    lengths = [len(names) for _, names in found]
-    if max(lengths) > min(lengths):
-        told = ", ".join(f"{Path(path).name} {length}" for path, length in zip(paths, lengths))
-        print(f"cut to {min(lengths)} frames, as the shortest of them: {told}")
-    images, names = zip(*((images[: min(lengths)], names[: min(lengths)]) for images, names in found))
-    return torch.stack(images), list(itertools.chain(*names))

@@ -62,7 +62,7 @@ LAYOUTS = [
     Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
     Layout("voc", ("v3",), (), WEBP, VOID, (NO_BACKGROUND,)),
     Layout("voc", ("v4",), (), PNG, VOID, (NO_BACKGROUND,)),
-    Layout("movi", ("vq-vfm-ocl", "randsfq"), ("video",), ("AVI",), 0, (NO_MORE,)),
+    Layout("movi", ("vq-vfm-ocl", "randsfq"), ("avi", "video"), PNG, 0, (NO_MORE,)),
     Layout("movi", ("smoothsa",), ("video",), PNG, 0, (NO_MORE,)),
     Layout("ytvis", ("vq-vfm-ocl", "randsfq"), ("clazz", "video"), WEBP, 0),
     Layout("ytvis", ("smoothsa",), ("clazz", "video"), PNG, 0),
@@ -188,8 +188,7 @@ def _frame(layout: Layout, number: int, sample: Sample, source: dict) -> store.R
     if sample.indices.max() > most:
         raise ValueError(f"the mask of frame {number} has the segment {sample.indices.max()}, its clip has {most} at most")
     if layout.dataset == "movi":
-        pixels = image if isinstance(image, np.ndarray) else np.asarray(pictures.rgb(image, "its image"))
-        image = pictures.png(Image.fromarray(np.ascontiguousarray(pixels[..., ::-1])), compress_level=1)
+        image = pictures.png(Image.merge("RGB", pictures.rgb(image, "its image").split()[::-1]), compress_level=1)
     blob = pictures.photo(image, "its image").blob
     record = common.frame(blob, sample.indices, source["key"], number, source["file"])
     if sample.clazz is not None:

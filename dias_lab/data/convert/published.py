@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -34,9 +33,9 @@ PNG, JPEG, ZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PK\x03\x04"
 
 
 class Sample(NamedTuple):
-    image: bytes | np.ndarray  # JPEG or PNG; uint8 [H W 3] of an AVI
+    image: bytes  # JPEG or PNG
     indices: np.ndarray  # uint8 [H W]
-    form: tuple[tuple[str, ...], str]  # the other fields, and the format of the mask: "WebP", "PNG" or "AVI"
+    form: tuple[tuple[str, ...], str]  # the other fields, and the format of the mask: "WebP" or "PNG"
     clazz: np.ndarray | None  # uint8 [S]
     isthing: np.ndarray | None  # uint8 [S], 0 or 1
 
@@ -95,13 +94,14 @@ class PublishedFile:
         return self.samples(key)[0]
 
     def samples(self, key: bytes) -> list[Sample]:
-        """The frames of a clip, or the image."""
+        """The frames of a clip, or the image. Errors as of `read`."""
         try:
             fields = self._fields(key)
-            found = _clip(fields) if any(name.startswith("video/") for name in fields) else [_sample(fields)]
-            for form in {sample.form for sample in found} - {self.form, self.form or found[0].form}:
-                what = "besides image and segment it has {} and a {} mask".format
-                raise ValueError(f"{what(*form)}, the first item {' and '.join(map(str, self.form or found[0].form))}: two releases are in one file")
+            found = _clip(fields) if "video/0" in fields else [_sample(fields)]
+            first, first_form = self.form or found[0].form
+            for fields, form in {sample.form for sample in found} - {(first, first_form)}:
+                what = f"besides image and segment it has {fields} and a {form} mask"
+                raise ValueError(f"{what}, the first item {first} and {first_form}: two releases are in one file")
         except UNREADABLE as error:
             raise self.error(error, key) from error
         return found
@@ -151,33 +151,19 @@ def _sample(fields: dict[str, tuple[str, bytes]]) -> Sample:
 
 def _clip(fields: dict[str, tuple[str, bytes]]) -> list[Sample]:
     """The frames of a clip. Raises: what `UNREADABLE` lists."""
-    frames, classes, others = sum(name.startswith("video/") for name in fields), None, ("video",)
-    masks = sum(name.startswith("segment/") for name in fields)
+    frames, masks = (sum(field.startswith(f"{name}/") for field in fields) for name in ("video", "segment"))
+    kind, classes = fields.get("clazz", (None, b""))
     if masks != frames:
         raise ValueError(f"its video has {frames} frames, its segment {masks}")
-    if "clazz" in fields:
-        classes, others = _pixels(*fields["clazz"], "clazz"), ("clazz", "video")
-        if len(classes) != frames:
-            raise ValueError(f"its video has {frames} frames, its clazz {len(classes)}")
+    if kind not in (None, f"an array u1 of 2 dimensions: ({frames}, {len(classes) // frames})"):
+        raise ValueError(f"its video has {frames} frames, its clazz is {kind}")
+    rows = np.frombuffer(classes, np.uint8).reshape(frames, -1) if kind else [None] * frames
+    form = (*(("avi",) if "avi" in fields else ()), *(("clazz",) if kind else ()), "video")
     found = []
-    for place in range(frames):
-        image, mask = fields[f"video/{place}"], fields[f"segment/{place}"]
-        own = None if classes is None else classes[place]
-        if mask[1].startswith((PNG, b"RIFF")):
-            found.append(_sample({"image": ("bytes", image[1]), "segment": mask} | ({} if own is None else {"clazz": ("vector", own.tobytes())})))
-            found[-1] = found[-1]._replace(form=(others, found[-1].form[1]))
-        else:
-            pixels, indices = _pixels(*image, "video").reshape(*_pixels(*mask, "segment").shape, 3), _pixels(*mask, "segment")
-            found.append(Sample(pixels, indices, (others, "AVI"), own, None))
+    for place, row in enumerate(rows):
+        frame = _sample({"image": ("bytes", fields[f"video/{place}"][1]), "segment": fields[f"segment/{place}"]})
+        found.append(frame._replace(clazz=row, form=(form, frame.form[1])))
     return found
-
-
-def _pixels(kind: str, data: bytes, name: str) -> np.ndarray:
-    """An array of two dimensions, which the script states; a frame's three channels stand in a row."""
-    stated = re.fullmatch(r"an array u1 of 2 dimensions: \((\d+), (\d+)\)", kind)
-    if not stated or len(data) not in (size := int(stated[1]) * int(stated[2]), 3 * size) or not size:
-        raise ValueError(f"its {name} is {kind} of {len(data)} bytes")
-    return np.frombuffer(data, np.uint8).reshape(int(stated[1]), -1)
 
 
 def _decode(image: bytes, mask: bytes) -> tuple[str, np.ndarray]:

@@ -21,7 +21,6 @@ MAX_VALUE = 1 << 27  # bytes; images have less than 2 MB, clips of a few hundred
 MAX_FIELDS, MAX_NAME = 8, 32  # published values have up to 5, and names of 7 letters
 MEMORY = 1 << 29  # bytes of this process
 SECONDS, SECONDS_KEYS, SECONDS_VIDEO = 0.5, 20, 20  # of a processor: for a value, for all keys, and for a clip's videos
-PIXELS = {3: "rgb24", 1: "gray"}  # FFmpeg's names for so many channels
 
 
 def serve(path: str) -> None:
@@ -93,26 +92,26 @@ def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes
 
 
 def clip(fields: dict) -> Iterator[tuple[str, object]]:
-    """A clip's frames as fields of their own, video/0, segment/0, video/1, ... Its flow, depth and boxes are left out."""
-    for name, channels in (("video", 3), ("segment", 1)):
+    """A clip's frames as fields of their own, video/0, segment/0, ... Its flow, depth and boxes are left out."""
+    for name, pixels in (("video", "rgb24"), ("segment", "gray")):
         field = fields.get(name)
-        parts = decoded(field.data, PIXELS[channels]) if type(field) is Stream else field if type(field) is list else [field]
+        parts = field if type(field) is list else decoded(field.data, pixels) if type(field) is Stream else [field]
         yield from ((f"{name}/{place}", part) for place, part in enumerate(parts))
-    if "clazz" in fields:
-        yield "clazz", fields["clazz"]
+    kept = {"clazz": fields.get("clazz"), "avi": b"" if type(fields["video"]) is Stream else None}
+    yield from ((name, field) for name, field in kept.items() if field is not None)
 
 
 def decoded(file: bytes, pixels: str) -> Iterator["Array"]:
-    """The frames of a video file, by FFmpeg in this process, within its limits; numpy would want more memory than they give."""
+    """The frames of an AVI file as PNG files. FFmpeg works in this process, within its limits."""
     import av
 
     signal.setitimer(signal.ITIMER_PROF, SECONDS_VIDEO)
     with av.open(io.BytesIO(file)) as container:
         for frame in container.decode(container.streams.video[0]):
-            plane = frame.reformat(format=pixels).planes[0]
-            width, content = frame.width * {"rgb24": 3, "gray": 1}[pixels], bytes(plane)
-            rows = (content[start : start + width] for start in range(0, frame.height * plane.line_size, plane.line_size))
-            yield Array(b"".join(rows), Kind("u1"), (frame.height, frame.width))
+            coder = av.CodecContext.create("png", "w")
+            coder.width, coder.height, coder.pix_fmt, coder.time_base = frame.width, frame.height, pixels, frame.time_base
+            data = b"".join(map(bytes, [*coder.encode(frame.reformat(format=pixels)), *coder.encode(None)]))
+            yield Array(data, Kind("u1"), (len(data),))
 
 
 # Stand-ins
@@ -140,8 +139,8 @@ class Array:
     def what(self) -> str:
         if self.kind in ("u1", "b1") and self.shape == (len(self.data),):
             return "vector"
-        small = len(self.shape) < 4 and all(type(size) is int and 0 <= size < 1 << 16 for size in self.shape)
-        return f"an array {self.kind[:8]} of {len(self.shape)} dimensions" + (f": {self.shape}" if small else "")
+        known = f": {self.shape}" if len(self.shape) == 2 and all(size in range(1 << 16) for size in self.shape) else ""
+        return f"an array {self.kind[:8]} of {len(self.shape)} dimensions{known}"
 
 
 class Stream:

@@ -6,6 +6,7 @@ the file says. Where the time between frames varies they are stored as they come
 What a truncated file lacks, its end, some formats state: AVI and MP4 the number of frames, Matroska and WebM the time.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,7 @@ def convert(
     root: Path, out: Path, every: int = 1, seconds: tuple[float, float] | None = None, validation: float = 0.1,
     test: float = 0.1, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Convert video files, one clip a file.
-
-    Frames are stored as they come, as PNG without loss.
+    """Convert video files, one clip a file. Frames are stored as they come, as PNG without loss.
 
     Args:
         root: a video file, or a folder of some
@@ -54,16 +53,20 @@ def convert(
     common.refuse([problem for file in files if (problem := _problem(file))], MEND)
 
     def chosen(name: str) -> Iterator[tuple[str, Frame]]:
-        return ((name, frame) for frame in frames(by_name[name], every, *(seconds or ())))
+        found = frames(by_name[name], every, *(seconds or ()))
+        if (first := next(found, None)) is None:
+            raise ConversionError(f"{by_name[name]} has no frame between {seconds[0]:g} and {seconds[1]:g} seconds")
+        return ((name, frame) for frame in itertools.chain([first], found))
 
     def record(item: tuple[str, Frame]) -> store.Record:
-        (name, frame), options = item, {"compress_level": 1}
-        return common.frame(pictures.png(frame.picture, **options), None, name, frame.number, name, seconds=frame.seconds)
+        name, frame = item
+        image = pictures.png(frame.picture, compress_level=1)
+        return common.frame(image, None, name, frame.number, name, seconds=frame.seconds)
 
     parts = common.parted("video", list(by_name), validation, test)
     splits = {split: Split(names, record, {"source": str(root)}, chosen) for split, names in parts.items()}
-    typed = {"every": every, "seconds": seconds, "validation": validation, "test": test}
-    return common.write(out, "video", splits, {"root": root, "out": out, **typed}, MEND, progress)
+    options = {"root": root, "out": out, "every": every, "seconds": seconds, "validation": validation, "test": test}
+    return common.write(out, "video", splits, options, MEND, progress)
 
 
 def _problem(file: Path) -> str | None:
@@ -97,7 +100,8 @@ def frames(file: Path, every: int = 1, start: float = 0, end: float = float("inf
                     if time - first >= end:
                         return
                     if number % every == 0 and time - first >= start:
-                        yield Frame(number, time - first, _upright(frame))
+                        picture = frame.to_image().rotate(frame.rotation, expand=True)  # in degrees, against the clock
+                        yield Frame(number, time - first, picture)
                     number += 1
         except (av.FFmpegError, ValueError) as error:
             raise ConversionError(f"{file}: frame {number} cannot be decoded ({error}). {MEND}") from error
@@ -109,9 +113,3 @@ def frames(file: Path, every: int = 1, start: float = 0, end: float = float("inf
     if packets < stated or ends > last + 1.5 * gap:
         why = f"its beginning states {stated} frames" if packets < stated else f"it should last {ends:.2f} seconds"
         raise ConversionError(f"{file} is cut short after frame {number - 1} at {last:.2f} seconds: {why}. {MEND}")
-
-
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    """RGB as a player shows it: `rotation` is in degrees, against the clock."""
-    picture = frame.to_image()
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
