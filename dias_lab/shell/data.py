@@ -17,7 +17,6 @@ HELP = {  # of the options that converters share
     "out": "the folder of the stores, .lmdb files, one a split",
     "validation": "the share of what is trained on, on which checkpoints are chosen; 0: no such split",
     "test": "the share that results are reported on; 0: no such split",
-    "masks": "a folder of masks, which say the segment of each pixel, each named like its image but for the ending",
 }
 
 
@@ -31,15 +30,14 @@ def command(convert: Callable) -> Callable:
                 raise Refused(f"there is no file or folder {path}")
         with refusing(legacy.NotPublished):
             made = convert(**options, progress=True)
-        report(options["out"] if isinstance(made, dict) else None, made if isinstance(made, dict) else {"": made})
+        report(Path(options["out"]) if isinstance(made, dict) else None, made if isinstance(made, dict) else {"": made})
 
-    shared = [one for one in inspect.signature(convert).parameters.values() if one.name != "progress"]
-    described = {one.name for one in shared if f"    {one.name}: " in convert.__doc__}
-    told = {name: tyro.conf.arg(help=HELP[name]) for name in HELP if name not in described}
-    kinds = {one.name: Annotated[one.annotation, told[one.name]] if one.name in told else one.annotation for one in shared}
+    asked = [one for one in inspect.signature(convert).parameters.values() if one.name != "progress"]
+    told = {name: tyro.conf.arg(help=text) for name, text in HELP.items() if f"    {name}: " not in convert.__doc__}
+    asked = [one.replace(annotation=Annotated[one.annotation, told[one.name]]) if one.name in told else one for one in asked]
+    run.__signature__ = inspect.Signature(asked)
+    run.__annotations__ = {one.name: one.annotation for one in asked}
     del run.__wrapped__  # tyro would read that
-    run.__signature__ = inspect.Signature([one.replace(annotation=kinds[one.name]) for one in shared])
-    run.__annotations__ = kinds
     return run
 
 
@@ -75,7 +73,8 @@ def report(out: Path | None, paths: dict[str, Path]):
     groups = {}
     for one, path in zip(summaries, paths.values()):
         mean = "no masks" if one.mean != one.mean else f"{one.mean:.1f} segments on average"
-        groups[f"{one.split}: {one.images:,} images, {mean}"] = summary.samples(path, 4 * max(1, round(3 / len(paths))))
+        what = f"{clips:,} clips, {one.images:,} frames" if (clips := getattr(one, "clips", 0)) else f"{one.images:,} images"
+        groups[f"{one.split}: {what}, {mean}"] = summary.samples(path, 4 * max(1, round(3 / len(paths))))
     names = {store.open(path).meta["dataset"] for path in paths.values()}
     try:
         viz.data_sheet(groups, ", ".join(sorted(names))).savefig(out / "contact_sheet.png")

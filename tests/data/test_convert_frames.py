@@ -142,6 +142,7 @@ def cut(path: Path) -> None:
         (lambda at: cut(at / "in/a/frame2.png"), "a/frame2.png.*the image cannot be decoded"),
         (lambda at: (at / "in/a/frame2.png").write_bytes(b""), "frame2.png is empty"),
         (lambda at: put(at / "masks/a/frame2.png", mask(size=(9, 9))), r"has \(9, 9\) pixels"),
+        (lambda at: (at / "masks/a/frame2.png").write_bytes((at / "masks/a/frame2.png").read_bytes()[:-20]), "masks/a/frame2.png"),
         (lambda at: put(at / "masks/a/frame9.png", mask()), "no frame in .* has the names frame9"),
         (lambda at: (at / "masks/a").rename(at / "masks/b"), "has no mask for any clip"),
         (lambda at: put(at / "in/a/frame2.jpg"), "both frame2.jpg and frame2.png"),
@@ -149,6 +150,13 @@ def cut(path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path, change, message):
     assert re.search(message, wrong(tmp_path, change))
+
+
+def test_masks_may_lie_in_the_root(tmp_path):
+    clip(tmp_path / "in/a", range(2))
+    put(tmp_path / "in/masks/a/frame1.png", mask((1, 3)))
+    found = items(frames.convert(tmp_path / "in", tmp_path / "out", tmp_path / "in/../in/masks")["train"])
+    assert [(item.info["clip"], item.segments is None) for item in found] == [("a", True), ("a", False)]
 
 
 def test_a_folder_without_frames(tmp_path):
@@ -201,12 +209,10 @@ def test_davis_of_2016_has_one_object_and_lists_of_frames(tmp_path, capsys):
     for split, names in (("train", ["bear", "dog"]), ("val", ["camel"])):
         lines = [f"/JPEGImages/480p/{name}/{n:05d}.jpg /Annotations/480p/{name}/{n:05d}.png" for name in names for n in range(3)]
         (root / f"ImageSets/480p/{split}.txt").write_text("\n".join(lines))
-    assert main(["convert", "davis", "--root", str(root), "--out", str(tmp_path / "out")]) == 0
+    davis.convert(root, tmp_path / "out", progress=True)
     assert "255 is taken as one object" in capsys.readouterr().out
     [first, *_] = items(tmp_path / "out/test.lmdb")
     assert first.info["things"] == {1: True} and boxes(first) == {1: [5, 4, 11, 10]}
-    command = store.open(tmp_path / "out/train.lmdb").meta["command"].split()
-    assert main([*command[3:], "--out", str(tmp_path / "again")]) == 0
 
 
 def test_davis_without_lists_is_divided_by_sequence(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from pycocotools import mask as masks
 
-from dias_lab.__main__ import main
 from dias_lab.data import pictures, store
 from dias_lab.data.convert import ytvis
 from dias_lab.data.convert.common import ConversionError
@@ -92,14 +91,14 @@ def test_splits(tmp_path, monkeypatch):
     found = clips_of(ytvis.convert(root, tmp_path / "a"))
     assert sorted(sum(found.values(), [])) == [1, 2, 3, 4, 5, 6] and all(found.values())
     monkeypatch.setattr(ytvis, "LAST", 2)
-    words = ["--root", str(root), "--out", str(tmp_path / "b"), "--splits", "peers", "--validation", "0"]
-    assert main(["convert", "ytvis", *words]) == 0
-    assert clips_of({split: tmp_path / f"b/{split}.lmdb" for split in ("train", "test")}) == {"train": [1, 2, 3, 4], "test": [5, 6]}
+    found = clips_of(ytvis.convert(root, tmp_path / "b", splits="peers", validation=0))
+    assert found == {"train": [1, 2, 3, 4], "test": [5, 6]}
+    monkeypatch.setattr(ytvis, "LAST", 6)
+    with pytest.raises(ConversionError, match="has 6 videos, and the last 6 are for test"):
+        ytvis.convert(root, tmp_path / "d", splits="peers")
     layout(root, table(2), "valid.json", "valid/JPEGImages")
     found = clips_of(ytvis.convert(root, tmp_path / "c", splits="lists", validation=0.5))
     assert found["test"] == [1, 2] and len(found["validation"]) == 3
-    command = store.open(tmp_path / "c/train.lmdb").meta["command"].split()
-    assert main([*command[3:], "--out", str(tmp_path / "again")]) == 0
 
 
 def test_hq_has_tables_of_its_own_and_the_frames_of_2019(tmp_path):

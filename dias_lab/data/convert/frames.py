@@ -18,7 +18,7 @@ from typing import NamedTuple
 from dias_lab.data import pictures, store
 from dias_lab.data.convert import common, folder, video
 from dias_lab.data.convert.common import ConversionError, Split, in_order, some
-from dias_lab.data.pictures import SUFFIXES
+from dias_lab.data.pictures import SUFFIXES, PictureError
 from dias_lab.trace import BACKGROUND, VOID
 
 
@@ -77,9 +77,9 @@ def write(
 
 def clips(root: Path, masks: Path | None = None) -> dict[str, Clip]:
     """The clips in a folder by name, the path from there; the folder itself is one, if there are pictures in it."""
-    found = {}
+    found, left_out = {}, masks and masks.resolve()
     for parent, inside, names in os.walk(root, followlinks=True):
-        inside[:] = sorted((name for name in inside if name[0] != "." and Path(parent, name) != masks), key=common.natural)
+        inside[:] = [name for name in inside if name[0] != "." and Path(parent, name).resolve() != left_out]
         if any(name[0] != "." and Path(name).suffix.lower() in SUFFIXES for name in names):
             place = Path(parent).relative_to(root)
             name = place.as_posix() if place.name else root.resolve().name
@@ -117,7 +117,10 @@ def _problems(clip: Clip) -> list[str]:
 
 def _numbers(mask: Path, binary: bool) -> set[int]:
     """The objects of a mask, as it calls them."""
-    mode, values = folder.values_of(mask)
+    try:
+        mode, values = folder.values_of(mask)
+    except PictureError:  # it is refused when it is converted
+        return set()
     return set(common.ranked(values)[0]) - {BACKGROUND} - ({VOID} if mode in ("L", "P") and not binary else set())
 
 

@@ -46,7 +46,7 @@ def convert(
     if every < 1:
         raise ConversionError(f"every={every}; give a number of frames from 1")
     inside = sorted(root.rglob("*"), key=common.natural) if root.is_dir() else [root]
-    files = [file for file in inside if file == root or file.suffix.lower() in SUFFIXES and file.name[0] != "."]
+    files = [one for one in inside if one == root or one.suffix.lower() in SUFFIXES and one.name[0] != "." and one.is_file()]
     if not files:
         raise ConversionError(f"{root} has no videos ({' '.join(SUFFIXES)}). {common.found(root, root / '-', 'NAME.mp4')}")
     by_name = {file.relative_to(root.parent if file == root else root).as_posix(): file for file in files}
