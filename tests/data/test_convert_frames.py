@@ -68,6 +68,14 @@ def test_names_without_rising_numbers_count_places(tmp_path):
         put(tmp_path / "in" / name)
     path = frames.convert(tmp_path / "in", tmp_path / "out")["train"]  # images in the root: one clip, for which there is train
     assert [(item.info["frame"], item.info["clip"]) for item in items(path)] == [(0, "in"), (1, "in"), (2, "in")]
+    put(tmp_path / "one/photo.png")
+    assert items(frames.convert(tmp_path / "one", tmp_path / "alone")["train"])[0].info["frame"] == 0
+
+
+def test_numbers_may_be_times(tmp_path, capsys):
+    clip(tmp_path / "in/a", (1_700_000_000_000_000, 1_700_000_000_033_333, 1_700_000_000_033_334))
+    found = items(frames.convert(tmp_path / "in", tmp_path / "out", progress=True)["train"])
+    assert found[2].info["frame"] == 1_700_000_000_033_334 and "lacks" not in capsys.readouterr().out
 
 
 def test_a_number_is_one_object_in_all_frames(tmp_path):
@@ -252,4 +260,5 @@ def test_trace_takes_folders_of_frames_as_clips(tmp_path, capsys):
     assert trace.about["axes"] == "T (B F) N h w"
     assert main(["trace", "--shipped", "--clips", "--frames", "1", *words]) == 0
     assert AttentionTrace.load(tmp_path / "x.npz").names == ["a 1", "b 0"]
-    assert main(["trace", "--shipped", "--clips", *words[3:], "--images", str(tmp_path / "gone")]) == 1
+    with pytest.raises(ConversionError, match="gone is no video.*No such file"):
+        frames.read_clip(tmp_path / "gone", 16)

@@ -173,9 +173,9 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
 
 
 def parted(salt: str, names: Sequence[str], validation: float, test: float) -> dict[str, list[str]]:
-    """The names of each split, of as many as the shares say: of three or more each split has one, and the last is for train.
+    """The names of each split, by their hashes. Of three or more each split that is wanted has one; a single one is for train.
 
-    A name's hash decides which come first. The test share is drawn first, so that another validation share does not move it.
+    The test share is drawn first, so that another validation share does not move it.
     """
     rest, splits = sorted(names, key=lambda name: hashlib.sha256(f"{salt} {name}".encode()).digest()), {}
     for split, wanted in (("test", test), ("validation", validation)):

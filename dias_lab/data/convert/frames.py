@@ -59,7 +59,8 @@ def write(
         print("the masks have no numbers but 0 and 255: 255 is taken as one object a clip, not as void")
     for clip in chosen if progress else ():
         step = min(map(int.__rsub__, clip.numbers, clip.numbers[1:]), default=1)
-        if lost := sorted({*range(clip.numbers[0], clip.numbers[-1], step)} - {*clip.numbers}):
+        steps = range(clip.numbers[0], clip.numbers[-1], step)  # where they are times, most are missing
+        if len(steps) < 10 * len(clip.files) + 100 and (lost := sorted({*steps} - {*clip.numbers})):
             print(f"{clip.name} lacks the frames {some(lost)}; the others stay as they are")
 
     def frames(clip: Clip) -> Iterator[tuple]:
@@ -99,7 +100,7 @@ def _clip(name: str, parent: Path, masks: Path | None = None) -> Clip:
         raise ConversionError(f"{masks}: no frame in {parent} has the names {some(sorted(strange))}. Rename or remove them")
     stems = sorted(files, key=common.natural)
     numbers = [int((re.findall(r"\d+", stem) or [-1])[-1]) for stem in stems]
-    if any(map(int.__ge__, numbers, numbers[1:])):
+    if -1 in numbers or any(map(int.__ge__, numbers, numbers[1:])):
         numbers = list(range(len(stems)))
     return Clip(name, numbers, [files[stem] for stem in stems], [drawn.get(stem) for stem in stems])
 
