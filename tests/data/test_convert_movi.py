@@ -147,6 +147,14 @@ def test_clips_keep_frames_masks_boxes_and_classes(tmp_path):
     movi.convert(tmp_path / "in", tmp_path / "out")  # in the place of the one that is there
 
 
+def test_masks_of_16_bits_and_files_of_one_split(tmp_path):
+    deep = features(segmentations=[png(mask(frame).astype(np.uint16)) for frame in range(FRAMES)])
+    write(tmp_path / "in/movi_a-validation.tfrecord-00000-of-00001", example(deep))
+    [path] = movi.convert(tmp_path / "in", tmp_path / "out").values()
+    assert path.stem == "test" and store.open(path).meta["classes"] is None  # categories of A have other names
+    assert all((np.asarray(pictures.decoded(item.segments)) == mask(frame)).all() for frame, item in enumerate(items(path)))
+
+
 def test_files_that_are_not_there_are_said(tmp_path, capsys):
     next(data(tmp_path / "in").rglob("*train*00001-of-00002")).unlink()
     movi.convert(tmp_path / "in", tmp_path / "out", progress=True)

@@ -82,6 +82,13 @@ def test_a_track_is_one_segment_and_overlap_is_none(tmp_path):
     assert store.verify(path)["items"] == FRAMES
 
 
+def test_a_track_in_no_frame_keeps_its_place(tmp_path):
+    made = table(1)
+    made["annotations"][1]["segmentations"] = [None, [], None, None]
+    found = items(ytvis.convert(layout(tmp_path / "in", made), tmp_path / "out")["train"])
+    assert all((labels(item) == 2 * square(4 * at)).all() and item.info["things"] == {2: True} for at, item in enumerate(found))
+
+
 def clips_of(paths: dict) -> dict[str, list[int]]:
     return {split: sorted({int(item.info["clip"]) for item in items(path)}) for split, path in paths.items()}
 

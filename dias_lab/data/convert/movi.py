@@ -58,8 +58,7 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
     for (split, total), count in Counter(one[2:] for one in found).items() if progress else ():
         if split == "test" or count < int(total):
             print(f"attention: {count} of the {int(total)} files of {split} are there" + ", and left out" * (split == "test"))
-    train, held = common.divide("movi", list(clips["train"]), common.share("validation", validation, "the training clips"))
-    named = {"test": list(clips["validation"]), "validation": held, "train": train}
+    named = {"test": list(clips["validation"])} | common.parted("movi", list(clips["train"]), validation, 0)
     meta = {"source": f"{dataset}, https://github.com/google-research/kubric"}
     meta["classes"] = dict(enumerate(CATEGORIES)) if dataset[-1] in "cde" else None
     every = clips["train"] | clips["validation"]

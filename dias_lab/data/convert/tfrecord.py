@@ -3,8 +3,8 @@
 Sources: tensorflow/core/lib/io/record_writer.h; https://protobuf.dev/programming-guides/encoding.
 
 A record is its length in 8 bytes, their masked CRC-32C, the content and its masked CRC-32C. The content is a protobuf message
-of three levels, whose wire format is read here: what else on PyPI reads these files compares no checksums. CRC-32C itself is
-google-crc32c's: in Python it would take longer than all the rest.
+of three levels. Its wire format takes the forty lines below, fewer than protobuf's own library would need for the schema. The
+checksum is google-crc32c's: in Python it would take longer than all the rest.
 """
 
 import struct
