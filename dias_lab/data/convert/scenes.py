@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -17,13 +18,18 @@ CLASSES = {kind: number for number, kind in KINDS.items()}
 
 
 def convert(
-    out: str | Path, train: int = 2000, validation: int = 200, test: int = 200, difficulty: str = scenes.DEFAULT,
-    progress: bool = False,
+    out: Path, train: int = 2000, validation: int = 200, test: int = 200,
+    difficulty: Literal[tuple(scenes.DIFFICULTIES)] = scenes.DEFAULT, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb with so many scenes each; return their paths.
+    """Make the built-in scenes.
 
-    `difficulty`: a name in scenes.DIFFICULTIES. Classes are the kinds of the toys. Raises ValueError for a negative number
-    of scenes or an unknown difficulty; OSError if `out` cannot be written.
+    Args:
+        train: how many to train on
+        validation: how many on which checkpoints are chosen
+        test: how many that results are reported on
+        difficulty: scenes: toys of several parts; crowded: more; regions: wall and floor; recoloured; shapes: of one texture
+
+    Classes are the kinds of the toys. Raises: ValueError for a negative number of scenes or an unknown difficulty; OSError.
     """
     out, counts = Path(out), _counts(train, validation, test)
     chosen = painting.named(difficulty, scenes.DIFFICULTIES)
