@@ -13,6 +13,7 @@ from dias_lab import runs
 from dias_lab.analysis.evaluate import METRICS, evaluate
 from dias_lab.config import Config, method_class
 from dias_lab.data import store as stores
+from dias_lab.data.clips import Clips, ClipSquares, clip_batches, clip_feature_batches
 from dias_lab.data.dataset import Squares, batches, squares
 from dias_lab.data.features import feature_batches
 from dias_lab.methods.base import Output, build, to_device
@@ -31,7 +32,6 @@ class Discovery:
     def check(config: Config):
         for store in open_stores(config):
             if config.clip_frames:
-                from dias_lab.data.clips import Clips
                 Clips(store)  # StoreError where it holds images
         mlp = config.decoder == "mlp" and (config.decoder_locations or config.decoder_start == "lookup")
         if config.conditioning_dim or mlp:
@@ -74,8 +74,7 @@ class Discovery:
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
         options = dict(step=step, places=places, requests=self.model.requests())
-        if clips := self.config.clip_frames > 0:
-            from dias_lab.data.clips import clip_batches, clip_feature_batches
+        clips = self.config.clip_frames > 0
         if self.config.cache_views:
             read = clip_feature_batches if clips else feature_batches
             return read(self.train_store, self.config, self.model.backbone, progress=progress, **options)
@@ -116,8 +115,6 @@ class Discovery:
     def trace(self, images: int) -> AttentionTrace:
         """The maps of the first validation images, from the slots that an evaluation draws; clips end with the shortest."""
         config, store = self.config, self.validation_store
-        if config.clip_frames:
-            from dias_lab.data.clips import ClipSquares
         # by no loader, which would ask torch's state for a seed
         read = ClipSquares(store, config, images) if config.clip_frames else Squares(store, config.image_size, images, images)
         found = [read[number] for number in range(len(read))]

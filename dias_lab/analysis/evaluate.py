@@ -19,6 +19,7 @@ import torch
 from dias_lab import runs
 from dias_lab.analysis.intervals import TITLES, mean_text
 from dias_lab.data import store as stores
+from dias_lab.data.clips import Clips, clip_squares
 from dias_lab.data.dataset import squares
 from dias_lab.methods import Method, checkpoint, segments_from
 from dias_lab.metrics import OVERLAP, VOID, named, region_and_contour, segmentation_scores, video_scores
@@ -49,7 +50,6 @@ def score(predict: Callable, store, config, protocol: str = "dias", limit: int =
     first, every = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     read, clips, contours = squares, None, "davis" in store.meta["dataset"].lower()
     if config.clip_frames or store.meta["kind"] == "video":
-        from dias_lab.data.clips import Clips, clip_squares
         read, clips = clip_squares, Clips(store)
     batches = read(store, config, limit, first, every, named(protocol).crowds)
     tables = [_scored(batch, predict(batch), protocol, contours) for batch in batches]

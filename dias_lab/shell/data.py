@@ -43,8 +43,7 @@ def command(convert: Callable) -> Callable:
 
 MODULES = (scenes, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, legacy)
 CONVERTERS = {module.__name__.rpartition(".")[2]: command(module.convert) for module in MODULES}
-if clips := getattr(scenes, "convert_clips", None):
-    CONVERTERS["clips"] = command(clips)
+CONVERTERS["clips"] = command(scenes.convert_clips)
 
 
 def verify(path: tyro.conf.Positional[Path]):
@@ -73,7 +72,7 @@ def report(out: Path | None, paths: dict[str, Path]):
     groups = {}
     for one, path in zip(summaries, paths.values()):
         mean = "no masks" if one.mean != one.mean else f"{one.mean:.1f} segments on average"
-        what = f"{clips:,} clips, {one.images:,} frames" if (clips := getattr(one, "clips", 0)) else f"{one.images:,} images"
+        what = f"{one.clips:,} clips, {one.images:,} frames" if one.clips else f"{one.images:,} images"
         groups[f"{one.split}: {what}, {mean}"] = summary.samples(path, 4 * max(1, round(3 / len(paths))))
     names = {store.open(path).meta["dataset"] for path in paths.values()}
     try:

@@ -1,9 +1,8 @@
 """What breaks identity: an event of each kind on made-up segments, and how often slots change with each."""
 
 import numpy as np
-import pytest
 import torch
-from small_clips import reading, write_clips  # noqa: F401
+from small_clips import write_clips
 
 from dias_lab.analysis.clips import KINDS, event_table, events
 from dias_lab.data import store
@@ -76,7 +75,6 @@ def test_special_labels_and_frames_without_masks():
     assert list(events(np.zeros((3, 4, 4), np.uint8))) == ["object", "before", "frame", "event"]
 
 
-@pytest.mark.usefixtures("reading")
 def test_the_rate_of_switches_by_kind(small_config, tmp_path):
     """The squares of the three clips never meet, and touch no border: a slot changes once in every clip, of the second object."""
     squares = store.open(write_clips(tmp_path, ["test"]) / "test.lmdb")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
-from small_clips import LENGTHS, clip_model, frames_of, methods, reading, write_clips  # noqa: F401
+from small_clips import LENGTHS, frames_of, write_clips
 
 from dias_lab import runs
+from dias_lab.analysis import discovery
 from dias_lab.analysis import evaluate as evaluating
 from dias_lab.analysis.baselines import baseline_scores, baseline_table, followed, score_table
 from dias_lab.analysis.discovery import Discovery
@@ -17,8 +18,6 @@ from dias_lab.analysis.evaluate import CLIP_METRICS, METRICS, evaluate, frame_by
 from dias_lab.data import store
 from dias_lab.methods import build, segments_from
 from dias_lab.metrics import video_scores
-
-pytestmark = pytest.mark.usefixtures("reading", "methods")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_an_image_model_sees_each_frame_alone(small_config, clips, folder):
 
 
 def test_a_clip_model_sees_the_clip_from_its_own_slots(clip_config, clips):
-    model = clip_model(clip_config)
+    model = build(clip_config)
     evaluation = evaluate(model, clips, seed=7)
     model.eval()
     batch = {"image": torch.from_numpy(np.stack([np.asarray(store.pictures.opened(clips[item].image, "it")) for item in range(4, 7)]))}
@@ -113,7 +112,7 @@ def test_a_clip_model_sees_the_clip_from_its_own_slots(clip_config, clips):
 
 
 def test_boxes_reach_a_clip_model_and_draws_are_the_clips_own(clip_config, monkeypatch):
-    model, asked = clip_model(clip_config.replace(condition="boxes")).eval(), []
+    model, asked = build(clip_config.replace(condition="boxes")).eval(), []
     pieces, draw = model.pieces, model.draw
     monkeypatch.setattr(model, "pieces", lambda image, **given: asked.append(given) or pieces(image, **given))
     monkeypatch.setattr(model, "draw", lambda places, seed, **given: asked.append((places, seed)) or draw(places, seed, **given))
@@ -143,9 +142,9 @@ def test_scores_of_clips_are_written_and_shown(small_config, clips, tmp_path):
     assert evaluating.scores_name(clips, "dias", 2) == "test-dias-first2.json" and evaluating.scores_name(clips, "dias", 3) == "test-dias.json"
 
 
-def test_a_store_of_images_is_refused_for_a_clip_model(clip_config, small_scenes):
+def test_a_store_of_images_is_refused_for_a_build(clip_config, small_scenes):
     with pytest.raises(store.StoreError, match="test.lmdb holds images.*onvert"):
-        evaluate(clip_model(clip_config), small_scenes / "test.lmdb")
+        evaluate(build(clip_config), small_scenes / "test.lmdb")
     with pytest.raises(store.StoreError, match="train.lmdb holds images.*onvert"):
         Discovery.check(clip_config.replace(data=str(small_scenes)))
     Discovery.check(clip_config)
@@ -162,7 +161,7 @@ def test_clusters_are_named_as_in_the_frame_before():
 
 @pytest.mark.parametrize("frames", [0, 3])
 def test_baselines_of_clips(frames, clip_config, clips):
-    model = clip_model(clip_config).eval() if frames else build(clip_config.replace(clip_frames=0)).eval()
+    model = build(clip_config.replace(clip_frames=frames)).eval()
     table = baseline_scores(model, clips, limit=2)
     assert table["name"].tolist() == ["red", "green"]
     assert (table["ceiling.video_fg_ari"] > 0.6).all() and (table["ceiling.switches"] == 0).all()
@@ -222,10 +221,8 @@ def test_padding_is_not_measured(clip_config):
 
 
 def test_features_of_clips_come_from_the_cache(clip_config, monkeypatch):
-    import sys
-
     asked = []
-    monkeypatch.setattr(sys.modules["dias_lab.data.clips"], "clip_feature_batches", lambda *given, **more: asked.append((given, more)) or "them")
+    monkeypatch.setattr(discovery, "clip_feature_batches", lambda *given, **more: asked.append((given, more)) or "them")
     task = Discovery(clip_config.replace(cache_views=1, crop_scale=1.0))
     task.begin(Fabric(accelerator="cpu", devices=1))
     assert task.batches(range(1), 3) == "them"
