@@ -26,6 +26,16 @@ def small_scenes(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory) -> Path:
+    """A folder of stores with a few of the built-in clips, of four frames."""
+    from dias_lab.data.convert import scenes
+
+    folder = tmp_path_factory.mktemp("few-clips")
+    scenes.convert_clips(folder, train=3, validation=2, test=2, frames=4)
+    return folder
+
+
 @pytest.fixture
 def small_config(small_scenes) -> Config:
     """DIAS in its complete form, small enough for a step in milliseconds."""

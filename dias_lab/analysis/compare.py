@@ -12,7 +12,7 @@ import pandas as pd
 from dias_lab import runs
 from dias_lab.analysis import intervals, verdicts
 from dias_lab.analysis.baselines import baseline_table
-from dias_lab.analysis.evaluate import MAPS, METRICS, evaluate
+from dias_lab.analysis.evaluate import CLIP_METRICS, MAPS, METRICS, evaluate
 from dias_lab.config import method_class
 from dias_lab.data import store as stores
 from dias_lab.methods import checkpoint
@@ -66,7 +66,13 @@ def score_twins(table: pd.DataFrame, protocol: str = "dias"):
         file = runs.resolve(row["run"]) / "scores" / f"{TWIN}{row['stem']}.json"
         if not file.exists() and not (model := checkpoint.load_model(row["run"])).backbone.trained:
             test = runs.resolve(row["data"]) / "test.lmdb"
-            evaluate(model.untrained(), test, protocol, limit=int(row[f"{row['stem']}.images"]), out=file)
+            evaluate(model.untrained(), test, protocol, limit=_limit(row), out=file)
+
+
+def _limit(row) -> int:
+    """How many images, or clips, a run was scored on."""
+    clips = row.get(f"{row['stem']}.clips", np.nan)
+    return int(row[f"{row['stem']}.images"] if np.isnan(clips) else clips)
 
 
 def _described(row: dict, protocol: str) -> dict:
@@ -75,7 +81,8 @@ def _described(row: dict, protocol: str) -> dict:
     if row["later"]:
         variant = f"{method.__name__}, both stages" if method else row["run"]
     stems = [key.removesuffix(".protocol") for key, value in row.items() if key.startswith("test-") and value == protocol]
-    stem = next((stem for stem in stems if pd.notna(row.get(f"{stem}.decoder.ari"))), None)
+    scores = {stem: [row.get(f"{stem}.decoder.{name}") for name in ("ari", "video_ari")] for stem in stems}
+    stem = next((stem for stem, found in scores.items() if pd.notna(found).any()), None)
     return {"setting": variant, "own": method.evaluated_map if method else "decoder", "stem": stem}
 
 
@@ -106,7 +113,7 @@ def _in_all(row: dict, teacher: dict | None) -> dict:
     path = runs.resolve(row["run"]) / "metrics.jsonl"
     lines = runs.read_lines(path) if path.exists() else []
     rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
-    pace = row["batch_size"] / np.median(rates) if rates else np.nan
+    pace = row["batch_size"] * max(1, row.get("clip_frames", 0)) / np.median(rates) if rates else np.nan
     whole = {"steps_in_all": row["steps"], "seconds_in_all": row["steps"] * pace}
     return {"seconds_a_step": pace} | {name: own + (teacher[name] if teacher else 0) for name, own in whole.items()}
 
@@ -114,13 +121,14 @@ def _in_all(row: dict, teacher: dict | None) -> dict:
 def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
     """A row for each setting, in the order in which they stand there.
 
-    Of every map and metric the mean and " std" over seeds. Of the two maps of KINDS, "own" and "last", besides: " low" and
-    " high", the 95 % interval of the mean; " difference", " difference low", " difference high", that of the paired
-    difference to the baseline; " untrained", the mean of the twins before training, and " gain", " gain low", " gain high",
-    what training added to them. All by a bootstrap over seeds and images, widened for few seeds (intervals.py). One seed
-    has no interval.
+    Of every map and metric (of clips, at both levels) the mean and " std" over seeds. Of the two maps of KINDS, "own" and
+    "last", besides: " low" and " high", the 95 % interval of the mean; " difference", " difference low", " difference high",
+    that of the paired difference to the baseline; " untrained", the mean of the twins before training, and " gain",
+    " gain low", " gain high", what training added to them. All by a bootstrap over seeds and images, widened for few seeds
+    (intervals.py). One seed has no interval.
     """
-    rows = []
+    rows, known = [], {name.rpartition(".")[2] for name in table}
+    metrics = [metric for metric in (*METRICS, *CLIP_METRICS, "switch_rate") if metric in known]
     for setting, own in table.groupby("setting", sort=False) if len(table) else ():
         other = table[(table["setting"] == baseline) & (setting != baseline)]
         row = {"setting": setting, "n": len(own), "seeds": " ".join(map(str, sorted(own["seed"])))}
@@ -129,10 +137,10 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
         for name in ("protocol", "images"):
             row[name] = intervals.distinct(one[f"{one['stem']}.{name}"] for _, one in own.iterrows())
         row |= {name: own[name].iloc[0] for name in ("own", "num_slots")}
-        for name in ("kept", *(f"{map_}.{metric}" for map_ in (*MAPS, "own") for metric in METRICS)):
+        for name in ("kept", *(f"{map_}.{metric}" for map_ in (*MAPS, "own") for metric in metrics)):
             values = _scores(own, name)["value"]
             row |= {name: values.mean(), f"{name} std": values.std()}
-        for name in (f"{kind}.{metric}" for kind in KINDS for metric in METRICS):
+        for name in (f"{kind}.{metric}" for kind in KINDS for metric in metrics):
             mine, twins = _scores(own, name), _scores(own, name, TWIN)
             _, row[f"{name} low"], row[f"{name} high"] = intervals.interval(mine)
             row[f"{name} untrained"] = twins["value"].mean()
@@ -155,12 +163,13 @@ def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
     first = table.iloc[0]
     test = stores.open(runs.resolve(first["data"]) / "test.lmdb")
     models = (checkpoint.load_model(run) for run in table.drop_duplicates("num_slots")["run"])
-    return baseline_table(models, test, protocol, limit=int(first[f"{first['stem']}.images"]))
+    return baseline_table(models, test, protocol, limit=_limit(first))
 
 
 def words(row, floors: pd.DataFrame) -> str:
     """A line of Markdown on one method, a row of `summary`: beside the baseline, its own twin, and k-means (`baselines`)."""
-    metrics = {metric: intervals.TITLES[metric] for metric in ("ari", "fg_ari", "mbo")}
+    level = "video_" if pd.isna(row.get("own.ari", np.nan)) else ""
+    metrics = {metric: intervals.TITLES[metric] for metric in (f"{level}ari", f"{level}fg_ari", f"{level}mbo")}
     beside = [verdicts.beside(row, f"own.{metric}", title) for metric, title in metrics.items()]
     found = ["; ".join(beside)] if all(beside) else []
     changed = {}

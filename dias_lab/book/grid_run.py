@@ -198,9 +198,9 @@ def measure(of: grid.Grid, threads: int) -> tuple[float, float, float]:
         if outcome.error:
             raise Refused(f"the short run that measures the time failed: {outcome.error['message']}")
         try:
-            training = runs.read_json(folder / "metrics.json")["seconds"]
+            training, config = runs.read_json(folder / "metrics.json")["seconds"], runs.read_json(folder / "config.json")
             lines = [line for line in runs.read_lines(folder / "metrics.jsonl") if "images_per_second" in line]
-            step = runs.read_json(folder / "config.json")["batch_size"] / lines[-1]["images_per_second"]
+            step = config["batch_size"] * max(1, config.get("clip_frames", 0)) / lines[-1]["images_per_second"]
         except (FileNotFoundError, KeyError, IndexError):
             raise Refused(f"{of.notebook.name} leaves no training in run_dir: its time cannot be projected") from None
     return step, max(0.0, training - STEPS * step) / EVALUATIONS, outcome.seconds - training

@@ -79,7 +79,7 @@ def _stale_rows(leftovers, missing: list[dict]) -> list[dict]:
 
 
 def _default_metrics(results: pd.DataFrame, numbers: list[str], rows: list[dict]) -> list[str]:
-    stems = [name.removesuffix(".decoder.ari") for name in results if name.endswith(".decoder.ari")]
+    stems = [name.rpartition(".decoder.")[0] for name in results if name.endswith((".decoder.ari", ".decoder.video_ari"))]
     for stem in sorted([*stems, "scores"], key="scores".__eq__):  # a test split before the validation's
         if found := [name for metric in TITLES if (name := f"{stem}.decoder.{metric}") in numbers]:
             return found
@@ -106,14 +106,15 @@ def _common(results: pd.DataFrame, metrics: list[str], name: str) -> str:
 
 
 def _caption(results: pd.DataFrame, metrics: list[str], baseline: str) -> str:
-    protocol, images, store = (_common(results, metrics, name) for name in ("protocol", "images", "store"))
-    head = f"Protocol {protocol}, {images} images" + (f" of {store}" if store else "") + ". " if protocol else ""
+    protocol, images, store, clips = (_common(results, metrics, name) for name in ("protocol", "images", "store", "clips"))
+    counted = f"{clips} clips ({images} frames)" if clips else f"{images} images"
+    head = f"Protocol {protocol}, {counted}" + (f" of {store}" if store else "") + ". " if protocol else ""
     if "," in protocol + images:
         head += "Attention: protocol or number of images differ between the runs. "
     head += _schedule(results)
     scaled = "Scores x100. " if any(_title(metric)[1] == 100 for metric in metrics) else ""
     by_image = any(file.exists() for file in intervals.scores(results, metrics[0])["file"])
-    kind = "seeds and images" if by_image else "seeds"
+    kind = f"seeds and {'clips' if clips else 'images'}" if by_image else "seeds"
     return (
         f"{head}{scaled}Mean ± standard deviation over n seeds; in brackets the paired difference to “{baseline}” with its 95 % "
         f"interval (bootstrap over {kind}, widened for few seeds). {NOISE}: within noise, the interval holds 0."

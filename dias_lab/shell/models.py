@@ -126,6 +126,9 @@ def trace(
         model = _published(reference, method, preset)
     else:
         model = dias_lab.shipped() if shipped else dias_lab.load_model(run_dir.resolve())
+    if model.config.clip_frames and model.config.condition == "boxes":
+        way_out = "score it on a store that has them, or trace in Python: model.trace(images, boxes=...)"
+        raise Refused(f"this model starts from the boxes of a clip's first frame, and pictures have none: {way_out}")
     side, in_time = dias_lab.methods.tracing.photo_side(images, model.config.image_size), model.config.clip_frames > 0
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
     if clips or in_time:

@@ -103,6 +103,7 @@ class Training:
         self.learner.data |= self.origin
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0  # updates done, and how long they took
+        self.images = config.batch_size * max(1, config.clip_frames)  # a step; of clips, frames
         self.best = {"step": 0, "score": None, "scores": {}}
         self.traced = ()  # steps whose maps were kept before this process began
 
@@ -192,11 +193,10 @@ class Training:
     def log(self, means: dict, steps_per_second: float, bar):
         if not self.fabric.is_global_zero:
             return
-        rate = steps_per_second * self.config.batch_size
-        line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
-        line |= {f"weight_{name}": value for name, value in self.learner.weights.items()}
+        rate, weights = steps_per_second * self.images, {f"weight_{name}": one for name, one in self.learner.weights.items()}
+        line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config), **weights}
         runs.append_line(self.log_file, {**line, "images_per_second": rate})
-        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
+        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} {'frames' if self.config.clip_frames else 'images'}/s")
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
@@ -288,7 +288,7 @@ class Training:
         where = {"device": device, "devices": self.fabric.world_size, "precision": self.precision, **self.origin}
         return {
             "steps": self.step, "best_step": self.best["step"], "seconds": self.seconds,
-            "images_per_second": self.step * self.config.batch_size / max(self.seconds, 1e-9),
+            "images_per_second": self.step * self.images / max(self.seconds, 1e-9),
             "loss": {name: last[name] for name in last if name == "loss" or f"weight_{name}" in last},
             "scores": self.best["scores"],
             "about": {**runs.about(), **where, "seed": self.config.seed, "threads": torch.get_num_threads()},

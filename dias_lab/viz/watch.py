@@ -17,6 +17,7 @@ from dias_lab.viz.explorer import explore
 
 MAPS = ("first", "last", "decoder")
 TITLES = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU"}
+TITLES |= {f"{level}_{metric}": f"{level} {title}" for level in ("video", "image") for metric, title in TITLES.items()}
 
 
 class Watch(widgets.VBox):
@@ -60,7 +61,8 @@ class Watch(widgets.VBox):
 def progress_figure(lines: list[dict], loss: str = "reconstruction", metrics=("fg_ari", "mbo"), title: str = ""):
     """A loss, and the scores of the first, the last and the decoder's map, over training steps, as a matplotlib Figure.
 
-    lines: of `metrics.jsonl`; scores stand x100. Raises ValueError where there is no line of scores.
+    lines: of `metrics.jsonl`; scores stand x100. Of clips a metric is that of the video level, unless it names another
+    ("image_fg_ari"). Raises ValueError where there is no line of scores.
     """
     scored = [line for line in lines if "validation" in line]
     if not scored:
@@ -70,7 +72,8 @@ def progress_figure(lines: list[dict], loss: str = "reconstruction", metrics=("f
     if points:
         axes[0].plot(*zip(*points))
     axes[0].set(xlabel="step", title=f"{loss} loss")
-    for axis, metric in zip(axes[1:], metrics):
+    known = scored[0]["validation"][MAPS[0]]
+    for axis, metric in zip(axes[1:], (metric if metric in known else f"video_{metric}" for metric in metrics)):
         for number, name in enumerate(MAPS):
             values = [line["validation"][name][metric] for line in scored]
             values = [100 * value if value is not None else float("nan") for value in values]

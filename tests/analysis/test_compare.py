@@ -86,6 +86,37 @@ def test_untrained_twins_stand_beside_their_runs(small_config, tmp_path):
     assert file.stat().st_mtime_ns == changed
 
 
+def test_runs_on_clips_are_compared_at_both_levels(small_config, few_clips, tmp_path):
+    short = dict(data=str(few_clips), clip_frames=2, batch_size=2, steps=1, log_every=1, evaluate_images=1, trace_images=0)
+    for number, setting in enumerate(("DIAS", "two iterations")):
+        for seed in (1, 2):
+            folder = tmp_path / f"clips/{number}-{seed}"
+            fit(small_config.replace(seed=seed, num_iterations=3 - number, **short), folder, progress=False)
+            evaluate(folder, few_clips / "test.lmdb", limit=1)
+            runs.write_json(folder / "run.json", {"variant": setting, "seed": seed, "parameters": {}})
+            runs.write_json(folder / "outcome.json", {})
+    compare.score_twins(compare.finished(tmp_path / "clips").runs)
+    found = compare.finished(tmp_path / "clips")
+    assert len(found.runs) == 4 and not found.notes
+    twin = runs.read_json(next((tmp_path / "clips/0-1/scores").glob(f"{compare.TWIN}*.json")))
+    assert twin["clips"] == 1 and twin["images"] == 4  # the limit is of clips
+    log = runs.read_lines(tmp_path / "clips/0-1/metrics.jsonl")
+    pace = next(2 * 2 / line["images_per_second"] for line in log if "images_per_second" in line)  # two clips of two frames
+    assert found.runs["seconds_a_step"].iloc[0] == pytest.approx(pace)
+    rows = compare.summary(found.runs).set_index("setting")
+    mean = found.runs.groupby("setting")["test-dias-first1.decoder.video_mbo"].mean()
+    assert rows["own.video_mbo"].to_dict() == pytest.approx(mean.to_dict()) and "own.mbo" not in rows
+    other = rows.loc["two iterations"]
+    for level in ("video", "image"):
+        gain, low, high = (other[f"own.{level}_mbo gain{end}"] for end in ("", " low", " high"))
+        assert low <= gain <= high and gain == pytest.approx(other[f"own.{level}_mbo"] - other[f"own.{level}_mbo untrained"])
+        assert np.isfinite(other[f"own.{level}_mbo difference"])
+    floors = compare.baselines(found.runs, "dias")
+    assert {"video_fg_ari", "image_fg_ari"} <= set(floors)
+    text = compare.words(compare.summary(found.runs).iloc[1], floors)
+    assert "video mBO" in text and f"k-means of {small_config.num_slots} clusters in" in text
+
+
 def test_both_stages_cost_what_both_stages_cost(grid):
     table = compare.finished(grid).runs
     rows = compare.summary(table).set_index("setting")

@@ -165,7 +165,7 @@ runs.write_json(folder / "metrics.json", {"seconds": 2.4 + 2 * 0.5, "steps": ste
 
 def test_the_projected_time_follows_steps_and_evaluations(root, capsys, monkeypatch):
     cells = [
-        new_code_cell('run_dir: str = ""\nsteps: int = 100\nbatch_size: int = 4', metadata={"tags": ["parameters"]}),
+        new_code_cell('run_dir: str = ""\nsteps: int = 100\nbatch_size: int = 4\nclip_frames: int = 0', metadata={"tags": ["parameters"]}),
         new_code_cell("from dias_lab import runs\nfrom dias_lab.config import Config\nfolder = runs.resolve(run_dir)"),
         new_code_cell(TRAINED),
     ]
@@ -175,6 +175,8 @@ def test_the_projected_time_follows_steps_and_evaluations(root, capsys, monkeypa
     found = grid.read("grid.toml", "runs/g")
     step, evaluation, rest = grid_run.measure(found, threads=1)
     assert (step, evaluation) == pytest.approx((0.1, 0.5)) and rest + 3.4 > 0
+    found.runs[0].parameters["clip_frames"] = 3  # then the log counts frames
+    assert grid_run.measure(found, threads=1)[0] == pytest.approx(0.3)
     monkeypatch.setattr(grid_run, "measure", lambda of, threads: (0.1, 0.5, 7.0))
     all_of_them = {run.id for run in found.runs}
     assert grid_run.projected(found, {found.runs[0].id}, workers=2) == (1, pytest.approx(0.1 * 100 + 0.5 * 10 + 7.0))

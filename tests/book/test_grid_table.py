@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dias_lab import runs
+from dias_lab import fit, runs
+from dias_lab.analysis.evaluate import evaluate
 from dias_lab.book import grid, grid_table
 from dias_lab.book.parameters import Refused
 
@@ -73,6 +74,27 @@ def test_the_table_pairs_seeds_and_says_what_is_noise(found):
     for wrong in ({"baseline": "width=2"}, {"metrics": ["scores.decoder.arri"]}):
         with pytest.raises(Refused, match="did you mean|there is no setting"):
             grid_table.table(found, **wrong)
+
+
+def test_short_runs_on_clips_have_a_table_of_both_levels(found, small_config, few_clips):
+    for run in (run for run in found.runs if run.seed == 1 and run.parameters["kind"] == "a"):
+        run.prepare()
+        fields = dict(clip_frames=2, batch_size=2, steps=1, evaluate_images=2, num_iterations=1 + run.parameters["width"])
+        fit(small_config.replace(data=str(few_clips), **fields), run.folder, progress=False)
+        runs.write_json(run.folder / "outcome.json", {"run_seconds": 2.0, "peak_memory": 1})
+    table = grid_table.table(found)
+    assert table.frame["setting"].tolist() == ["width=1, kind=a", "width=2, kind=a"]
+    assert table.metrics[:2] == ["scores.decoder.video_ari", "scores.decoder.video_fg_ari"]
+    text = grid_table.markdown(table)
+    assert "Protocol dias, 2 clips (8 frames) of validation" in text and "bootstrap over seeds," in text
+    titles = {"video FG-ARI", "video mBO", "image FG-ARI", "image mBO", "image - video FG-ARI", "switch rate"}
+    assert titles <= {cell.strip().replace("\\", "") for cell in text.splitlines()[0].split("|")}
+    for run in found.runs:
+        if run.seed == 1 and run.parameters["kind"] == "a":
+            evaluate(run.folder, few_clips / "test.lmdb")
+    table = grid_table.table(found)
+    assert table.metrics[0] == "test-dias.decoder.video_ari" and "2 clips (8 frames) of test" in table.caption
+    assert "bootstrap over seeds and clips" in table.caption
 
 
 def test_per_image_scores_are_paired_where_they_are(found):

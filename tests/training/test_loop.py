@@ -20,6 +20,7 @@ from dias_lab.methods import build, checkpoint
 from dias_lab.trace import AttentionTrace
 from dias_lab.training import devices, maps
 from dias_lab.training.loop import NonFiniteError, Training, fit, learning_rate
+from dias_lab.viz import Watch
 
 
 def weights(run_dir, step):
@@ -424,3 +425,21 @@ def test_models_load_by_name_and_missing_ones_are_refused(whole, tmp_path):
         checkpoint.load_model(whole, 7)
     with pytest.raises(ValueError, match="is it a run directory"):
         checkpoint.load_model(tmp_path)
+
+
+def test_a_training_on_clips_counts_frames_and_is_watched(small_config, few_clips, tmp_path, capsys, monkeypatch):
+    watch, seen, ticks, tick = Watch(images=4), [], [], Training.tick
+    monkeypatch.setattr(Training, "tick", lambda self: ticks.append(tick(self)) or ticks[-1])
+
+    def look(run_dir):
+        watch(run_dir)
+        seen.append(watch.text.value)
+
+    short = dict(data=str(few_clips), clip_frames=3, batch_size=2, steps=2, log_every=1, evaluate_every=2, evaluate_images=1, trace_images=1)
+    result = fit(small_config.replace(**short), tmp_path / "run", watch=look)
+    assert result["images_per_second"] == pytest.approx(2 * 2 * 3 / result["seconds"])
+    rates = [line["images_per_second"] for line in runs.read_lines(tmp_path / "run/metrics.jsonl") if "loss" in line]
+    assert rates == pytest.approx([2 * 3 / seconds for seconds in ticks[:2]])
+    assert "frames/s" in capsys.readouterr().err
+    assert seen == ["step 0", "step 2"] and bytes(watch.curves.value).startswith(b"\x89PNG")
+    assert watch.maps.data["clips"]["frames"] == 4 and watch.maps.data["runs"][0]["training"]["steps"] == [0, 2]

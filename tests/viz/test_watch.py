@@ -20,6 +20,17 @@ def test_losses_and_scores_stand_against_steps():
         progress_figure(LINES[:2])
 
 
+def test_scores_of_clips_are_those_of_the_video_level():
+    known = {f"{level}_{metric}": value for level, value in (("video", 0.2), ("image", 0.4)) for metric in ("fg_ari", "mbo")}
+    lines = [{"step": 20, "validation": {"clips": 2} | {name: known | {"switches": 3.0} for name in ("first", "last", "decoder")}}]
+    figure = progress_figure(lines)
+    assert [axis.get_title() for axis in figure.axes] == ["reconstruction loss", "video FG-ARI x100", "video mBO x100"]
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[20, 20]]
+    figure = progress_figure(lines, metrics=("image_mbo", "fg_ari"))
+    assert [axis.get_title() for axis in figure.axes[1:]] == ["image mBO x100", "video FG-ARI x100"]
+    assert figure.axes[1].lines[2].get_xydata().tolist() == [[20, 40]]
+
+
 def test_a_watch_follows_the_files(tmp_path):
     watch = Watch(images=2)
     watch(tmp_path)  # nothing is there yet
