@@ -15,9 +15,13 @@ from dias_lab.analysis import evaluate as evaluating
 from dias_lab.analysis.baselines import baseline_scores, baseline_table, followed, score_table
 from dias_lab.analysis.discovery import Discovery
 from dias_lab.analysis.evaluate import CLIP_METRICS, METRICS, evaluate, frame_by_frame, maps_of, score, scores_text
+from dias_lab.analysis.interventions import with_fields
 from dias_lab.data import store
+from dias_lab.data.clips import ClipSquares
+from dias_lab.data.convert import davis
 from dias_lab.methods import build, segments_from
 from dias_lab.metrics import video_scores
+from dias_lab.trace import CLIP_AXES
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,19 @@ def test_boxes_reach_a_clip_model_and_draws_are_the_clips_own(clip_config, monke
     assert found["decoder"].shape == (1, 2, 128, 128) and found["kept"].shape == (1, 2)
 
 
+def test_boxes_of_an_evaluation_are_those_of_the_store(clip_config, clips):
+    model = build(clip_config.replace(condition="boxes")).eval()
+    evaluation = evaluate(model, clips, seed=7, limit=1)
+    images = torch.from_numpy(np.stack([np.asarray(store.pictures.opened(clips[item].image, "it")) for item in range(4)]))
+    image = model.normalise(images.permute(0, 3, 1, 2)[None])
+    boxes = torch.tensor([[[5, 10, 45, 50], [75, 70, 115, 120], [-128] * 4, [-128] * 4]]) / 128  # frames_of's squares, then none
+    for given, same in ((boxes, True), (boxes.flip(1), False)):
+        with torch.no_grad():
+            output = model(image, draws=model.draw([0], 7, frames=4), boxes=given)
+        expected = (output.reconstruction - output.features).square().mean().item()
+        assert (float(evaluation.images["reconstruction"][0]) == pytest.approx(expected, rel=1e-5)) is same
+
+
 def test_scores_of_clips_are_written_and_shown(small_config, clips, tmp_path):
     model = build(small_config).eval()
     evaluation = evaluate(model, clips, out=tmp_path / "x.json")
@@ -142,7 +159,7 @@ def test_scores_of_clips_are_written_and_shown(small_config, clips, tmp_path):
     assert evaluating.scores_name(clips, "dias", 2) == "test-dias-first2.json" and evaluating.scores_name(clips, "dias", 3) == "test-dias.json"
 
 
-def test_a_store_of_images_is_refused_for_a_build(clip_config, small_scenes):
+def test_a_store_of_images_is_refused_for_a_clip_model(clip_config, small_scenes):
     with pytest.raises(store.StoreError, match="test.lmdb holds images.*onvert"):
         evaluate(build(clip_config), small_scenes / "test.lmdb")
     with pytest.raises(store.StoreError, match="train.lmdb holds images.*onvert"):
@@ -252,3 +269,24 @@ def test_selection_leaves_out_what_is_not_defined(clip_config):
     task = Discovery(clip_config)
     own = dict.fromkeys([f"video_{metric}" for metric in METRICS], 0.2) | {"video_fg_ari": math.nan, "image_ari": 1.0}
     assert task.selection({"clips": 2, task.model.evaluated_map: own}) == pytest.approx(0.2)
+
+
+def test_a_real_sequence_seen_frame_by_frame_and_carried_on(real_data, tmp_path, small_config):
+    """Both kinds of model trace and score a sequence of DAVIS; the first frame is the same to them."""
+    if not (real_data / "davis").exists():
+        pytest.skip("no real data")
+    paths = davis.convert(real_data / "davis", tmp_path / "davis")
+    test = store.open(paths["test"])
+    image = build(small_config).eval()
+    clip = with_fields(image, clip_frames=3, transition="identity", next_iterations=1)
+    batch = ClipSquares(test, small_config, limit=1)[0]
+    images, segments = (batch[name][:, :8] for name in ("image", "segments"))
+    alone = image.trace(images.flatten(0, 1), segments.flatten(0, 1), seed=42, about={"frames": 8, "axes": CLIP_AXES})
+    carried = clip.trace(images, segments, seed=42)
+    assert alone.frames == carried.frames == 8 and np.array_equal(alone.segments, carried.segments)
+    np.testing.assert_allclose(alone.attention[:, 0], carried.attention[:, 0], atol=1e-5)
+    assert np.abs(alone.attention[-1, 1:] - carried.attention[-1, 1:]).max() > 0.1
+    found = {name: evaluate(model, test, limit=1).images.iloc[0] for name, model in (("alone", image), ("carried", clip))}
+    for one in found.values():
+        assert one["frames"] == 32 and 0 < one["last.jf"] < 1 and one["name"] == test[0].info["clip"]
+    assert found["carried"]["last.switches"] < found["alone"]["last.switches"]
