@@ -82,7 +82,8 @@ def _check_fit(config: Config, parent: Path, task: type[Task]):
     if wrong := _unfit(config, there, task):
         names = _to_blame(config, theirs, there, task)
         blame = f" What differs: {_told(names, config, theirs)}." if names else ""
-        raise ValueError(f"{told}, not all of its weights fit: {_some(wrong)}.{blame} {same}")
+        some = list(wrong.values())[:SHOWN] + [f"and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+        raise ValueError(f"{told}, not all of its weights fit: {'; '.join(some)}.{blame} {same}")
 
 
 def _matters(name: str, config: Config) -> bool:
@@ -111,16 +112,12 @@ def _unfit(config: Config, there: dict[str, tuple], task: type[Task]) -> dict[st
     """The names of weights that one side lacks, or has in another shape, each with what is wrong."""
     model = task(config.replace(backbone_weights="random")).model  # a frozen backbone's own are not needed for shapes
     own, found = {name: tuple(value.shape) for name, value in model.trained_state().items()}, {}
-    for name in [*own, *(name for name in there if name not in own)]:
+    for name in own | there:
         if name not in there or name not in own:
             found[name] = f"{name} is {'missing' if name in own else 'left over'}"
         elif own[name] != there[name]:
             found[name] = f"{name} is {there[name]} there, {own[name]} here"
     return found
-
-
-def _some(wrong: dict[str, str]) -> str:
-    return "; ".join(list(wrong.values())[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
 
 
 def _to_blame(config: Config, theirs: Config, there: dict[str, tuple], task: type[Task]) -> list[str]:
