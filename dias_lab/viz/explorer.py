@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 from pathlib import Path
 
 import anywidget
@@ -20,7 +21,7 @@ import traitlets
 
 from dias_lab import files
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz.payload import payload
+from dias_lab.viz.payload import expected_bytes, payload
 
 FOLDER = Path(__file__).parent
 MODULE = FOLDER / "explorer.js"
@@ -35,7 +36,7 @@ STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0
 def explore(
     what, attention=None, *, live: bool = False,
     image: int = 0, stop: int | str | None = None, slot: int | None = None, view: str = "overlay",
-    step: int | None = None,
+    step: int | None = None, limit_mb: float = 50,
 ):  # fmt: skip
     """The attention explorer of a trace, of two traces of the same images, or of an image and any attention maps.
 
@@ -45,6 +46,7 @@ def explore(
     image, stop, slot, view, step   what it opens with. `stop` is an iteration from 0 or "decoder", the last iteration if not
                given; `view` is one of overlay, heat, masked, segments, difference; `step` is a training step, the last one if
                not given, of traces that have the maps of several
+    limit_mb   the largest page in MB, by an estimate before anything is encoded
 
     Raises ValueError for anything else, naming what is expected.
     """
@@ -54,6 +56,9 @@ def explore(
         stop = iterations
     elif stop in (None, "decoder"):
         stop = iterations - 1
+    if (size := expected_bytes(traces) / 1e6) > limit_mb:
+        way_out = f"Show fewer images, such as trace[:100], or allow it: limit_mb={math.ceil(size)}"
+        raise ValueError(f"the page of these {len(traces[0])} images would have about {size:,.0f} MB, over {limit_mb}. {way_out}")
     data = payload(traces)
     start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
     start["step"] = max(_steps(data), default=None) if step is None else step

@@ -40,6 +40,20 @@ def payload(traces: Sequence[AttentionTrace]) -> dict:
     }
 
 
+def expected_bytes(traces: Sequence[AttentionTrace]) -> int:
+    """About how large a page of these traces is, by their shapes alone: maps as base64, and what WebP makes of pictures."""
+    height, width = traces[0].images.shape[1:3]
+    share = min(1, LARGEST_SIDE / max(height, width))
+    picture = min(0.4 * height * width * share**2, max(PICTURES_BYTES // len(traces[0]), PICTURE_BYTES))
+    maps = 0
+    for trace in traces:
+        whole = trace.attention, trace.decoder_attention
+        earlier = trace.training_attention, trace.training_decoder_attention
+        maps += 2 * sum(one.size for one in whole if one is not None)  # float16
+        maps += sum(one[:-1].size for one in earlier if one is not None)  # bytes
+    return round(len(traces[0]) * picture + maps * 4 / 3)
+
+
 def matches(first: np.ndarray, second: np.ndarray) -> dict[int, int]:
     """Which slot of the first maps [N h w] each of the second [M h w] is, where it is any: greedily by the overlap of segments.
 
