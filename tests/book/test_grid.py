@@ -285,9 +285,9 @@ def test_runs_on_other_records_of_the_same_name_and_number_are_not_done(replace,
 
 
 def test_the_same_records_written_again_or_moved_are_the_same(on_data, root):
-    for split in ("train", "validation", "test"):
-        path = root / f"data/mine/{split}.lmdb"
-        store.write(path, list(store.open(path)), store.open(path).meta | {"conversion": "another"})
+    before = store.open(root / "data/mine/train.lmdb").meta["conversion"]
+    scenes.convert(root / "data/mine", train=3, validation=2, test=1, difficulty="shapes")
+    assert store.open(root / "data/mine/train.lmdb").meta["conversion"] != before
     assert set(states_of("runs/g").values()) == {"done"}
     assert [run.id for run in grid.load("runs/g").runs] == [run.id for run in on_data.runs]
 
