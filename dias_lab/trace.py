@@ -3,7 +3,8 @@
 Needs numpy only, so that a trace opens on a laptop where torch is not installed. The file is a plain `.npz`, one array
 per field, read without pickle; `names` and `about` are JSON text in uint8 arrays.
 
-Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels, K training steps.
+Axes: B images, or frames of clips, F of each; T iterations, N slots, h w locations of the feature map, H W pixels, K
+training steps.
 """
 
 import math
@@ -17,7 +18,7 @@ from dias_lab.files import as_array, read_arrays, replacing, text_array, text_of
 BACKGROUND, LAST_SEGMENT, OVERLAP, VOID = 0, 253, 254, 255
 SCHEMA = 3  # 1: without the maps of training steps; 2: without leader
 AXES = "T B N h w"
-CLIP_AXES = "T (B F) N h w"  # reserved: the frames of clips, flattened into the image axis; about["frames"] is F
+CLIP_AXES = "T (B F) N h w"  # of B clips: their frames, flattened into the image axis; about["frames"] is F
 ARRAYS = {  # the fields, and which of their axes is that of the images
     "images": 0, "attention": 1, "decoder_attention": 0, "keep": 0, "segments": 0, "leader": 1,
     "training_steps": None, "training_attention": 2, "training_decoder_attention": 1, "training_keep": 1,
@@ -40,8 +41,8 @@ class AttentionTrace:
                        integers are converted. Of a training it is that of the last step
     segments           uint8 [B H W] or None: the true ones; 0 background, 1 to 253 objects, 254 overlap, 255 void
     names              B strings; numbers if not given
-    about              what JSON can hold: method, run, seed, ...; `schema` and `axes` are filled in. `axes` names the
-                       axes of `attention`: "T B N h w", or "T (B F) N h w" where images are the frames of clips
+    about              what JSON can hold: method, run, seed, ...; `frames`: F, where images are the frames of clips of F
+                       frames each. Filled in: `schema`, and `axes`, those of `attention`: "T B N h w", or "T (B F) N h w"
 
     A trace of a training has the maps of K of its steps, and those of the last one stand above as well; `at(step)` is
     the plain trace of one step, `over_training` makes one of several:
@@ -83,7 +84,7 @@ class AttentionTrace:
         if len(names) != images:
             raise ValueError(f"{len(names)} names for {images} images: give one each, or none")
         object.__setattr__(self, "names", names)
-        object.__setattr__(self, "about", _checked_about(self.about))
+        object.__setattr__(self, "about", _checked_about(self.about, images))
         for name in ("attention", "decoder_attention"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self._half(name, self.keep))
@@ -130,7 +131,6 @@ class AttentionTrace:
                 raise ValueError(f"{name} must be that of the last training step, training_{name}[-1], and is not")
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that there are, by name."""
         return {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
 
     def _check(self, name: str, array: np.ndarray, axes: str, shape: tuple, dtype=None) -> tuple[int, ...]:
@@ -154,7 +154,7 @@ class AttentionTrace:
         any_slot = any_slot[:, None] if name == "training_attention" else any_slot
         wrong = (np.abs(total - 1) > TOLERANCE) & any_slot
         if wrong.any():
-            place = tuple(int(number) for number in np.argwhere(wrong)[0])
+            place = tuple(np.argwhere(wrong)[0].tolist())
             axes = "iteration, image, row, column" if "decoder" not in name else "image, row, column"
             axes = f"number of the step, {axes}" if keep.ndim == 3 else axes
             raise ValueError(
@@ -163,17 +163,14 @@ class AttentionTrace:
             )
         return maps.clip(0, 1).astype(np.float16)
 
-    @property
-    def num_images(self) -> int:
-        return self.images.shape[0]
+    num_images = property(lambda self: self.images.shape[0])
+    num_iterations = property(lambda self: self.attention.shape[0])
+    num_slots = property(lambda self: self.attention.shape[2])
+    frames = property(lambda self: self.about.get("frames"))  # F, or None: the images are no frames of clips
+    num_clips = property(lambda self: self.num_images // self.frames if self.frames else 0)
 
-    @property
-    def num_iterations(self) -> int:
-        return self.attention.shape[0]
-
-    @property
-    def num_slots(self) -> int:
-        return self.attention.shape[2]
+    def __len__(self) -> int:
+        return self.num_images
 
     @property
     def stops(self) -> list:
@@ -199,10 +196,19 @@ class AttentionTrace:
         return (entropy / math.log(max(self.num_slots, 2))).clip(0, 1)
 
     def __getitem__(self, images) -> "AttentionTrace":
-        """The trace of some of the images: a slice, a list of indices, or one index (the result has one image)."""
-        chosen = np.atleast_1d(np.arange(self.num_images)[images])
+        """The trace of some images: a slice, a list of indices, or one index (one image). Parts of clips are images."""
+        chosen, about, frames = np.atleast_1d(np.arange(self.num_images)[images]), self.about, self.frames or 1
+        firsts = chosen[::frames] // frames * frames  # if they are whole clips
+        if not np.array_equal(chosen, (firsts[:, None] + np.arange(frames)).ravel()):
+            about = {name: value for name, value in about.items() if name not in ("frames", "axes")}
         arrays = {name: array.take(chosen, ARRAYS[name]) for name, array in self._arrays().items() if ARRAYS[name] is not None}
-        return replace(self, names=[self.names[image] for image in chosen], **arrays)
+        return replace(self, names=[self.names[image] for image in chosen], about=about, **arrays)
+
+    def clip(self, number: int) -> "AttentionTrace":
+        """The trace of one clip, counted from 0. ValueError for others."""
+        if number not in range(self.num_clips):
+            raise ValueError(f"the trace has no clip {number!r}; it has {self.num_clips}, of {self.frames or 'no'} frames")
+        return self[number * self.frames : (number + 1) * self.frames]
 
     def at(self, step: int) -> "AttentionTrace":
         """The plain trace of one training step. ValueError, with the steps there are, for any other."""
@@ -233,15 +239,10 @@ class AttentionTrace:
                     raise ValueError(f"{name} of step {step} are {list(one)}, and those of step {steps[-1]} {list(other)}")
             if not np.array_equal(traces[step].images, last.images):
                 raise ValueError(f"the pictures of step {step} are not those of step {steps[-1]}")
-        over = {f"training_{name}": [getattr(traces[step], name) for step in steps] for name in ("attention", "keep")}
-        if last.decoder_attention is not None:
-            over["training_decoder_attention"] = [traces[step].decoder_attention for step in steps]
+        names = ["attention", "keep"] + ["decoder_attention"] * (last.decoder_attention is not None)
+        over = {f"training_{name}": np.stack([getattr(traces[step], name) for step in steps]) for name in names}
         about = {name: value for name, value in last.about.items() if name != "step"}
-        over = {name: np.stack(values) for name, values in over.items()}
         return replace(last, about=about, training_steps=np.array(steps), **over)
-
-    def __len__(self) -> int:
-        return self.num_images
 
     def save(self, path) -> None:
         """Write `path`, whole or not at all. Folders that are missing are made."""
@@ -254,8 +255,8 @@ class AttentionTrace:
         """The trace in a file that `save` wrote. Raises ValueError, naming the file, for anything else."""
         try:
             arrays = dict.fromkeys(OPTIONAL) | read_arrays(path, (*ARRAYS, "names", "about"))
-            about = arrays.pop("about", None)  # first: a newer file may hold anything else
-            about = _checked_about({} if about is None else text_of("about", about))
+            about = arrays.pop("about", None)
+            about = _checked_about({} if about is None else text_of("about", about))  # first: a newer file may hold anything else
             if missing := {*ARRAYS, "names"} - arrays.keys():
                 raise ValueError(f"it has no array {', '.join(sorted(missing))}")
             arrays["names"] = text_of("names", arrays["names"])
@@ -277,19 +278,22 @@ def upsample(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     return rows @ maps.astype(np.float32) @ columns.T
 
 
-def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """The matrix float32 [new_size size] of linear interpolation."""
+def _interpolation(size: int, new_size: int) -> np.ndarray:  # float32 [new_size size]
     position = ((np.arange(new_size) + 0.5) * (size / new_size) - 0.5).clip(0, size - 1)
     return np.maximum(1 - np.abs(position[:, None] - np.arange(size)), 0).astype(np.float32)
 
 
-def _checked_about(about) -> dict:
+def _checked_about(about, images: int | None = None) -> dict:
     if not isinstance(about, dict):
         raise ValueError(f"about must be a dict, got {type(about).__name__}")
-    about = {"schema": SCHEMA, "axes": AXES, **about}
+    about = {"schema": SCHEMA, "axes": CLIP_AXES if "frames" in about else AXES, **about}
     if type(about["schema"]) is not int or not 1 <= about["schema"] <= SCHEMA:
         known = f"this version of dias_lab reads up to {SCHEMA}"
         raise ValueError(f"its schema is {about['schema']!r}, {known}: update dias_lab")
+    frames = about.get("frames", None if about["axes"] == CLIP_AXES else 1)
+    if type(frames) is not int or frames < 1 or (images or 0) % frames:
+        of = "" if images is None else f" of the {images} images, and divides their number"
+        raise ValueError(f"about['frames'] must be the whole number of frames of each clip{of}, got {frames!r}")
     if about["axes"] not in (AXES, CLIP_AXES):
         raise ValueError(f"about['axes'] must be {AXES!r} or {CLIP_AXES!r}, got {about['axes']!r}")
-    return about | {"schema": SCHEMA}  # as it is now, and as it would be saved
+    return about | {"schema": SCHEMA, "axes": CLIP_AXES if "frames" in about else AXES}  # as it would be saved

@@ -7,6 +7,7 @@
     papermill notebooks/07_methods.ipynb runs/07.ipynb -p keep True    # the figure, and what each gets wrong
     python docs/methods.py                   # the tables: docs/methods.md and docs/methods*.csv
 
+    python docs/methods_claims.py            # SmoothSA's and SPOT's claims, for 07: docs/methods-iterations.csv and -orders.csv
     python docs/methods.py costs             # docs/methods-costs.csv: what a step costs in the size of COCO; needs no run
 
 stage2 takes --folder (runs/methods by default) and --print, which starts nothing. What is done is not repeated, what was

@@ -65,7 +65,7 @@ runs.write_json(
         "protocol": "dias",
         "images": len(baselines),
         "seeds": [model.config.seed for model in models],
-        "best_steps": [model.step for model in models],
+        "best_steps": [model.trained_steps for model in models],
         "seconds": [round(result["seconds"]) for result in results],
         "mean": {row: spread.xs("mean", axis=1, level=1).loc[row].to_dict() for row in spread.index},
         "std": {row: spread.xs("std", axis=1, level=1).loc[row].to_dict() for row in spread.index if row.endswith("map")},

@@ -62,3 +62,42 @@ def measured_slot_attention():
     """Slot Attention in that state, features [2 16 12], slots [2 3 8]."""
     model = load_measured(SlotAttention(12, 8, 16, 3), SLOT_ATTENTION_NAMES)
     return model, wave(2, 16, 12), wave(2, 3, 8, phase=1)
+
+
+# The numbers of models for videos were measured in another state, in double precision
+
+
+def swell(*shape, phase=0.0):
+    i = torch.arange(np.prod(shape), dtype=torch.float64)
+    return torch.sin(0.37 * i + phase + 0.011 * i * i).view(shape)
+
+
+def swollen(shapes):
+    """Name -> values for names and shapes of the reference: (.8, fewer than two axes .5) sin(.7 i + rank + .013 i^2), plus 1 for norms."""
+    state = {}
+    for rank, name in enumerate(sorted(shapes)):
+        shape = torch.Size(shapes[name])
+        i = torch.arange(shape.numel(), dtype=torch.float64)
+        values = (0.5 if len(shape) < 2 else 0.8) * torch.sin(0.7 * i + rank + 0.013 * i * i)
+        state[name] = (values + (len(shape) == 1 and name.endswith("weight"))).view(shape)
+    return state
+
+
+def load_swollen(module, theirs, more=()):
+    """The module in that state, in evaluation mode. `theirs(name)`: the reference's name of ours; `more`: names it has besides."""
+    own = {name: theirs(name) for name in module.state_dict()}
+    shapes = {own[name]: value.shape for name, value in module.state_dict().items()} | dict.fromkeys(more, ())
+    state = swollen(shapes)
+    module.double().load_state_dict({name: state[own[name]] for name in own})
+    return module.eval()
+
+
+def near(tensor, total, absolute, first, last):
+    """Sum, sum of absolute values (None: fixed by a softmax), and the first and last four entries, to 1e-4 of the largest."""
+    tensor = tensor.detach()
+    tolerance = 1e-4 * max(float(tensor.abs().max()), 1e-3)
+    for value, sum_of in ((total, tensor), (absolute, tensor.abs())):
+        assert value is None or abs(float(sum_of.sum()) - value) < tolerance * tensor.numel() ** 0.5
+    for values, place in ((first, slice(4)), (last, slice(-4, None))):
+        expected = torch.tensor([float(value) for value in values.split()], dtype=tensor.dtype)
+        torch.testing.assert_close(tensor.flatten()[place], expected, atol=tolerance, rtol=0)

@@ -6,9 +6,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from published import close, measured_slot_attention
+from published import close, measured_slot_attention, swell
 
-from dias_lab.losses import code_loss, distillation_loss, matched_segments_loss, reconstruction_loss, schedule
+from dias_lab.losses import (
+    code_loss,
+    contrast_loss,
+    distillation_loss,
+    matched_segments_loss,
+    reconstruction_loss,
+    schedule,
+)
 from dias_lab.modules.matching import match_segments
 
 B, N, L = 2, 4, 9
@@ -107,3 +114,45 @@ def test_the_loss_of_codes_is_the_mean_over_all_locations():
     logits, index = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 3, 4))
     plain = [F.log_softmax(logits[b, :, y, x], 0)[index[b, y, x]] for b in range(2) for y in range(3) for x in range(4)]
     torch.testing.assert_close(code_loss(logits, index), -torch.stack(plain).mean())
+
+
+def test_measured_number_of_the_contrast():
+    slots = swell(2, 3, 3, 8, phase=1)
+    assert float(contrast_loss(slots)) == pytest.approx(3.575055864, rel=1e-6)
+    each = sum(float(contrast_loss(clip[None])) for clip in slots) / 2
+    assert each == pytest.approx(3.115820341, rel=1e-6)  # without the slots of other clips
+
+
+def test_slots_that_are_not_there_do_not_contrast():
+    slots = swell(2, 4, 3, 8, phase=1).requires_grad_()
+    present = torch.ones(2, 4, 3, dtype=torch.bool)
+    present[:, :, 1] = False
+    fewer = contrast_loss(slots[:, :, [0, 2]])
+    torch.testing.assert_close(contrast_loss(slots, present), fewer)
+    present[1, 2:] = False  # padding
+    loss = contrast_loss(slots, present)
+    gradient = torch.autograd.grad(loss, slots)[0]
+    assert (gradient[~present] == 0).all() and gradient.isfinite().all() and gradient[present].abs().min() > 0
+    for nobody in (torch.zeros_like(present), present & torch.tensor([True, False, True, False])[:, None]):
+        loss = contrast_loss(slots, nobody)
+        assert loss == 0 and torch.autograd.grad(loss, slots)[0].abs().max() == 0
+    assert contrast_loss(slots[:, :1]) == 0  # one frame
+
+
+def test_contrast_is_low_where_slots_stay_who_they_are():
+    slots = torch.eye(6, 8).view(2, 1, 3, 8).expand(2, 5, 3, 8)
+    assert contrast_loss(slots) < 0.001
+    assert contrast_loss(torch.stack([slots[:, 0], slots[:, 1].flip(1)], dim=1)) > 5
+
+
+def test_only_images_that_count_do():
+    attention, counted = torch.rand(3, B, N, L).softmax(2), torch.tensor([True, False])
+    for form, match in itertools.product(("release", "cross_entropy"), ("identity", "hungarian")):
+        found = distillation_loss(attention, form, match, counted=counted)
+        torch.testing.assert_close(found, distillation_loss(attention[:, :1], form, match))
+    reconstruction, features, sampled = torch.randn(B, N, 3, 3), torch.randn(B, N, 3, 3), torch.tensor([[0, 4], [5, 8]])
+    for places in (None, sampled):
+        first = None if places is None else places[:1]
+        found = reconstruction_loss(reconstruction, features, places, counted)
+        torch.testing.assert_close(found, reconstruction_loss(reconstruction[:1], features[:1], first))
+        assert reconstruction_loss(reconstruction, features, places, torch.zeros(2, dtype=torch.bool)) == 0

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -311,9 +312,47 @@ def test_an_image_without_slots_needs_no_sum(fields):
     AttentionTrace(**fields).segments_of(0)
 
 
-def test_clips_have_their_axes_reserved(fields):
-    fields["about"] = {"axes": CLIP_AXES, "frames": 2}
-    assert AttentionTrace(**fields).about["axes"] == CLIP_AXES
+@pytest.fixture
+def clips(fields):
+    """Three clips of the two pictures."""
+    three = {name: np.concatenate([value] * 3, int(name == "attention")) for name, value in fields.items() if name not in ("names", "about")}
+    return AttentionTrace(**three, names=[f"clip {number // 2} frame {number % 2}" for number in range(6)], about={"frames": 2, "seed": 3})
+
+
+def test_frames_of_clips(clips, trace, tmp_path):
+    clips.save(tmp_path / "x.npz")
+    for one in (clips, AttentionTrace.load(tmp_path / "x.npz")):
+        assert (one.frames, one.num_clips, one.num_images) == (2, 3, 6)
+        assert one.about == {"schema": 3, "axes": CLIP_AXES, "frames": 2, "seed": 3}
+        clip = one.clip(1)
+        assert (clip.names, clip.frames, clip.num_clips) == (["clip 1 frame 0", "clip 1 frame 1"], 2, 1)
+        np.testing.assert_array_equal(clip.attention, trace.attention)
+    assert (trace.frames, trace.num_clips) == (None, 0)
+    assert replace(trace, about={**trace.about, "frames": 1}).about["axes"] == CLIP_AXES  # "T B N h w" was filled in
+    for one, number in ((clips, 3), (clips, -1), (trace, 0)):
+        with pytest.raises(ValueError, match=f"no clip {number}; it has {one.num_clips}, of {one.frames or 'no'} frames"):
+            one.clip(number)
+
+
+@pytest.mark.parametrize(
+    "images, left", [(slice(2, None), 2), ([4, 5, 0, 1], 2), (slice(None), 3), (slice(1, 5), None), ([0, 1, 2], None), ([1, 0], None), (3, None), ([0, 2], None)]
+)
+def test_parts_of_clips_are_images(clips, images, left):
+    chosen = clips[images]
+    assert chosen.frames == (2 if left else None) and chosen.num_clips == (left or 0)
+    assert chosen.about == {"schema": 3, "axes": CLIP_AXES if left else "T B N h w", "seed": 3} | ({"frames": 2} if left else {})
+    np.testing.assert_array_equal(chosen.keep, np.atleast_2d(clips.keep[images]))
+
+
+@pytest.mark.parametrize("about", [{"frames": 4}, {"frames": 0}, {"frames": -2}, {"frames": 2.0}, {"frames": True}, {"frames": "2"}, {"axes": CLIP_AXES}])
+def test_wrong_numbers_of_frames_are_named(clips, about):
+    with pytest.raises(ValueError, match=r"about\['frames'\] must be the whole number of frames .* the 6 images, .*, got " + re.escape(repr(about.get("frames")))):
+        replace(clips, about=about)
+
+
+def test_a_training_of_clips(clips):
+    over = AttentionTrace.over_training({0: clips, 5: clips})
+    assert (over.frames, over.at(0).frames, over.clip(2).at(5).num_clips) == (2, 2, 1)
 
 
 def test_unknown_maps_are_named(trace):

@@ -1,4 +1,4 @@
-"""Object discovery as a Task: a method learns slots from images, and is judged by the segments of its maps."""
+"""Object discovery as a Task: a method learns slots from images or clips, and is judged by the segments of its maps."""
 
 import contextlib
 import copy
@@ -24,12 +24,15 @@ class Discovery:
     """A method of `config.method` on the stores in `config.data`; what each function gives, methods/task.py says."""
 
     def __init__(self, config: Config):
-        self.config, self.model = config, build(config)
+        self.config, self.model = config, build(config)  # with clip_frames, clips take the place of images throughout
         self.frozen = None  # a GPU's own copy of the frozen backbone, for speed
 
     @staticmethod
     def check(config: Config):
-        open_stores(config)
+        for store in open_stores(config):
+            if config.clip_frames:
+                from dias_lab.data.clips import Clips
+                Clips(store)  # StoreError where it holds images
         mlp = config.decoder == "mlp" and (config.decoder_locations or config.decoder_start == "lookup")
         if config.conditioning_dim or mlp:
             build(config)  # how many channels and locations there are shows then: it refuses what does not fit
@@ -71,20 +74,24 @@ class Discovery:
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
         options = dict(step=step, places=places, requests=self.model.requests())
+        if clips := self.config.clip_frames > 0:
+            from dias_lab.data.clips import clip_batches, clip_feature_batches
         if self.config.cache_views:
-            return feature_batches(self.train_store, self.config, self.model.backbone, progress=progress, **options)
-        return batches(self.train_store, self.config, segments=False, **options)
+            read = clip_feature_batches if clips else feature_batches
+            return read(self.train_store, self.config, self.model.backbone, progress=progress, **options)
+        return (clip_batches if clips else batches)(self.train_store, self.config, segments=False, **options)
 
     def prepare(self, batch: dict, places: range) -> tuple[dict, dict]:
         draws = batch.get("draws") or self.model.draw(places, self.config.seed, batch["info"]["step"])
+        inputs = to_device({name: batch[name] for name in ("boxes", "frames") if name in batch}, self.model.device)
         if "features" in batch:
             features = batch["features"].to(self.model.device, non_blocking=True).float()
-            return {"images": None, "features": features}, to_device(draws, self.model.device)
-        inputs = {"images": self.model.normalise(batch["image"])}
+            return {"images": None, "features": features, **inputs}, to_device(draws, self.model.device)
+        inputs["images"] = self.model.normalise(batch["image"])
         if self.frozen is not None:
             scaled = self.fabric.strategy.precision.precision == "16-mixed"  # else the copy has its dtype already
             with self.fabric.autocast() if scaled else contextlib.nullcontext(), torch.inference_mode():
-                features = self.frozen(inputs["images"])
+                features = self.frozen(inputs["images"].flatten(0, -4)).unflatten(0, inputs["images"].shape[:-3])
             # a copy made outside: what comes from inference mode cannot be saved for a backward pass
             inputs["features"] = features.to(torch.float32, copy=True)
         return inputs, to_device(draws, self.model.device)
@@ -93,7 +100,8 @@ class Discovery:
         return self.model.losses(output, progress)
 
     def measured(self, output: Output) -> dict[str, Tensor]:
-        return {"kept": output.keep.float().sum(1).mean()}  # slots an image
+        kept, frames = output.keep.float().sum(-1), getattr(output, "frames", None)  # slots an image, or a frame
+        return {"kept": kept.mean() if frames is None else (kept * frames).sum() / frames.sum()}
 
     def parameter_groups(self) -> list[dict]:
         return self.model.parameter_groups()
@@ -106,15 +114,24 @@ class Discovery:
         return evaluate(self.model, self.validation_store, config.protocol, limit=config.evaluate_images, fabric=fabric).scores
 
     def trace(self, images: int) -> AttentionTrace:
-        """The maps of the first images of the validation split, from the slots that an evaluation draws for them."""
+        """The maps of the first validation images, from the slots that an evaluation draws; clips end with the shortest."""
         config, store = self.config, self.validation_store
-        batch = Squares(store, config.image_size, images)[0]  # by no loader, which would ask torch's state for a seed
-        names = [stores.source_name(store[item].info) for item in batch["info"]["item"].tolist()]
-        return self.model.trace(batch["image"], batch["segments"], seed=config.seed, names=names)
+        if config.clip_frames:
+            from dias_lab.data.clips import ClipSquares
+        # by no loader, which would ask torch's state for a seed
+        read = ClipSquares(store, config, images) if config.clip_frames else Squares(store, config.image_size, images, images)
+        found = [read[number] for number in range(len(read))]
+        frames = min(batch["frames"].shape[1] for batch in found) if config.clip_frames else None
+        image, true = (torch.cat([batch[name][:, :frames] for batch in found]) for name in ("image", "segments"))
+        items = [item for batch in found for item in batch["info"]["item"].reshape(-1)[:frames].tolist()]
+        names = [stores.source_name(store[item].info) for item in items]
+        boxes = {"boxes": torch.cat([batch["boxes"] for batch in found])} if "boxes" in found[0] else {}
+        return self.model.trace(image, true, seed=config.seed, names=names, **boxes)
 
     def selection(self, scores: dict) -> float:
-        """The mean of the four scores of the map that the method's source scores."""
-        values = [scores[self.model.evaluated_map][metric] for metric in METRICS]
+        """The mean of the four scores of the map that the method's source scores; of frames seen alone, at the image level."""
+        level = "" if "clips" not in scores else "video_" if self.config.clip_frames else "image_"
+        values = [scores[self.model.evaluated_map][f"{level}{metric}"] for metric in METRICS]
         defined = [value for value in values if value is not None and value == value]
         return sum(defined) / len(defined) if defined else math.nan
 

@@ -18,6 +18,8 @@ from dias_lab import runs
 
 Interval = tuple[float, float, float]  # a mean, and the lower and upper bound
 TITLES = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU", "mbo_class": "mBO-class"}  # shown x100
+TITLES |= {f"{level}_{metric}": f"{level} {title}" for level in ("video", "image") for metric, title in TITLES.items()}
+TITLES |= {"gap": "image - video FG-ARI", "switch_rate": "switch rate", "j": "J", "f": "F", "jf": "J&F"}  # of clips
 
 
 def scores(rows: pd.DataFrame, metric: str | list[str]) -> pd.DataFrame:

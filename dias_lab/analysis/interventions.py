@@ -27,7 +27,7 @@ def with_fields(model: Method, **fields) -> Method:
     fields = {"evaluation_iterations": 0} | fields if "num_iterations" in fields else fields
     other = build(model.config.replace(**fields))
     other.load_trained_state(model.trained_state())
-    other.step, other.source = model.step, model.source
+    other.trained_steps, other.source = model.trained_steps, model.source
     return other.to(model.device).eval()
 
 

@@ -24,5 +24,18 @@ class Clips(Part):
     contrast_weight: NotNegativeFloat = 0.0  # weight of the loss by which a slot is itself in the next frame, and no other
 
     def check(self):
-        if self.clip_frames and self.evaluation_iterations and self.evaluation_iterations < self.next_iterations:
-            raise ValueError("a later frame starts from slots that know the scene: next_iterations must not exceed the first's")
+        if not self.clip_frames:
+            return
+        first = min(self.num_iterations, self.evaluation_iterations or self.num_iterations)
+        if self.next_iterations > first:
+            raise ValueError(
+                f"a later frame starts from slots that know the scene: next_iterations is {self.next_iterations}, and must not "
+                f"exceed the {first} of the first frame"
+            )
+        if self.transition == "rsfq" and self.transition_frames < 2:
+            raise ValueError('transition "rsfq" sees the frame before, too: transition_frames must be at least 2')
+        if self.refresh and self.method == "dias" and (self.merging == "none" or self.reinitialize_from == "sample"):
+            raise ValueError(
+                'refresh looks for redundant slots among those of a scene: it needs merging, and reinitialize_from="mean" or '
+                '"survivor", since a new sample would not know who was who'
+            )

@@ -44,6 +44,7 @@ class Batches(Dataset):
         self.store, self.config, self.requests, self.segments = store, config, requests, segments
         self.seed = config.seed if seed is None else seed
         self.taken = range(config.batch_size) if places is None else places
+        self.num_items = len(store)  # of an epoch
 
     def __getitem__(self, step: int) -> dict:
         items, images, segments = zip(*((item, *self.view(item, random)) for item, random in self.places(step)))
@@ -57,8 +58,8 @@ class Batches(Dataset):
     def places(self, step: int) -> Iterator[tuple[int, np.random.Generator]]:
         """The item at each place, from the epoch's permutation, and the random numbers that say how it is seen."""
         for place in self.taken:
-            epoch, position = divmod(step * self.config.batch_size + place, len(self.store))
-            item = int(permutation(self.seed, epoch, len(self.store))[position])
+            epoch, position = divmod(step * self.config.batch_size + place, self.num_items)
+            item = int(permutation(self.seed, epoch, self.num_items)[position])
             yield item, draws.generator(self.seed, step, place, "view")
 
     def view(self, item: int, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
@@ -206,20 +207,25 @@ def resize(images, segments, size: int):
 
 
 def crop(store, item: int, config, random: np.random.Generator, segments: bool = True):
-    """A random crop of an item at `config.image_size`: image uint8 [3 R R], segments [R R], or None unless asked for.
+    """A random crop of an item at `config.image_size`: image uint8 [3 R R], segments [R R], or None unless asked for."""
+    record = store[item]
+    box = crop_box(record.info["height"], record.info["width"], config.crop_scale, random)
+    return cut(store, item, record, box, config.image_size, segments)
+
+
+def cut(store, item: int, record: stores.Record, box: tuple[int, int, int, int], size: int, segments: bool = True):
+    """This crop (top, left, height, width) of an item at `size` pixels (R): image uint8 [3 R R], segments [R R] or None.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, where the crop still has R pixels a side then.
     """
-    record = store[item]
-    picture = _opened(store, item, "image", record.image)
+    picture, (top, left, height, width) = _opened(store, item, "image", record.image), box
     W, H = picture.size
-    top, left, height, width = crop_box(H, W, config.crop_scale, random)
-    share = min(config.image_size / min(height, width), 1.0)
+    share = min(size / min(height, width), 1.0)
     picture.draft(None, (math.ceil(W * share), math.ceil(H * share)))  # changes nothing but JPEGs
     y, x = picture.height / H, picture.width / W  # 1, or the scale that it will be decoded at
     rows, columns = slice(round(top * y), round((top + height) * y)), slice(round(left * x), round((left + width) * x))
     true = true_segments(store, item, record, H, W)[None, top : top + height, left : left + width] if segments else None
-    image, true = resize(as_image(picture)[None, :, rows, columns], true, config.image_size)
+    image, true = resize(as_image(picture)[None, :, rows, columns], true, size)
     return image[0], None if true is None else true[0]
 
 
@@ -228,9 +234,16 @@ def flipped(views: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]
 
 
 def fixed_view(store, item: int, view: int, config, segments: bool = True):
-    """What `crop` gives, of fixed crops: view 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip."""
-    views = crop(store, item, config, draws.generator(config.seed, view // 2, item, "fixed view"), segments)
+    """What `crop` gives, of fixed crops: view 2 k is crop k of an item, drawn from (seed, item, k), and view 2 k + 1 its flip.
+
+    The frames of a clip share the crops of its first.
+    """
+    views = crop(store, item, config, view_generator(store, item, view, config), segments)
     return flipped(views) if view % 2 else views
+
+
+def view_generator(store, item: int, view: int, config) -> np.random.Generator:
+    return draws.generator(config.seed, view // 2, store.clip_start(item), "fixed view")
 
 
 def crop_box(height: int, width: int, scale: float, random: np.random.Generator) -> tuple[int, int, int, int]:

@@ -23,13 +23,13 @@ STREAMS = ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed 
 class Request(NamedTuple):
     """Random numbers that a part of a model wants in every pass.
 
-    `sample(random)` gives them by name, for one image (or the whole batch) from that one's own generator. It must be
+    `sample(random)` gives them by name, for one image (frame, or whole batch) from that one's own generator. It must be
     picklable, since the processes that read batches draw, too: a function of a module, or functools.partial of one.
     """
 
     stream: str  # streams of different names never meet
     sample: Callable[[np.random.Generator], dict[str, np.ndarray]]
-    per: Literal["image", "batch"] = "image"  # "batch": one draw, which every image gets
+    per: Literal["image", "frame", "batch"] = "image"  # image (or clip); each frame of a clip; one draw, which all get
 
 
 def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> np.random.Generator:
@@ -40,14 +40,20 @@ def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> 
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request]) -> dict[str, Tensor]:
-    """What the requests ask for, by name, stacked over the images at `places` of the global batch: [B ...], on the CPU."""
+def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request], frames: int = 0) -> dict[str, Tensor]:
+    """What the requests ask for, by name, stacked over the images at `places` of the global batch: [B ...], on the CPU.
+
+    At these places may be clips of so many frames: then what is for each frame is [B F ...], and frame 0's what an image gets.
+    """
     drawn = {}
     for request in requests:
-        once = request.per == "batch"
-        samples = [request.sample(generator(seed, step, place, request.stream)) for place in ([0] if once else places)]
+        once, framed = request.per == "batch", frames > 0 and request.per == "frame"
+        whose = [(place, frame) for place in ([0] if once else places) for frame in range(frames if framed else 1)]
+        samples = [request.sample(generator(seed, step, place, request.stream, frame)) for place, frame in whose]
         samples *= len(places) if once else 1
-        drawn |= {name: torch.from_numpy(np.stack([one[name] for one in samples])) for name in samples[0]}
+        for name in samples[0]:
+            stacked = torch.from_numpy(np.stack([one[name] for one in samples]))
+            drawn[name] = stacked.unflatten(0, (-1, frames)) if framed else stacked
     return drawn
 
 
@@ -76,3 +82,19 @@ def _integer(name, below, random):
 
 def _chance(name, probability, random):
     return {name: np.asarray(random.random() < probability)}
+
+
+def dropped(values: Tensor, share: float, key: Tensor) -> Tensor:
+    """Dropout of values [B ...]: a share of them is 0, the rest scaled up. Which ones follows from each one's key alone, an
+    integer [B], on any device: the random bits are those of SplitMix64 (Steele et al. 2014)."""
+    if not share:
+        return values
+    number = _bits(_bits(key)[:, None] + torch.arange(values[0].numel(), device=values.device))  # [B ...], flattened
+    stay = (number & 2**53 - 1 >= share * 2**53).view_as(values)
+    return values * stay / (1 - share) if share < 1 else values * 0
+
+
+def _bits(number: Tensor) -> Tensor:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        number = (number ^ (number >> shift & 2 ** (64 - shift) - 1)) * (factor - 2**64)
+    return number ^ (number >> 31 & 2**33 - 1)

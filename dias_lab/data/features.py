@@ -60,15 +60,18 @@ class FeatureBatches(Batches):
             raise ValueError(f"{self.path} has {found} bytes, not {expected}. {_way_out(folder)}")
 
     def __getitem__(self, step: int) -> dict:
-        if self.maps is None:  # in each process
-            self.maps, self.read = np.memmap(self.path, np.float16, "r", shape=self.shape), set()
         chosen = [(item, int(random.integers(self.shape[1]))) for item, random in self.places(step)]
-        features = torch.from_numpy(np.stack([self.view_of(place) for place in chosen]))  # [B L C]
-        features = features.transpose(1, 2).unflatten(2, self.grid)
-        return {"features": features, **self.about(step, [item for item, _ in chosen])}
+        return {"features": self.views_of(chosen), **self.about(step, [item for item, _ in chosen])}
+
+    def views_of(self, places: list[tuple[int, int]]) -> torch.Tensor:
+        """The features [B C h w] of B items and views."""
+        features = torch.from_numpy(np.stack([self.view_of(place) for place in places]))  # [B L C]
+        return features.transpose(1, 2).unflatten(2, self.grid)
 
     def view_of(self, place: tuple[int, int]) -> np.ndarray:
         """The features [L C] of a view. ValueError, the first time, where they are not those that were written."""
+        if self.maps is None:  # in each process
+            self.maps, self.read = np.memmap(self.path, np.float16, "r", shape=self.shape), set()
         features = self.maps[place]
         if self.sums is not None and place not in self.read:
             if zlib.crc32(features) != self.sums[place]:
@@ -161,12 +164,13 @@ def _way_out(folder: Path) -> str:
 def identity(store, config, backbone) -> dict:
     """What the features of a view follow from."""
     fields = config.to_dict()
+    crops = ("seed",) if config.crop_scale < 1 else ()  # all seeds see the same whole squares
     digest = hashlib.sha256()
     for name, tensor in sorted([*backbone.named_parameters(), *backbone.named_buffers()]):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "images": store.fingerprint(),
-        "transform": {name: fields[name] for name in ("seed", "crop_scale", "cache_views")} | {"crops": CROPS},
+        "transform": {name: fields[name] for name in (*crops, "crop_scale", "cache_views")} | {"crops": CROPS},
         "backbone": {name: fields[name] for name in ("image_size", *config.of(Backbone)) if name != "backbone_weights"},
         "weights": digest.hexdigest(),
     }

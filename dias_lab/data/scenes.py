@@ -3,9 +3,9 @@
 A toy is no region of one colour, so what groups pixels by colour cuts it into parts; a model must learn which parts come
 together. In the difficulty "shapes" (shapes.py) an object is a region of one texture, and clustering suffices: the contrast.
 
-A picture is [3 H W] while it is painted, which is faster, and [H W 3] in the end.
+Clips, in which toys move, are of the same make (moving.py).
 
-Axes: H = W = 128 pixels, K objects, h w of the box that a toy lies in.
+Axes: F frames, H = W = 128 pixels, K objects.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dias_lab.config import nearest
-from dias_lab.data import shapes, toys
+from dias_lab.data import moving, painting, shapes, toys
+from dias_lab.data.painting import BACKGROUNDS, SIZE, boxes_of
 
-SIZE = 128
 SPLITS = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # first seed of each split; the ranges are disjoint
-COLOURS, BACKGROUNDS = ("kind", "drawn"), ("plain", "textured", "surface", "regions")
-Y, X = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE  # centres of the pixels in 0..1, [H W] each
+COLOURS = ("kind", "drawn")
 
 
 @dataclass(frozen=True)
@@ -84,28 +83,29 @@ def item(seed: int, difficulty: str | Difficulty | shapes.Difficulty = DEFAULT) 
 
     Raises ValueError for a seed below 0, an unknown difficulty, or one in which this scene's toys do not fit.
     """
-    if int(seed) != seed or not 0 <= seed < 2**63:
-        raise ValueError(f"a scene's seed is a whole number from 0, got {seed!r}")
-    difficulty = named(difficulty)
+    painting.check_seed(seed)
+    difficulty = painting.named(difficulty, DIFFICULTIES)
     if isinstance(difficulty, shapes.Difficulty):
         image, segments = shapes.scene(seed, difficulty)
         return Item(image, segments, ["shape"] * int(segments.max()), boxes_of(segments), segments)
     random = np.random.Generator(np.random.Philox(key=seed))
-    image = _background(random, difficulty.background)
+    image = painting.background(random, difficulty.background)
     count = int(random.integers(difficulty.min_objects, difficulty.max_objects + 1))
     segments, parts, kinds = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), np.uint8), []
     areas, visible = np.zeros(count + 1, int), np.zeros(count + 1, int)  # pixels of each toy: in all, and not hidden
     for attempt in range(60 * count):
         kind = int(random.integers(difficulty.kinds))
         drawn = _placed(random, kind, difficulty, shrink=max(0.985**attempt, 0.5))
-        box, whole = _whole(drawn)
+        box, whole = painting.whole(drawn)
         area, hidden = np.count_nonzero(whole), np.bincount(segments[box][whole], minlength=count + 1)
         enough = (1 - difficulty.occlusion) * areas
         if area < 0.01 * SIZE**2 or ((visible - hidden)[1:] < enough[1:]).any():
             continue
         trio = toys.TRIOS[kind] if difficulty.colours == "kind" else random.permutation(len(toys.HUES))[:3]
         colours = toys.HUES[trio] + random.normal(0, 0.03, (3, 3)).astype(np.float32)
-        _paint(image, parts, drawn, colours)
+        painting.paint(image, drawn, colours)
+        for number, part in enumerate(drawn, start=int(parts.max()) + 1):
+            parts[part.rows, part.columns][part.cover > 0.5] = number
         kinds.append(list(toys.KINDS)[kind])
         segments[box][whole] = len(kinds)
         visible -= hidden
@@ -114,30 +114,30 @@ def item(seed: int, difficulty: str | Difficulty | shapes.Difficulty = DEFAULT) 
             break
     else:
         raise ValueError(f"{count} toys do not fit into scene {seed} of {difficulty}")
-    image *= _light(random)
-    pixels = random.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
-    pixels *= difficulty.noise
-    pixels += image.transpose(1, 2, 0)
-    pixels = np.rint(np.clip(pixels, 0, 1, out=pixels) * np.float32(255)).astype(np.uint8)
+    image *= painting.light(random)
+    pixels = painting.finished(image, random, difficulty.noise)
     return Item(pixels, segments, kinds, boxes_of(segments), parts)
 
 
-def named(difficulty: str | Difficulty | shapes.Difficulty) -> Difficulty | shapes.Difficulty:
-    """The difficulty of this name. Raises ValueError where there is none."""
-    if not isinstance(difficulty, str):
-        return difficulty
-    if difficulty not in DIFFICULTIES:
-        raise ValueError(f"unknown difficulty {difficulty!r}{nearest(difficulty, DIFFICULTIES)}")
-    return DIFFICULTIES[difficulty]
+def clip(seed: int, frames: int = 24, difficulty: str | moving.Difficulty = moving.DEFAULT) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [F 128 128 3] and segments uint8 [F 128 128] of a clip: segment k is the same toy in all frames.
+
+    The first frames of a longer clip are those of a shorter one; `clip_item` has the rest.
+    """
+    return clip_item(seed, frames, difficulty)[:2]
 
 
-def boxes_of(segments: np.ndarray) -> np.ndarray:
-    """int64 [K 4]: left, top, right, bottom of the pixels of segments 1 to K."""
-    found = []
-    for label in range(1, int(segments.max()) + 1):
-        rows, columns = np.flatnonzero((segments == label).any(axis=1)), np.flatnonzero((segments == label).any(axis=0))
-        found.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return np.array(found, np.int64).reshape(-1, 4)
+def clip_item(seed: int, frames: int = 24, difficulty: str | moving.Difficulty = moving.DEFAULT) -> moving.Item:
+    """A clip with everything that the items of the store hold. Its seeds are those of SPLITS.
+
+    Raises ValueError for a seed below 0, fewer than one frame, or an unknown difficulty: see moving.DIFFICULTIES.
+    """
+    if frames < 1:
+        raise ValueError(f"a clip has at least one frame, got frames={frames}")
+    world = moving.World(seed, difficulty)
+    images, segments = map(np.stack, zip(*map(world.frame, range(frames))))
+    boxes = np.stack([boxes_of(one, range(1, 1 + len(world.toys))) for one in segments])
+    return moving.Item(images, segments, world.kinds, boxes, boxes.any(axis=2))
 
 
 def _placed(random, kind: int, difficulty: Difficulty, shrink: float) -> list[toys.Drawn]:
@@ -146,61 +146,3 @@ def _placed(random, kind: int, difficulty: Difficulty, shrink: float) -> list[to
     radius = random.uniform(*difficulty.radius) * shrink * SIZE
     angle, mirrored = random.uniform(-difficulty.turn, difficulty.turn), bool(random.integers(2))
     return toys.draw(list(toys.KINDS)[kind], (x, y), radius, angle, mirrored, SIZE)
-
-
-def _whole(drawn: list[toys.Drawn]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The box of a toy, and where in it the toy is, bool [h w]."""
-    (top, bottom), (left, right) = (
-        (min(side.start for side in sides), max(side.stop for side in sides))
-        for sides in ([part.rows for part in drawn], [part.columns for part in drawn])
-    )
-    whole = np.zeros((bottom - top, right - left), bool)
-    for rows, columns, cover, *_ in drawn:
-        whole[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] |= cover > 0.5
-    return (slice(top, bottom), slice(left, right)), whole
-
-
-def _paint(image: np.ndarray, parts: np.ndarray, drawn: list[toys.Drawn], colours: np.ndarray):
-    number = int(parts.max())
-    for part in drawn:
-        number += 1
-        place = image[:, part.rows, part.columns]
-        place += part.cover * (part.shade * colours[part.colour][:, None, None] - place)
-        parts[part.rows, part.columns][part.cover > 0.5] = number
-
-
-def _background(random, kind: str) -> np.ndarray:
-    """[3 H W]"""
-    if kind in ("plain", "textured"):
-        grey = random.uniform(0.25, 0.75) + random.uniform(-0.07, 0.07, (3, 1, 1)).astype(np.float32)
-        contrast = 0.0 if kind == "plain" else random.uniform(0.08, 0.2)
-        return grey + contrast / 2 * _pattern(random) * (1 + random.normal(0, 0.3, (3, 1, 1))).astype(np.float32)
-    if kind == "surface":
-        return _surface(random)
-    angle, height = random.uniform(-0.5, 0.5), random.uniform(0.3, 0.7)
-    floor = (Y + (X - 0.5) * np.float32(np.tan(angle))) > height
-    return np.where(floor, _surface(random), _surface(random))
-
-
-def _surface(random) -> np.ndarray:
-    """A finely textured surface of any colour, less vivid than toys, [3 H W]."""
-    colour = 0.25 + 0.5 * random.uniform(0, 1, (3, 1, 1)).astype(np.float32)
-    direction = random.normal(0, 1, 3)
-    direction *= random.uniform(0.1, 0.25) / np.linalg.norm(direction)
-    return colour + _pattern(random) * direction.astype(np.float32)[:, None, None]
-
-
-def _pattern(random) -> np.ndarray:
-    """Fine stripes, checks or blobs, [H W] in -1..1."""
-    angle, period = random.uniform(0, np.pi), random.uniform(0.035, 0.075)
-    phase = random.uniform(0, 2 * np.pi, 2)
-    cos, sin = np.float32(2 * np.pi / period * np.cos(angle)), np.float32(2 * np.pi / period * np.sin(angle))
-    across, along = np.sin(X * cos + Y * sin + np.float32(phase[0])), np.sin(Y * cos - X * sin + np.float32(phase[1]))
-    kind = random.integers(3)
-    return np.sign(across) if kind == 0 else np.sign(across * along) if kind == 1 else across * along
-
-
-def _light(random) -> np.ndarray:
-    """Brightness [H W] that falls off across the picture."""
-    angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0, 0.25)
-    return 1 + np.float32(strength) * ((X - 0.5) * np.float32(np.cos(angle)) + (Y - 0.5) * np.float32(np.sin(angle)))

@@ -9,8 +9,14 @@ own CRC-32. The splits of a conversion have one mark, meta's `conversion`.
 Any protocol reads the same store. Stuff keeps its own segments: the reader merges it (`thing_map`). Some protocols leave
 crowds out; so where crowds lie over something the map has a segment of its own, and info's `beneath` says by segment what
 is there without them: another segment, itself (an object under crowds throughout) or 0. With them it is overlap.
+
+Where meta's kind is "video", an item is a frame, and the frames of a clip follow one another. A segment is the same object
+in all of them. Info then has `clip`, its name, and `frame`, its number in the source, and perhaps `boxes`: by segment left,
+top, right and bottom in pixels, the last two outside, as annotated: they may go beyond the picture, and objects that the
+map does not show may have one. Meta's `clips` has the first item and the number of frames of every clip.
 """
 
+import bisect
 import contextlib
 import copy
 import functools
@@ -26,15 +32,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dias_lab.data import lmdb_file, pictures, sealed
+from dias_lab.data import checking, lmdb_file, pictures, sealed
 from dias_lab.data.lmdb_file import StoreError
 from dias_lab.data.pictures import png
-from dias_lab.trace import BACKGROUND, LAST_SEGMENT, OVERLAP, VOID
+from dias_lab.trace import OVERLAP, VOID
 
 SCHEMA = 2  # 1: without what lies beneath crowds
 SPLITS = ("train", "validation", "test")
-BY_SEGMENT = {"things": bool, "classes": int, "crowds": bool}  # fields of info: a value for each segment
-SEGMENT_KEYS = (*BY_SEGMENT, "beneath")  # those whose keys are segments; in JSON they are text
+SEGMENT_KEYS = (*checking.BY_SEGMENT, "beneath", "boxes")  # fields of info whose keys are segments; in JSON they are text
 BATCH = 64  # items a transaction
 
 
@@ -78,9 +83,9 @@ def source_name(info: dict) -> str:
 def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
     """Write a store, record after record, and return its absolute path.
 
-    `meta` needs dataset and split, and may say kind ("image"), classes {id: name}, source, command and any other JSON;
-    schema and count are filled in. Every record is decoded and checked, unless `pack` did it. The file is written beside
-    its target, verified and then renamed: whatever happens before that, an older store stays as it was.
+    `meta` needs dataset and split, and may say kind ("image", "video"), classes {id: name}, source, command and any other
+    JSON; schema, count and clips are filled in. Every record is decoded and checked, unless `pack` did it. The file is
+    written beside its target, verified and then renamed: whatever happens before that, an older store stays as it was.
 
     Raises: StoreError if a record or the meta is not valid; OSError if the file cannot be written.
     """
@@ -88,6 +93,8 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
     for field in ("dataset", "split"):
         if not isinstance(meta.get(field), str):
             raise StoreError(f"meta[{field!r}] for {path} is {meta.get(field)!r}; give the {field}'s name")
+    if meta.get("kind", "image") not in ("image", "video"):
+        raise StoreError(f"meta['kind'] for {path} is {meta['kind']!r}; it is image or video")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
     sealed.seal(meta)  # what is not JSON is refused now, not hours later
     lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
@@ -95,10 +102,11 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
 
 
 def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list[tuple[bytes, bytes]]]:
-    count, batch = 0, []
+    count, batch, clips = 0, [], checking.ClipIndex(meta["kind"])
     for count, record in enumerate(records, start=1):
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
+            clips.add(info)
             values = image, sealed.seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
@@ -106,7 +114,7 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
         if count % BATCH == 0:
             yield batch
             batch = []
-    yield [*batch, (b"meta", sealed.seal({**meta, "schema": SCHEMA, "count": count}))]
+    yield [*batch, (b"meta", sealed.seal({**meta, "schema": SCHEMA, "count": count, **clips.meta()}))]
 
 
 def pack(record: Record) -> Packed:
@@ -116,7 +124,7 @@ def pack(record: Record) -> Packed:
     """
     image, segments, info = record
     try:
-        width, height = _check(image, segments, info)
+        width, height = checking.check(image, segments, info)
         if not pictures.header(image, "the image").plain:
             wrong = "the image is turned by EXIF, transparent or of 16 bits, so readers differ"
             raise StoreError(f"{wrong}. Store what dias_lab.data.pictures.rgb makes of it")
@@ -192,6 +200,12 @@ class Store(Sequence):
             raise StoreError(f"{self.path}: item {index} is damaged ({error}). Convert the data again") from error
         return Record(image, segments, info)
 
+    def clip_start(self, item: int) -> int:
+        """The first item of the clip that a frame belongs to; an image is on its own."""
+        meta = _meta(self.path, *lmdb_file.read(self.path, b"meta"))
+        clips = meta["clips"] if meta["kind"] == "video" else [[item, 1]]
+        return clips[bisect.bisect_right(clips, item, key=lambda clip: clip[0]) - 1][0]
+
     def fingerprint(self) -> str:
         """A hash of all items; their infos hold the checksums of image and segments. Computed once a process and file."""
         status = self.path.stat()
@@ -211,12 +225,14 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
     lmdb_file.check_index(path)  # first, for LMDB would follow any pointer
     refuse_a_mixture(path, check_index=True)
     store, problems = Store(path), []
+    meta, clips = store.meta, checking.ClipIndex(store.meta["kind"])
     counts = Counter(items=0, with_segments=0, segments=0, things=0, bytes=path.stat().st_size)
     for index in tqdm(range(len(store)), desc=f"verify {path.name}", disable=not progress, mininterval=1):
         try:
             record = store[index]
             if decode:
-                _check(*record)
+                checking.check(*record)
+            clips.add(record.info)
         except StoreError as error:
             problems.append(f"item {index}: {error}")
             if len(problems) == 10:
@@ -224,6 +240,8 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
             continue
         things = list(segments_of(record.info).values())
         counts.update(items=1, with_segments=record.segments is not None, segments=len(things), things=sum(things))
+    if not problems and meta != meta | clips.meta():
+        problems = ["its meta's clips are not those of its frames"]
     surplus = lmdb_file.count(path) - 1 - 2 * counts["items"] - counts["with_segments"]
     if surplus and not problems:
         problems = [f"it has {surplus} records that belong to no item"]
@@ -237,47 +255,6 @@ def verify(path: str | Path, progress: bool = False, decode: bool = True) -> dic
 
 def _keys(index: int) -> list[bytes]:
     return [b"%08d/%s" % (index, part) for part in (b"image", b"info", b"segments")]
-
-
-def _check(image: bytes, segments: bytes | np.ndarray | None, info: dict) -> tuple[int, int]:
-    """Decode a record's parts and compare them; return width and height in pixels. Raises: StoreError."""
-    size = _decode("image", image).size
-    stated = info.get("width", size[0]), info.get("height", size[1])
-    if stated != size:
-        raise StoreError(f"the image has {size} pixels (width, height), its info says {stated}")
-    if "source" not in info:
-        raise StoreError(f"its info has no `source`, which says where it comes from; it has {sorted(info)}")
-    if segments is None:
-        labels = np.zeros(size[::-1], np.uint8)
-    elif isinstance(segments, np.ndarray):
-        labels = segments
-    else:
-        labels = np.asarray(_decode("segments", segments))
-        if segments[24:26] != b"\x08\x00":  # PNG header: bit depth, colour type
-            raise StoreError("the segments are not a PNG of 8 bits and one channel without palette")
-    if labels.dtype != np.uint8 or labels.shape != size[::-1]:
-        raise StoreError(f"the segments are {labels.dtype} {labels.shape}, the image needs uint8 {size[::-1]}")
-    used = set(np.flatnonzero(np.bincount(labels.ravel())[1 : LAST_SEGMENT + 1]) + 1)
-    for field, kind in BY_SEGMENT.items():
-        values = info.get(field) or {}
-        if set(values) != used and (values or field == "things"):
-            raise StoreError(f"the map has the segments {sorted(map(int, used))}, info[{field!r}] has {sorted(values)}")
-        if any(type(value) is not kind for value in values.values()):
-            raise StoreError(f"info[{field!r}] is {values}; the values must be {kind.__name__}")
-    beneath = info.get("beneath") or {}
-    if not (set(beneath) <= used and set(beneath.values()) <= used | {BACKGROUND}):
-        raise StoreError(f"the map has the segments {sorted(map(int, used))}, info['beneath'] is {beneath}")
-    return size
-
-
-def _decode(name: str, blob: bytes) -> Image.Image:
-    if not blob.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
-        start = f"it begins with {blob[:8]!r} and is neither JPEG nor PNG"
-        raise StoreError(f"the {name} cannot be decoded: {start}")
-    try:
-        return pictures.decoded(blob, f"the {name}", pictures.STORED)
-    except pictures.PictureError as error:
-        raise StoreError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 All of it is read from the stores, so it says what was written, not what a converter meant to write. Needs no torch.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from dias_lab.data import pictures, store
 from dias_lab.data.convert.common import SPLITS, in_order
 from dias_lab.trace import BACKGROUND, LAST_SEGMENT, OVERLAP, VOID
 
+STRIP = 8  # frames of a clip that a contact sheet shows
 SPECKS = 10  # pixels: smaller segments are rarely objects
 
 
@@ -42,6 +44,7 @@ class Summary(NamedTuple):
     sources: frozenset[str]  # as JSON
     marked: dict[str, int]  # how many images have overlap, and void
     specks: int  # segments of fewer than SPECKS pixels
+    clips: int  # 0: no frames, but images
 
 
 def stores_in(folder: Path) -> list[Path]:
@@ -71,6 +74,7 @@ def summarise(path: Path, progress: bool = False) -> Summary:
     return Summary(
         path.stem, len(opened), len(things), sum(segments), sum(map(sum, things)), mean, max(segments, default=0),
         *shares, by_area[0], by_area[-1], path.stat().st_size, opened.meta["command"], frozenset(sources), marked, specks,
+        len(opened.meta.get("clips", [])) if opened.meta["kind"] == "video" else 0,
     )  # fmt: skip
 
 
@@ -95,6 +99,9 @@ def table(summaries: Iterable[Summary]) -> str:
         sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for width, height in (one.smallest, one.largest)))
         mean = "-" if one.mean != one.mean else f"{one.mean:.1f}"
         rows.append((one.split, *counts, mean, f"{one.most}", *shares, sizes, f"{one.bytes / 1e6:,.1f}"))
+    if any(one.clips for one in summaries):
+        clips, names = [f"{one.clips:,}" for one in summaries], rows[0][2:]
+        rows = [("split", "clips", "frames", *names), *((row[0], one, *row[1:]) for one, row in zip(clips, rows[1:]))]
     first, *widths = (max(map(len, column)) for column in zip(*rows))
     lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
     note = "mean, most: segments an image with masks; background, overlap, void: shares of its pixels; sizes by area"
@@ -130,17 +137,26 @@ class Sample(NamedTuple):
     labels: dict[int, str]  # by segment the name of its class, where it is known
 
 
-def samples(path: Path, count: int) -> list[Sample]:
-    """Up to `count` items, evenly spread over a store."""
+def samples(path: Path, count: int) -> list[Sample] | list[list[Sample]]:
+    """Up to `count` items, evenly spread over a store; of clips a strip of STRIP frames in place of every four items."""
     opened = store.Store(path)
-    names, chosen = opened.meta["classes"] or {}, np.linspace(0, len(opened) - 1, min(count, len(opened))).round()
-    found = []
-    for index in chosen.astype(int).tolist():
-        image, segments, info = opened[index]
-        labels = {segment: names[kind] for segment, kind in (info.get("classes") or {}).items() if kind in names}
-        segments = None if segments is None else _shown(_decode(segments, "L"), info)
-        found.append(Sample(_decode(image, "RGB"), segments, store.source_name(info), labels))
-    return found
+    meta = opened.meta
+    show, clips = functools.partial(_sample, opened, meta["classes"] or {}), meta.get("clips") or []
+    if meta["kind"] != "video":
+        return [show(item) for item in _spread(0, len(opened), count)]
+    return [[show(item) for item in _spread(*clips[clip], STRIP)] for clip in _spread(0, len(clips), max(1, count // 4))]
+
+
+def _spread(first: int, length: int, count: int) -> list[int]:
+    return np.linspace(first, first + length - 1, min(count, length)).round().astype(int).tolist()
+
+
+def _sample(opened: store.Store, names: dict, index: int) -> Sample:
+    image, segments, info = opened[index]
+    labels = {segment: names[kind] for segment, kind in (info.get("classes") or {}).items() if kind in names}
+    segments = None if segments is None else _shown(_decode(segments, "L"), info)
+    name = f"{info['clip']}: {info['frame']}" if "clip" in info else store.source_name(info)
+    return Sample(_decode(image, "RGB"), segments, name, labels)
 
 
 def _decode(blob: bytes, mode: str) -> np.ndarray:

@@ -53,12 +53,13 @@ class Method(nn.Module):
     """What all methods share: preparing images, drawing random numbers, tracing attention."""
 
     teacher = ()  # models that a training pass asks besides: in a tuple, so that they are no part of this one
+    fresh = ()  # how the names of weights begin that a parent may lack
     evaluated_map = "decoder"  # which map its source scores, and chooses checkpoints by: the decoder's, or the "last"
 
     def __init__(self, config: Config, backbone: nn.Module):
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.step = 0  # of the checkpoint that was loaded
+        self.trained_steps = 0  # of the checkpoint that was loaded
         self.source = ""  # the published file that was loaded
         self.progress = 0.0  # through the training, 0 to 1: the loop sets it before each step
         self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)

@@ -119,11 +119,14 @@ def _check_step(folder: Path, said: int):
         )
 
 
-def load_weights(model: Method, folder: Path):
-    """Put the weights in `folder` into the model. Raises ValueError for a damaged file or another model's weights."""
+def load_weights(model: Method, folder: Path, lacking: dict[str, torch.Tensor] | None = None):
+    """Put the weights in `folder` into the model; `lacking` are what it gets where the file has none of the name.
+
+    Raises ValueError for a damaged file or another model's weights.
+    """
     try:
         _compare(folder, WEIGHTS)
-        model.load_trained_state(load_file(folder / WEIGHTS))
+        model.load_trained_state((lacking or {}) | load_file(folder / WEIGHTS))
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
 
@@ -163,7 +166,7 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     if (run_dir / "checkpoints" / str(step) / PROGRESS).exists():
         progress(run_dir, step)  # whether it is of this step
     load_weights(model, run_dir / "checkpoints" / str(step))
-    model.step = step
+    model.trained_steps = step
     return place(model, device).eval()
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.data.draws import Request, chance, normal
 from dias_lab.methods.base import Given, Method, Output, everyone, locations
+from dias_lab.methods.parts import build_decoder
 from dias_lab.modules.conditioning import build_backbone
-from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.projector import start, zero_biases
 from dias_lab.modules.quantizer import Quantised, build_quantizer
 from dias_lab.modules.redundancy import cluster, merge_clusters, one_hot_members, reinitialize
@@ -56,11 +56,12 @@ class DIAS(Method):
         maps = attention, keep, reconstruction, decoded
         return DIASOutput(target, slots, *maps, quantised, sampled=sampled, leader=leader)
 
-    def aggregate(self, projected: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None, draws=None):
+    def aggregate(self, projected: Float[Tensor, "B L C"], slots: Float[Tensor, "B N D"], keep=None, draws=None, rank=None):
         """Aggregate; find the slots that say the same thing; aggregate again from the slots that are left.
 
         Gives the slots, every iteration's attention map [T B N L], which slots are kept, and each one's leader in every
-        iteration [T B N], or None in training and where none is left out by merging.
+        iteration [T B N], or None in training and where none is left out by merging. `rank`: who leads a cluster where the
+        slots have identities already, as in a clip's later frames (see `elect`).
         """
         config = self.config
         merging = config.merging if self.training or config.merge_in_evaluation else "none"
@@ -70,9 +71,9 @@ class DIAS(Method):
         left, iterations = config.reinitialized_iterations, self.aggregator.iterations
         first = iterations - left if left < iterations else iterations
         slots, attention = self.aggregator(projected, slots, num_iterations=first)
-        return self.finish(projected, slots, attention, draws)
+        return self.finish(projected, slots, attention, draws, rank)
 
-    def finish(self, projected, slots, attention, draws=None):
+    def finish(self, projected, slots, attention, draws=None, rank=None):
         """The rest of `aggregate`, after the iterations whose maps `attention` holds."""
         config, left = self.config, self.aggregator.iterations - len(attention)
         if config.merging != "reinitialize" and left:  # nothing is merged before the end
@@ -82,6 +83,7 @@ class DIAS(Method):
             return slots, attention, everyone(slots), None
 
         leader = self.redundant(slots, draws)
+        leader = leader if rank is None else elect(leader, attention[-1], rank)
         mean, keep = merge_clusters(slots, leader, config.merge_gradient)
         if config.merging == "merge":  # a cluster's map is the sum of its members' maps
             together = one_hot_members(leader).to(attention.dtype) @ attention[-1]
@@ -138,3 +140,9 @@ class DIAS(Method):
             terms, weights = terms | more, weights | their_weights
         return terms, weights
 
+
+def elect(leader: Int[Tensor, "B N"], attention: Float[Tensor, "B N L"], rank: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """Each cluster's leader is the member of the highest rank, a whole number; of those, the one that sees the most."""
+    score = attention.float().mean(dim=2) + 2 * rank  # a mean is at most 1
+    best = score[:, None].masked_fill(~one_hot_members(leader), -torch.inf).argmax(dim=2)  # [B N], of the cluster led by each
+    return best.gather(1, leader)

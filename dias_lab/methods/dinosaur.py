@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dias_lab import losses
 from dias_lab.methods.base import Given, Method, Output
+from dias_lab.methods.parts import build_decoder
 from dias_lab.modules.conditioning import build_backbone
-from dias_lab.modules.frames import build_decoder
 from dias_lab.modules.projector import start
 
 

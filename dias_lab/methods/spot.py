@@ -22,7 +22,7 @@ from dias_lab.methods import checkpoint
 from dias_lab.methods.base import Given, Method, Output, build, everyone, locations
 from dias_lab.modules.aggregator import SlotAttention
 from dias_lab.modules.conditioning import build_backbone
-from dias_lab.modules.initializer import LearnedSlots, SeparateGaussian, SharedGaussian
+from dias_lab.modules.initializer import SeparateGaussian, SharedGaussian
 from dias_lab.modules.permuted import PermutedDecoder
 from dias_lab.modules.projector import build_projector, start, zero_biases
 
@@ -36,6 +36,20 @@ class SPOTOutput(Output):
 
     attention_logits: Float[Tensor, "B N h w"] | None  # of the last iteration, in training of stage 2
     teacher_attention: Float[Tensor, "B N h w"] | None  # the teacher's decoder map, there too
+
+
+class LearnedSlots(nn.Module):
+    """The same learned slots for every image, in training, too: nothing is drawn."""
+
+    def __init__(self, num_slots: int, slot_dim: int):
+        super().__init__()
+        self.slots = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, slot_dim)))
+
+    def requests(self) -> list[Request]:
+        return []
+
+    def forward(self, batch_size: int, noise: Tensor | None = None) -> Float[Tensor, "B N D"]:
+        return self.slots.expand(batch_size, -1, -1)
 
 
 class SPOT(Method):
@@ -124,8 +138,8 @@ class SPOT(Method):
         student = self.config.replace(stage=1, teacher_run="")
         teacher = build(student) if untaught else checkpoint.load_model(self.config.teacher_run, device="cpu")
         self.learn_from(teacher)
-        known = {} if untaught else {"teacher": runs.weights_hash(self.config.teacher_run, teacher.step)}
-        return {"teacher_step": teacher.step} | known
+        known = {} if untaught else {"teacher": runs.weights_hash(self.config.teacher_run, teacher.trained_steps)}
+        return {"teacher_step": teacher.trained_steps} | known
 
     @torch.no_grad()
     def learn_from(self, teacher: Method):

@@ -38,8 +38,8 @@ def _own_side(file: Path) -> int:
 
 
 @torch.no_grad()
-def traced(model, images, segments=None, seed: int = 0, names=None, about=None) -> AttentionTrace:
-    """See `Method.trace`."""
+def traced(model, images, segments=None, seed: int = 0, names=None, about=None, passes=None) -> AttentionTrace:
+    """See `Method.trace`. `passes` gives the outputs of uint8 squares [B 3 R R], some images at a time, in order."""
     was_training, config = model.training, model.config
     model.eval()
     seen, _ = square(images, None, config.image_size)
@@ -47,8 +47,7 @@ def traced(model, images, segments=None, seed: int = 0, names=None, about=None) 
     pictures, cut = square(images, segments, side)
     names_of = ("attention", "decoder_attention", "keep", "leader")
     parts = []
-    for places in torch.arange(len(seen)).split(config.batch_size):
-        output = model(model.normalise(seen[places]), draws=model.draw(places.tolist(), seed))
+    for output in batches(model, seen, seed) if passes is None else passes(seen):
         found = [getattr(output, name) for name in names_of]
         parts.append([None if one is None else one.cpu().numpy() for one in found])
     model.train(was_training)
@@ -66,3 +65,9 @@ def traced(model, images, segments=None, seed: int = 0, names=None, about=None) 
         about={"method": config.method, "seed": seed, **(about or {})},
         leader=leader,
     )
+
+
+def batches(model, seen, seed: int):
+    """The outputs of images, each of which draws from (seed, its place)."""
+    for places in torch.arange(len(seen)).split(model.config.batch_size):
+        yield model(model.normalise(seen[places]), draws=model.draw(places.tolist(), seed))

@@ -1,4 +1,4 @@
-"""Decoders: slots -> feature map, and the map of which slot explains which location. frames.py makes any of them.
+"""Decoders: slots -> feature map, and the map of which slot explains which location. methods/parts.py makes any of them.
 
 All are called alike, decoder(features [B L C], slots [B N D], keep [B N], need_attention=...); `requests` says which
 random numbers a training pass wants, `drawn` picks them. Permuted decoding has a file of its own, permuted.py.

@@ -6,18 +6,13 @@ here the decoder alone does. It is not part of DIAS, and an option of the MLP de
 Axes: B images, N slots, L = h * w locations, K sampled ones, C feature channels, D slot width, H hidden channels.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dias_lab.data.draws import Request
 from dias_lab.modules.conditioning import positions
-from dias_lab.modules.decoder import MLPDecoder, RandomOrderDecoder, SampledDecoder, prefix
-from dias_lab.modules.permuted import PermutedDecoder
-from dias_lab.modules.projector import zero_biases
+from dias_lab.modules.decoder import RandomOrderDecoder, SampledDecoder
 
 WAVES = 16  # of the code that tells a place
 
@@ -115,11 +110,7 @@ class FramedRandomOrderDecoder(FramedDecoder):
         for parameter in (self.to_state.weight, self.direct.weight, self.direct.bias):
             nn.init.zeros_(parameter)
 
-    def requests(self, num_locations: int) -> list[Request]:
-        return [Request("decoding", partial(prefix, num_locations, self.visible_probability, self.visible_fraction))]
-
-    def drawn(self, draws: dict) -> dict:
-        return {name: draws[name] for name in ("order", "visible")}
+    requests, drawn = RandomOrderDecoder.requests, RandomOrderDecoder.drawn
 
     def forward(
         self, features: Float[Tensor, "B L C"], slots, keep=None, frames=None, need_attention=None,
@@ -136,35 +127,3 @@ class FramedRandomOrderDecoder(FramedDecoder):
         state = self.norm_state(tokens + self.attend(tokens, tokens, tokens, need_weights=False)[0])
         rebuilt, attention = super().forward(features, slots, keep, frames, state=self.to_state(state))
         return rebuilt + self.direct(state), attention
-
-
-def build_decoder(config, feature_dim: int, grid: tuple[int, int]) -> nn.Module:
-    """The decoder that `config.decoder` names, for maps of `grid` (h, w) locations; it starts as `config` says."""
-    num_locations, size = grid[0] * grid[1], (config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim)
-    shown = config.visible_probability, config.visible_fraction, config.evaluation_visible
-    if config.decoder_locations > num_locations:
-        raise ValueError(
-            f"decoder_locations is {config.decoder_locations}, and the feature map has {num_locations} locations: "
-            "take at most so many, or 0 for all"
-        )
-    if config.slot_frames:
-        hidden = config.decoder_mlp_dim or 64
-        if config.decoder == "mlp":
-            decoder = FramedDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_locations)
-        else:
-            decoder = FramedRandomOrderDecoder(feature_dim, config.slot_dim, grid, hidden, config.decoder_heads, *shown)
-        zero_biases(decoder)  # with torch's it does not learn on toys (docs/learning.md)
-        return decoder
-    if config.decoder == "mlp":
-        widths = config.decoder_layers, config.decoder_mlp_dim or 2048
-        decoder = MLPDecoder(feature_dim, config.slot_dim, num_locations, *widths, config.decoder_locations)
-        if config.decoder_start == "lookup":
-            decoder.start_as_lookup(positions(grid), config.position_weight)
-        return decoder
-    if config.decoder == "raster":
-        decoder = PermutedDecoder(feature_dim, config.slot_dim, grid, *size, num_permutations=1, dim=config.decoder_dim)
-    else:
-        decoder = RandomOrderDecoder(feature_dim, config.slot_dim, num_locations, *size, *shown)
-    if config.decoder_start == "lookup":
-        decoder.start_as_lookup()
-    return decoder

@@ -2,6 +2,7 @@
 
     model = reference.load("archive-dias/dias_r-coco/42-0027.pth", preset="coco")
     model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
+    model = reference.load("42-0040.pth", method="smoothsa", preset="ytvis")  # for videos; movi_c, movi_d, movi_e likewise
     reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
 
 Which names belong to what is in names.py.
@@ -44,20 +45,23 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
-    if method not in NAMES:
-        known = set(NAMES) - {"spot original"}  # which the names in the file tell from "spot"
+    known = {name for name in NAMES if " " not in name}  # "spot original" is told from "spot" by the names in the file
+    if method not in known:
         raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
         raise ValueError("the backbone's weights are in the published file: backbone_weights cannot be given")
     own = {"method": method, "backbone_weights": "checkpoint"}
-    Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
+    asked = Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
+    layout, stage = f"{method} clips" if asked.clip_frames else method, {}
+    if layout not in NAMES:
+        there = ", ".join(name.removesuffix(" clips") for name in NAMES if name.endswith(" clips"))
+        raise ValueError(f"preset {preset!r} is for clips, and of {method} no such weights are known here; there are: {there}")
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
     state = path_or_state_dict if given else read(path)
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # SPOT's files hold more
         state = state["model"]
-    layout, stage = method, {}
-    if method == "spot" and kind_of(state) == "spot original":
+    if layout == "spot" and kind_of(state) == "spot original":
         layout = "spot original"
         if any(name.startswith("second_encoder.") for name in state):  # a second backbone
             stage = {"stage": 2}
@@ -78,8 +82,8 @@ def save(model: Method, run_dir) -> Path:
         raise ValueError('only published models are saved here: this one\'s backbone_weights are not "checkpoint"')
     if (run_dir / "config.json").exists():
         raise ValueError(f"{run_dir} holds a run already: choose another run directory")
-    checkpoint.save(run_dir, model.step, model, state={}, progress={"reference": model.source})
-    runs.write_json(run_dir / "metrics.json", {"steps": model.step, "reference": model.source, "about": runs.about()})
+    checkpoint.save(run_dir, model.trained_steps, model, state={}, progress={"reference": model.source})
+    runs.write_json(run_dir / "metrics.json", {"steps": model.trained_steps, "reference": model.source, "about": runs.about()})
     runs.write_json(run_dir / "config.json", model.config.to_dict())  # last: without it, this is no run
     return run_dir
 
@@ -157,7 +161,8 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     if listed:
         kind = kind_of(state)
         listed += [] if kind in (None, layout) else [SIGNS[kind][2]]
-        raise ValueError(f"{source} does not hold a published {layout} model of this config: {'; '.join(listed)}")
+        what = f"{layout.removesuffix(' clips')} model for clips" if layout.endswith(" clips") else f"{layout} model"
+        raise ValueError(f"{source} does not hold a published {what} of this config: {'; '.join(listed)}")
     return {ours: values[0] if len(values) == 1 else torch.cat(values) for ours, values in found.items()}
 
 

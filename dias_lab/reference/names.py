@@ -1,8 +1,9 @@
 """Tables of names: how the tensors of published checkpoints are called, here and there.
 
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
-Genera1Z/SmoothSA (SmoothSA, 254; its SPOT, 241), of Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position
-table), and of gkakogeorgiou/spot (stage 1, 260; stage 2, 409). A method joins by a table in NAMES.
+Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
+Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table), and of gkakogeorgiou/spot (stage 1, 260; stage 2, 409).
+A method joins by a table in NAMES.
 """
 
 ENCODING = {  # how our names begin, and how the published ones do; * is a number. What follows is the same in both
@@ -33,20 +34,33 @@ TRANSFORMER = {
 }
 RANDOM_ORDER = {"decoder.mask_token": "decode.mask_token", "decoder.position": "decode.posit_embed._pe"}
 GENERA1Z = ENCODING | AGGREGATOR_MLP | RANDOM_ORDER | TRANSFORMER
+SMOOTHSA = GENERA1Z | {
+    "initializer.log_std_around": "initializ.logstd2",
+    "initializer.project_features": "initializ.qproj_kv",
+    "initializer.block.cross_attention": "initializ.qinit.multihead_attn",
+    "initializer.block.norm_self": "initializ.qinit.norm1",
+    "initializer.block.self_attention": "initializ.qinit.self_attn",
+    "initializer.block.norm_mlp": "initializ.qinit.norm3",
+    "initializer.block.mlp.0": "initializ.qinit.linear1",
+    "initializer.block.mlp.2": "initializ.qinit.linear2",
+}
 QKV = [f"proj_{matrix}.weight" for matrix in "qkv"]  # one below the other they are torch's in_proj_weight
 CROSS = "dec.blocks.*.encoder_decoder_attn"
 
 NAMES = {
     "dias": GENERA1Z,
-    "smoothsa": GENERA1Z | {
-        "initializer.log_std_around": "initializ.logstd2",
-        "initializer.project_features": "initializ.qproj_kv",
-        "initializer.block.cross_attention": "initializ.qinit.multihead_attn",
-        "initializer.block.norm_self": "initializ.qinit.norm1",
-        "initializer.block.self_attention": "initializ.qinit.self_attn",
-        "initializer.block.norm_mlp": "initializ.qinit.norm3",
-        "initializer.block.mlp.0": "initializ.qinit.linear1",
-        "initializer.block.mlp.2": "initializ.qinit.linear2",
+    "smoothsa": SMOOTHSA,
+    "smoothsa clips": SMOOTHSA | {
+        "boxes": "initializ.mlp",
+        "transition.time": "transit.te",
+        "transition.project": "transit.proji",
+        "transition.layer.self_attention": "transit.transit.self_attn",
+        "transition.layer.norm_self": "transit.transit.norm1",
+        "transition.layer.cross_attention": "transit.transit.multihead_attn",
+        "transition.layer.norm_cross": "transit.transit.norm2",
+        "transition.layer.mlp.0": "transit.transit.linear1",
+        "transition.layer.mlp.2": "transit.transit.linear2",
+        "transition.layer.norm_mlp": "transit.transit.norm3",
     },
     "spot": ENCODING | AGGREGATOR_MLP | TRANSFORMER | {"decoder.start": "decode.bos"},
     "dinosaur": ENCODING | {
@@ -92,7 +106,7 @@ NAMES = {
 UNNORMED = {"backbone_arguments": '{"final_norm": false}'}  # published without the final norm
 DINO, DINO_2 = "vit_base_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m"
 FIELDS = {
-    "dias": UNNORMED, "smoothsa": UNNORMED, "spot": UNNORMED,
+    "dias": UNNORMED, "smoothsa": UNNORMED, "smoothsa clips": UNNORMED, "spot": UNNORMED,
     "dinosaur": dict(backbone=DINO_2, backbone_norm=True, project_dim=256, project_hidden_dim=768),
     "spot original": dict(backbone=DINO, image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"),
 }  # fmt: skip
@@ -100,7 +114,7 @@ FIELDS = {
 OLDER = {"decode.posit_embed.pe": "decode.posit_embed._pe", "tf_dec.": "dec."}
 IGNORED = ("clust_prob", "thresh")  # an early experiment's schedules of merging; here they are Config fields
 WITHOUT = {  # saved, but no weights
-    "smoothsa": ("initializ.detach_flag",),  # a schedule: Config.preheat_detached
+    **dict.fromkeys(("smoothsa", "smoothsa clips"), ("initializ.detach_flag",)),  # a schedule: Config.preheat_detached
     "spot original": ("dec.blocks.*.self_attn_mask",),  # the causal mask
 }
 TABLES = ("backbone.model.pos_embed", "decoder.position")  # [1 L C], resized where the map's size differs
@@ -112,7 +126,9 @@ SIGNS = {
     "dias_lab": ("aggregator.to_query.weight", None,
                  "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir"),
     "vq": ("mediat.*", None, f"{THESE} a model with a codebook (SLATE, VQDINO): published ones are not read here"),
-    "smoothsa": ("initializ.logstd2", None, f'{THESE} SmoothSA: method="smoothsa"'),
+    "smoothsa clips": ("transit.te.weight", None,
+                       f'{THESE} a model for videos: method="smoothsa" and a preset for clips, ytvis, movi_c, movi_d or movi_e'),
+    "smoothsa": ("initializ.logstd2", None, f'{THESE} SmoothSA for images: method="smoothsa" and a preset for images'),
     "spot original": ("slot_attn.slot_attention.*", None, f'{THESE} SPOT, of its authors\' own code: method="spot"'),
     "spot": ("decode.bos", 4, f'{THESE} SPOT, as re-implemented beside SmoothSA: method="spot"'),
     "dinosaur": ("decode.backbone.0.weight", None, f'{THESE} DINOSAUR: method="dinosaur"'),

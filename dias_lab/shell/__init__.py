@@ -76,7 +76,8 @@ def execute(name: str, words: list[str]) -> int | None:
     module = importlib.import_module(f"{__name__}.{file}")
     command = getattr(module, attribute)
     if isinstance(command, dict):
-        return tyro.extras.subcommand_cli_from_dict(command, prog=program, description=COMMANDS[name][1], args=words)
+        plain = {"description": COMMANDS[name][1], "config": (tyro.conf.FlagCreatePairsOff,)}
+        return tyro.extras.subcommand_cli_from_dict(command, prog=program, args=words, **plain)
     if defaults := getattr(module, f"{attribute}_defaults", None):
         command = functools.partial(command, **defaults(words))
     return tyro.cli(command, prog=program, args=words)

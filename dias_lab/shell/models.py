@@ -14,7 +14,8 @@ from dias_lab.shell import Flag, Refused, options, refusing
 Fields = options.joined(options.of_parts(places=True))
 Typed = Annotated[Fields, tyro.conf.arg(name="")]
 Method = Annotated[str | None, tyro.conf.arg(help="of the reference: dias (if not given), smoothsa, spot or dinosaur")]
-TRAINED_FOR = "the data set that the reference was trained for: coco, voc or clevrtex"
+PRESETS = "coco, voc or clevrtex; for clips ytvis, movi_c, movi_d or movi_e"
+TRAINED_FOR = f"the data set that the reference was trained for: {PRESETS}"
 Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
 
 
@@ -26,7 +27,8 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
 
     Args:
         run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
-        preset: whose numbers are the defaults below: scenes and shapes (built-in images), coco, voc or clevrtex
+        preset: whose numbers are the defaults below: scenes and shapes (built-in images), clips (built-in clips), photos, coco,
+            voc or clevrtex; for clips also ytvis, movi_c, movi_d or movi_e
         form: of DIAS: complete is the paper's method; released is what its authors' code does, which never merges slots
     """
     with refusing():
@@ -76,7 +78,7 @@ def evaluate(
         reference: instead of a run, a file of weights that a paper's authors published, or several
         split: which store of the folder: train, validation or test
         protocol: how unlabelled pixels and the background count in the scores: dias, dias-v1, spot, oclf or videosaur
-        limit: only the first images; 0 takes all
+        limit: only the first images, or clips; 0 takes all
         out: the file for the scores of one run; if not given, below the run, or beside the reference
     """
     if out and len(run_dir + reference) > 1:
@@ -103,30 +105,51 @@ def evaluate(
 
 def trace(
     images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
-    method: Method = None, preset: Preset = None, seed: int = 0,
+    method: Method = None, preset: Preset = None, seed: int = 0, clips: Flag = False, frames: int | None = None,
 ):  # fmt: skip
     """Write the attention maps of photos to a trace that figures and explorer open.
 
     An attention map says how much each slot looks at each place of an image; a trace holds them for all iterations.
 
     Args:
-        images: photos, or folders of them
+        images: photos, or folders of them; clips, a folder of frames or a video file each, for a model of clips
         out: the trace, an .npz file
         run_dir: the folder of a run, whose best model looks at them
         shipped: the small model that comes with the package looks at them
         reference: a model that a paper's authors published, a file of weights, looks at them
         seed: of the random numbers that slots start with
+        clips: the paths are clips for a model of images, too, which sees them frame by frame
+        frames: only the first of each clip; all are cut to the shortest one
     """
     _refuse_unclear(run_dir, reference, method, preset, shipped)
     if reference:
         model = _published(reference, method, preset)
     else:
         model = dias_lab.shipped() if shipped else dias_lab.load_model(run_dir.resolve())
-    side = dias_lab.methods.tracing.photo_side(images, model.config.image_size)
-    pictures, names = dias_lab.data.dataset.read_photos(images, side)
+    side, in_time = dias_lab.methods.tracing.photo_side(images, model.config.image_size), model.config.clip_frames > 0
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
+    if clips or in_time:
+        pictures, names = _clips(images, side, frames)  # [B F 3 R R]
+        about |= {"frames": pictures.shape[1], "axes": dias_lab.trace.CLIP_AXES}
+        pictures = pictures if in_time else pictures.flatten(0, 1)
+    else:
+        pictures, names = dias_lab.data.dataset.read_photos(images, side)
     model.trace(pictures, seed=seed, names=names, about=about).save(out)
-    print(f"wrote {out}: {len(names)} images")
+    print(f"wrote {out}: {len(names)} images" + (f", {len(images)} clips" if clips or in_time else ""))
+
+
+def _clips(paths: list[Path], side: int, frames: int | None):
+    """Clips, uint8 [B F 3 R R], cut to the shortest, which is said; and the names of all frames, clip after clip."""
+    import torch
+
+    from dias_lab.data.convert.frames import read_clip
+
+    found, names = zip(*(read_clip(path, side, frames) for path in paths))
+    shortest = min(map(len, found))
+    if max(map(len, found)) > shortest:
+        told = ", ".join(f"{path.name} {len(clip)}" for path, clip in zip(paths, found))
+        print(f"cut to {shortest} frames, as the shortest of them: {told}")
+    return torch.stack([clip[:shortest] for clip in found]), [name for of_clip in names for name in of_clip[:shortest]]
 
 
 def _refuse_unclear(run_dir, reference, method, preset, shipped=None):
@@ -137,7 +160,7 @@ def _refuse_unclear(run_dir, reference, method, preset, shipped=None):
     if not reference and (method or preset):
         raise Refused("--method and --preset belong to --reference; a run has its own config")
     if reference and preset is None:
-        raise Refused("a published checkpoint does not say how many slots it had: give --preset coco, voc or clevrtex")
+        raise Refused(f"a published checkpoint does not say how many slots it had: give --preset {PRESETS}")
 
 
 def _published(file: Path, method: str | None, preset: str):

@@ -38,7 +38,6 @@ def loggers(config: Config, run_dir: Path) -> list:
         return []
     if config.logger == "wandb":
         from wandb.integration.lightning.fabric import WandbLogger
-
         return [WandbLogger(run_dir.name, run_dir)]
     csv = config.logger == "csv"
     return [CSVLogger(run_dir, "csv", flush_logs_every_n_steps=1) if csv else TensorBoardLogger(run_dir, "tensorboard")]

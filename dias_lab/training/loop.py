@@ -185,8 +185,6 @@ class Training:
         """Means of the last `count` steps, over all devices."""
         rate = count / self.tick() * self.config.batch_size
         totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean").tolist()
-        if not self.fabric.is_global_zero:
-            return
         means = {name: total / count for name, total in zip(sums, totals)}
         line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config)}
         line |= {f"weight_{name}": value for name, value in self.learner.weights.items()}
@@ -195,9 +193,9 @@ class Training:
 
     def write(self, line: dict):
         """A line of metrics.jsonl, and its numbers to the logger of the user's choice."""
-        runs.append_line(self.log_file, line)
-        numbers = {name: value for name, value in runs.flat(line).items() if name != "step" and isinstance(value, (int, float))}
-        self.fabric.log_dict(numbers, step=line["step"])
+        if self.fabric.is_global_zero:
+            runs.append_line(self.log_file, line)
+            self.fabric.log_dict({name: x for name, x in runs.flat(line).items() if isinstance(x, (int, float))}, line["step"])
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""

@@ -1,8 +1,9 @@
 """A run that starts from another run's weights: its parent, `config.parent`.
 
-All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of
-the features; the optimiser starts fresh. What a run knows its parent by is a hash of these weights, which stands in its
-checkpoints: other weights under the same path are noticed. With a checkpoint of its own it needs the parent no more.
+All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of the
+features; the optimiser starts fresh, and so does what a model for clips has besides (`fresh`), where its parent, a model for
+images, has none of it. What a run knows its parent by is a hash of these weights in its checkpoints: other weights under the
+same path are noticed. With a checkpoint of its own it needs the parent no more.
 """
 
 from pathlib import Path
@@ -46,7 +47,8 @@ def start(config: Config, model: nn.Module, run_dir: Path) -> dict:
         return _record(run_dir)
     parent = runs.resolve(config.parent)
     step = runs.best_step(parent)
-    checkpoint.load_weights(model, parent / "checkpoints" / str(step))
+    lacking = {name: value for name, value in model.trained_state().items() if name.startswith(getattr(model, "fresh", ()))}
+    checkpoint.load_weights(model, parent / "checkpoints" / str(step), lacking)
     return {"parent": runs.weights_hash(parent, step), "parent_step": step}
 
 
@@ -111,7 +113,8 @@ def _shapes(file: Path) -> dict[str, tuple]:
 def _unfit(config: Config, there: dict[str, tuple], task: type[Task]) -> dict[str, str]:
     """The names of weights that one side lacks, or has in another shape, each with what is wrong."""
     model = task(config.replace(backbone_weights="random")).model  # a frozen backbone's own are not needed for shapes
-    own, found = {name: tuple(value.shape) for name, value in model.trained_state().items()}, {}
+    lacked = tuple(part for part in getattr(model, "fresh", ()) if not any(name.startswith(part) for name in there))
+    own, found = {name: (*value.shape,) for name, value in model.trained_state().items() if not name.startswith(lacked)}, {}
     for name in own | there:
         if name not in there or name not in own:
             found[name] = f"{name} is {'missing' if name in own else 'left over'}"

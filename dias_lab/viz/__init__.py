@@ -3,9 +3,10 @@
 import importlib
 
 _HOME = {
-    "explore": "explorer", "iterations_figure": "figures", "iterations": "figures", "gallery": "figures",
+    "explore": "explorer", "iterations": "figures", "gallery": "figures",
     "contact_sheet": "figures", "learning_curves": "figures", "interval_plot": "comparison", "data_sheet": "sheet",
     "use": "palette", "film_strip": "figures", "Watch": "watch", "progress_figure": "watch",
+    "film": "clip_figures", "frames": "clip_figures", "Stream": "stream",
 }  # fmt: skip
 __all__ = list(_HOME)
 

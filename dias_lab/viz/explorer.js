@@ -9,7 +9,9 @@
 // iterations from 0, then the decoder. Locations are cells of the first run's attention maps. Two runs share picture,
 // cursor, zoom and stop; each has its own chosen slot, and slots of the second have the colours of those of the first that
 // they overlap with. Where runs have maps of several training steps, `step` is one of them (else null), and the state's
-// `step` its place on a second slider; a slot starts from the same noise at each of them, and keeps its colour.
+// `step` its place on a second slider; a slot starts from the same noise at each of them, and keeps its colour. Where images
+// are the frames of clips, clip after clip, the state's `frame` is the image's place in its clip and on a slider; strips and
+// films of clips are in clips.js, which is part of this module.
 
 const VIEWS = [
   { name: "overlay", title: "Overlay", key: "o", opacity: 0.65 },
@@ -26,9 +28,11 @@ const KEYS = [
   ["c", "copy as PNG"], ["e", "save a PNG for print"], ["?", "this list"],
 ];
 const TRAINING_KEYS = [[", .", "previous, next training step"], ["p", "play the training"]];
+const CLIP_KEYS = [["j k", "previous, next frame"], ["f", "play the clip"], ["[ ]", "previous, next clip"], ["v", "save a film"]];
 const TRACKS = { // the sliders: milliseconds of a place, the words of its button
   stop: { label: "iteration", pace: 900, play: "Play (space)", pause: "Pause (space)" },
   step: { label: "training step", pace: 600, play: "Play the training (p)", pause: "Pause (p)" },
+  frame: { label: "frame", pace: 125, play: "Play the clip (f)", pause: "Pause (f)" },
 };
 const HINT = "Hover to read a place, click to lock it. Click on a slot to see it alone. Ctrl and the wheel zoom; drag to pan.";
 const CAPTIONS = { // of all slots, and of one; # is its number, @ the iteration of reference
@@ -43,7 +47,7 @@ const CAPTIONS = { // of all slots, and of one; # is its number, @ the iteration
 const ICONS = {
   play: "M5 3.5v9l7.5-4.5z", pause: "M4.5 3.5h2.5v9H4.5zM9 3.5h2.5v9H9z",
   copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
-  save: "M8 2.5v7.5M4.8 7l3.2 3.2L11.2 7M2.5 11v2.5h11V11",
+  save: "M8 2.5v7.5M4.8 7l3.2 3.2L11.2 7M2.5 11v2.5h11V11", film: "M2.5 4h7.5v8H2.5zM10 7.2l3.5-2v5.6l-3.5-2", stop: "M4 4h8v8H4z",
   theme: "M13 9.3A5.3 5.3 0 1 1 6.7 3 4.2 4.2 0 0 0 13 9.3z",
   help: "M5.8 6a2.2 2.2 0 1 1 3.3 1.9c-.8.5-1.1.9-1.1 1.8M8 12.2v.3",
   close: "M4.5 4.5l7 7M11.5 4.5l-7 7", closer: "M8 3.5v9M3.5 8h9", farther: "M3.5 8h9",
@@ -172,20 +176,23 @@ class Raster {
     this.pixels = new Uint32Array(this.image.data.buffer);
     this.buffers = [0, 1, 2].map(() => new Float32Array(this.count));
     this.grey = new Uint8Array(this.count);
+    this.plain = new Uint32Array(this.count);
     this.labels = new Uint8Array(this.count);
   }
 
   look(picture, seen) {
     if (this.picture === picture && this.seen === seen) return;
-    const canvas = new OffscreenCanvas(this.width, this.height), pen = canvas.getContext("2d", { willReadFrequently: true });
+    const pen = (this.pen ??= new OffscreenCanvas(this.width, this.height).getContext("2d", { willReadFrequently: true }));
     const { naturalWidth: width, naturalHeight: height } = picture, { x, y, size } = seen;
     pen.imageSmoothingQuality = "high";
     pen.drawImage(picture, x * width, y * height, size * width, size * height, 0, 0, this.width, this.height);
-    this.colours = pen.getImageData(0, 0, this.width, this.height).data;
-    for (let i = 0; i < this.count; i++)
-      this.grey[i] = (this.colours[4 * i] + this.colours[4 * i + 1] + this.colours[4 * i + 2]) / 3;
-    this.plain = Uint32Array.from(this.grey, (grey) => pack(grey, grey, grey));
-    Object.assign(this, { picture, seen, labelled: null, undecided: null, tables: new Map() });
+    const colours = pen.getImageData(0, 0, this.width, this.height).data, { grey, plain, count } = this;
+    for (let i = 0, at = 0; i < count; i++, at += 4) {
+      grey[i] = (colours[at] + colours[at + 1] + colours[at + 2]) / 3;
+      plain[i] = pack(grey[i], grey[i], grey[i]);
+    }
+    if (this.seen !== seen) this.tables = new Map();
+    Object.assign(this, { picture, seen, colours, labelled: null, undecided: null });
   }
 
   table({ height, width }) {
@@ -333,8 +340,9 @@ function hostIsDark() {
 // ---------------------------------------------------------------- the explorer
 class Explorer {
   constructor(model, shadow) {
-    const data = model.get("data"), { runs, colours, scale } = data;
-    Object.assign(this, { model, data, memory: new Map(), waiting: new Set(), closing: new AbortController() });
+    const data = model.get("data"), { runs, colours, scale, clips } = data;
+    Object.assign(this, { model, data, memory: new Map(), waiting: new Set(), closing: new AbortController(), timers: {} });
+    Object.assign(this, { first: clips?.first, frames: clips?.frames ?? 1, incoming: new Incoming(this) });
     this.colours = colours.map((colour) => [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16)));
     this.scale = bytesOf(scale);
     const iterations = Math.max(...runs.map((run) => run.attention.stops));
@@ -342,7 +350,7 @@ class Explorer {
     if (runs.some((run) => run.decoder)) this.stops.push("decoder");
     this.steps = [...new Set(runs.flatMap(({ training }) => training?.steps ?? []))].sort((a, b) => a - b);
     this.state = {
-      image: model.get("image"), stop: model.get("stop"), step: this.stepAt(model.get("step")),
+      image: model.get("image"), frame: model.get("image") % this.frames, stop: model.get("stop"), step: this.stepAt(model.get("step")),
       view: model.get("view"), location: model.get("location"),
       chosen: runs.map((_, run) => (run ? null : model.get("slot"))), // the slot shown alone, of each run
       point: null, // the cursor: fractions of the picture
@@ -358,7 +366,7 @@ class Explorer {
 
   close() {
     this.closing.abort();
-    clearInterval(this.timer);
+    Object.values(this.timers).forEach(clearInterval);
   }
 
   // ---------- what is where
@@ -368,6 +376,12 @@ class Explorer {
   }
 
   stepName(at) { return `training step ${this.steps[at]}`; }
+
+  /** A frame's own number, from 1: of a stream, only the last ones are here. */
+  frameName(at) { return `${this.data.clips.first + at + 1}`; }
+
+  /** Which clip is shown: of images, each is its own. */
+  get clip() { return Math.floor(this.state.image / this.frames); }
 
   /** The place of a training step on its slider: the last for none. */
   stepAt(step) {
@@ -490,14 +504,18 @@ class Explorer {
       numbers: make("label", {}, parts.numbers, "numbers"), truth: make("label", {}, parts.truth, "true outlines"),
       opacity: make("label", {}, "opacity", parts.opacity),
     };
-    parts.film = data.images.map(({ name, picture }, image) =>
-      button("", { title: name, ariaLabel: `picture ${image + 1}: ${name}`, onclick: () => this.set({ image }) },
-        make("img", { alt: "", src: picture, decoding: "async" })));
-    this.tracks = { stop: this.buildTrack("stop", [this.stopName(0), ...this.stops.slice(1)]) };
+    const { clips } = data, what = clips ? "clip" : "picture", firsts = data.images.filter((_, image) => image % this.frames === 0);
+    parts.film = firsts.map(({ name: own, picture }, at) => {
+      const name = clips?.names[at] ?? own, choose = () => this.set({ image: at * this.frames + state.frame });
+      return button("", { title: name, ariaLabel: `${what} ${at + 1}: ${name}`, onclick: choose },
+        make("img", { alt: "", src: picture, decoding: "async" }));
+    });
+    this.tracks = clips ? { frame: this.buildTrack("frame", this.frameNames()) } : {};
+    this.tracks.stop = this.buildTrack("stop", [this.stopName(0), ...this.stops.slice(1)]);
     const named = this.steps.map((step) => step.toLocaleString("en")), several = named.length > 1;
     if (several) this.tracks.step = this.buildTrack("step", [`step ${named[0]}`, ...named.slice(1)]);
     const timeline = make(".timelines", {}, ...Object.values(this.tracks).map(({ element }) => element));
-    const keys = several ? [...TRAINING_KEYS, ...KEYS] : KEYS;
+    const keys = [...(clips ? CLIP_KEYS : []), ...(several ? TRAINING_KEYS : []), ...KEYS.filter(([key]) => !clips || key !== "[ ]")];
     parts.spoken = make(".spoken", { role: "status", ariaLive: "polite" });
     parts.note = make(".note", { hidden: true, ariaHidden: "true" });
     parts.help = make("dialog", { ariaLabel: "keys" }, iconButton("close", "Close", () => parts.help.close()),
@@ -511,9 +529,11 @@ class Explorer {
       iconButton("save", "Save a PNG for print (e)", () => this.savePrint()),
       iconButton("theme", "Light or dark (l)", () => this.set({ dark: !this.dark })),
       iconButton("help", "Keys (?)", () => parts.help.showModal())];
+    if (clips) icons.splice(2, 0, filmButton(this));
+    if (this.model.get("stopped") !== undefined) this.tracks.frame.element.append(stopButton(this)); // of a stream
     this.root = make(".explorer", { role: "region", ariaLabel: "attention explorer" }, make(".body", {},
       make(".head", {}, make(".title", {}, parts.title, parts.about), make(".icons", {}, ...icons)),
-      data.images.length > 1 ? group(".film", "pictures", parts.film) : null,
+      firsts.length > 1 ? group(".film", `${what}s`, parts.film) : null,
       make(".tools", {}, group(".views", "view", parts.views), group(".options", "options", Object.values(parts.options))),
       alone ? null : timeline, make(`.runs.${alone ? "one" : "two"}`, {}, ...this.runs.map((run) => run.element)),
       parts.spoken, parts.note, parts.help));
@@ -521,18 +541,28 @@ class Explorer {
 
   /** A slider over a field of the state with its ticks, and the button that plays it. */
   buildTrack(field, names) {
-    const { label } = TRACKS[field], last = names.length - 1;
+    const { label } = TRACKS[field];
     const playing = button("play", { onclick: () => this.play(field) });
-    const slider = make("input", { type: "range", min: 0, max: last, step: 1, ariaLabel: label,
+    const slider = make("input", { type: "range", min: 0, step: 1, ariaLabel: label,
       oninput: () => this.set({ [field]: slider.valueAsNumber }) });
-    const ticks = names.map((name, at) => {
-      const tick = button("", { tabIndex: -1, onclick: () => this.set({ [field]: at }) }, name);
-      tick.style.left = `${(100 * at) / Math.max(last, 1)}%`;
-      return tick;
-    });
-    const rail = make(".ticks", {}, ...ticks), element = make(".timeline", {}, playing, make(".track", {}, slider, rail));
-    return { names, last, playing, slider, ticks, rail, element };
+    const rail = make(".ticks"), element = make(".timeline", {}, playing, make(".track", {}, slider, rail));
+    return this.nameTicks({ field, playing, slider, ticks: [], rail, element }, names);
   }
+
+  /** Give a track's places their names, of which there may be more than before. */
+  nameTicks(track, names) {
+    const { field, ticks, rail, slider } = track, last = names.length - 1;
+    for (let at = ticks.length; at <= last; at++) ticks.push(button("", { tabIndex: -1, onclick: () => this.set({ [field]: at }) }));
+    ticks.forEach((tick, at) => {
+      write(tick, names[at]);
+      tick.style.left = `${(100 * at) / Math.max(last, 1)}%`;
+    });
+    rail.append(...ticks.slice(rail.childElementCount));
+    slider.max = last;
+    return Object.assign(track, { names, last });
+  }
+
+  frameNames() { return Array.from({ length: this.frames }, (_, at) => (at ? "" : "frame ") + this.frameName(at)); }
 
   /** One run: its picture with cursor and zoom, its tiles (a small picture per slot), and its table of values. */
   buildRun(index) {
@@ -544,6 +574,7 @@ class Explorer {
     run.stage = make(".stage", { tabIndex: 0, role: "application" }, run.base, run.marks, run.cursor, zoom);
     run.stage.ariaLabel = `picture and attention ${name}; shift and arrow keys move the cursor, enter locks it`;
     run.left = make(".left", {}, make("figure", {}, run.stage, make("figcaption", {}, run.ramp, run.caption)));
+    if (this.data.clips) run.left.append((run.strip = new Strip(this, index)).element);
     run.area = make(".tiles", { role: "group", ariaLabel: `slots of ${name || "the model"}` });
     run.area.style.setProperty("--tile", slots > MANY ? "92px" : slots > 6 ? "104px" : "136px");
     for (let slot = 0; slot < slots; slot++) {
@@ -574,12 +605,13 @@ class Explorer {
   // ---------- events
   listen(host) {
     const { signal } = this.closing, sizes = new ResizeObserver(() => this.fit());
-    const theme = new MutationObserver(() => this.draw("pictures"));
+    const theme = new MutationObserver(() => this.draw("pictures", "controls"));
     const on = (target, kind, listener) => target.addEventListener(kind, listener, { signal, passive: false });
     Object.values(this.tracks).forEach(({ rail }) => sizes.observe(rail));
     this.runs.forEach((run) => {
       let pressed = null;
       for (const element of [run.stage, run.scroll]) sizes.observe(element);
+      if (run.strip) sizes.observe(run.strip.bar);
       on(run.stage, "pointerdown", (event) => {
         if (event.button || event.target.closest(".zoom")) return;
         pressed = { x: event.clientX, y: event.clientY, seen: this.state.seen };
@@ -605,7 +637,7 @@ class Explorer {
       for (const area of [run.stage, run.area]) on(area, "pointerleave", () => this.hover(null));
     });
     on(host.dataset.page ? document : this.root, "keydown", (event) => this.key(event));
-    on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.draw("pictures"));
+    on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.draw("pictures", "controls"));
     theme.observe(hostDocument().body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
     for (const field of ["image", "stop", "view", "location", "slot", "step"]) {
       const changed = () => {
@@ -629,7 +661,8 @@ class Explorer {
   key(event) {
     const target = event.composedPath()[0], { key } = event, { state } = this;
     const typing = ["input", "select"].includes(target.localName), count = this.data.images.length;
-    const turn = (by) => this.set({ image: (state.image + by + count) % count });
+    const turn = (by) => this.set({ image: (state.image + by * this.frames + count) % count });
+    const move = (by) => this.tracks.frame && this.set({ frame: clamp(state.frame + by, 0, this.frames - 1) });
     const learn = (by) => this.set({ step: clamp(state.step + by, 0, Math.max(this.steps.length - 1, 0)) });
     if (event.ctrlKey || event.metaKey || event.altKey || this.parts.help.open) return;
     const arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[key];
@@ -639,6 +672,7 @@ class Explorer {
       "-": () => this.zoom(0.5), r: () => this.zoom(0), t: () => this.set({ truth: !state.truth }),
       n: () => this.set({ numbers: !state.numbers }), g: () => this.set({ clusters: !state.clusters }), l: () => this.set({ dark: !this.dark }),
       ",": () => learn(-1), ".": () => learn(1), p: () => this.tracks.step && this.play("step"),
+      j: () => move(-1), k: () => move(1), f: () => this.tracks.frame && this.play("frame"), v: () => this.tracks.frame && saveFilm(this),
       c: () => this.copy(), e: () => this.savePrint(), "?": () => this.parts.help.showModal(),
       Escape: () => this.set({ location: null, point: null, chosen: state.chosen.map(() => null) }),
     };
@@ -657,7 +691,9 @@ class Explorer {
   // ---------- changes
   /** Change the state, draw what depends on it, and tell the model, unless it was the model that said so. */
   set(change, tell = true) {
+    if ("frame" in change) change = { ...change, image: this.clip * this.frames + change.frame };
     const { state, model } = this, before = { ...state }, { chosen: [solo] } = Object.assign(state, change);
+    state.frame = state.image % this.frames;
     if ("location" in change) state.point = change.location ? this.pointOf(change.location) : change.point ?? null;
     if (tell) {
       const now = { image: state.image, stop: state.stop, view: state.view, location: state.location, slot: state.chosen[0],
@@ -703,14 +739,18 @@ class Explorer {
     this.set({ chosen: this.state.chosen.map((chosen, other) => (other !== run ? chosen : chosen === slot ? null : slot)) });
   }
 
-  /** Play a slider, round and round, or pause it where it plays. */
+  /** Play a slider, round and round, or pause it where it plays. Frames play beside another slider. */
   play(field) {
-    clearInterval(this.timer);
-    this.played = this.played === field ? null : field;
+    const { timers } = this, plays = field in timers;
     const next = () => this.set({ [field]: (this.state[field] + 1) % this.tracks[field].names.length });
-    if (this.played) this.timer = setInterval(next, TRACKS[field].pace);
+    for (const other of Object.keys(timers))
+      if (other === field || (other !== "frame" && field !== "frame")) clearInterval(timers[other]), delete timers[other];
+    if (!plays) timers[field] = setInterval(next, TRACKS[field].pace);
     this.draw("controls");
   }
+
+  /** What plays, of iterations and training steps; else the frames, if they do. */
+  get played() { return ["stop", "step", "frame"].find((field) => field in this.timers); }
 
   /** Zoom by a factor around a point; 0 shows the whole picture. */
   zoom(factor, point = this.state.point) {
@@ -754,15 +794,55 @@ class Explorer {
     if (waiting.has("marks")) this.drawMarks(); // last, since it asks for the layout
   }
 
+  /** The picture of an image, once it is decoded and its true segments are inflated. */
+  load(image) {
+    const { picture: src, segments } = this.data.images[image];
+    return this.remember(`picture ${image}`, async () => {
+      const picture = Object.assign(new Image(), { src });
+      await picture.decode();
+      if (segments) this.memory.set(`segments ${image}`, await labelsOf(segments));
+      return picture;
+    });
+  }
+
   /** Everything of another image, once its picture is decoded. */
   async showImage() {
-    const { image } = this.state, { segments } = this.about;
-    const picture = this.remember(`picture ${image}`, () => Object.assign(new Image(), { src: this.about.picture }));
-    await picture.decode();
-    if (segments && !this.memory.has(`segments ${image}`)) this.memory.set(`segments ${image}`, await labelsOf(segments));
+    const { image } = this.state, picture = await this.load(image);
     if (image !== this.state.image || this.closing.signal.aborted) return;
-    const { naturalWidth: width, naturalHeight: height } = picture, longest = Math.max(width, height);
-    const factor = longest <= 160 ? 3 : 1; // odd: each pixel's centre stays a pixel's centre
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    if (width !== this.picture?.naturalWidth || height !== this.picture?.naturalHeight) this.resize(width, height);
+    this.picture = picture;
+    if (this.state.location) this.state.point = this.pointOf(this.state.location);
+    this.draw("controls", "pictures", "marks", "cursor");
+    const { clips } = this.data, { clip, shownClip } = this;
+    this.shownClip = clip;
+    if (!clips) this.say(`picture ${image + 1} of ${this.data.images.length}: ${this.about.name}`);
+    else if (clip !== shownClip) this.say(`clip ${clip + 1} of ${clips.names.length}: ${clips.names[clip]}`);
+    else if (!this.timers.frame) this.say(`frame ${this.frameName(this.state.frame)}`);
+    if (clips && clip !== shownClip) this.loadAhead(clip);
+  }
+
+  /** Load the other frames of a clip, so that they are there when they are asked for. */
+  async loadAhead(clip) {
+    for (let frame = 0; frame < this.frames && this.clip === clip && !this.closing.signal.aborted; frame++)
+      await this.load(clip * this.frames + frame);
+  }
+
+  /** After a stream has grown: the last frame shown is the new last one; another stays, as long as it is there. */
+  async goOn() {
+    const { first, frames } = this.data.clips, { frame } = this.state, from = this.first;
+    const now = frame === this.frames - 1 ? frames - 1 : Math.max(frame + from - first, 0);
+    if (first > from) this.memory.clear(); // images have other numbers
+    Object.assign(this, { first, frames });
+    Object.assign(this.state, { image: now, frame: now });
+    this.nameTicks(this.tracks.frame, this.frameNames());
+    await this.showImage();
+    this.drawNow();
+  }
+
+  /** Canvases for a picture of so many pixels. */
+  resize(width, height) {
+    const longest = Math.max(width, height), factor = longest <= 160 ? 3 : 1; // odd: each pixel's centre stays a pixel's centre
     this.runs.forEach((run, index) => {
       const tile = (this.data.runs[index].slots > MANY ? 96 : 128) / longest;
       run.raster = new Raster(width * factor, height * factor);
@@ -772,10 +852,6 @@ class Explorer {
       Object.assign(run.base, { width: run.raster.width, height: run.raster.height });
       for (const tile of run.tiles) Object.assign(tile.picture, { width: run.small.width, height: run.small.height });
     });
-    this.picture = picture;
-    if (this.state.location) this.state.point = this.pointOf(this.state.location);
-    this.draw("controls", "pictures", "marks", "cursor");
-    this.say(`picture ${image + 1} of ${this.data.images.length}: ${this.about.name}`);
   }
 
   /** What depends on the room that there is. Called when a size has changed: reading it costs no layout. */
@@ -784,6 +860,7 @@ class Explorer {
     for (const run of this.runs)
       for (const [kind, [first, column]] of Object.entries(ROOM))
         run.table.classList.toggle(kind, (run[kind] = run.scroll.clientWidth < first + column * this.stops.length));
+    for (const { strip } of this.runs) strip?.fit();
     this.draw("marks", "controls", "cursor");
   }
 
@@ -802,14 +879,15 @@ class Explorer {
 
   drawControls() {
     const { state, parts, about } = this, { width, height } = about, { options } = parts;
-    write(parts.title, about.name);
+    const { clips } = this.data, frame = clips && `frame ${this.frameName(state.frame)} of ${this.frameName(this.frames - 1)} · `;
+    write(parts.title, clips?.names[this.clip] ?? about.name);
     const counts = this.data.runs.map((_, run) => this.count(run));
     const scale = Math.round((100 * about.shown[0]) / width);
     const words = [...new Set(counts)].join(" and ") + ` · ${width} × ${height} pixels`;
     const name = this.runs.length === 1 && this.data.runs[0].name ? `${this.data.runs[0].name} · ` : "";
-    write(parts.about, name + words + (scale < 100 ? ` · drawn at ${scale} % of its size` : ""));
+    write(parts.about, name + (frame ?? "") + words + (scale < 100 ? ` · drawn at ${scale} % of its size` : ""));
     parts.views.forEach((one, index) => (one.ariaPressed = `${VIEWS[index].name === state.view}`));
-    parts.film.forEach((one, image) => (one.ariaCurrent = `${image === state.image}`));
+    parts.film.forEach((one, at) => (one.ariaCurrent = `${at === this.clip}`));
     options.reference.hidden = state.view !== "difference";
     options.faded.hidden = state.view !== "segments";
     options.clusters.hidden = !this.data.runs.some((_, run) => this.leaders(run)?.some((leader, slot) => leader !== slot));
@@ -820,9 +898,9 @@ class Explorer {
     parts.reference.selectedIndex = state.reference;
     for (const field of ["truth", "numbers", "faded", "clusters"]) parts[field].checked = state[field];
     for (const [field, track] of Object.entries(this.tracks)) {
-      const now = state[field], plays = this.played === field, title = TRACKS[field][plays ? "pause" : "play"], { slider, playing } = track;
+      const now = state[field], plays = field in this.timers, title = TRACKS[field][plays ? "pause" : "play"], { slider, playing } = track;
       slider.value = now;
-      slider.ariaValueText = field === "stop" ? this.stopName(now) : this.stepName(now);
+      slider.ariaValueText = field === "stop" ? this.stopName(now) : field === "step" ? this.stepName(now) : `frame ${this.frameName(now)}`;
       this.fitTicks(track, now);
       if (playing.title !== title) playing.replaceChildren(icon(plays ? "pause" : "play"));
       playing.ariaLabel = playing.title = title;
@@ -836,6 +914,7 @@ class Explorer {
       run.stage.classList.toggle("zoomed", state.seen.size < 1);
       write(run.caption, this.caption(chosen));
       this.drawRamp(run, chosen);
+      run.strip?.draw();
       run.heads.forEach((head, stop) => head.classList.toggle("now", stop === state.stop));
       this.fates(index).forEach(({ away, tag, words }, slot) => {
         const { button, tags } = run.tiles[slot], row = run.rows[slot];
@@ -1007,7 +1086,7 @@ class Explorer {
         }
       }
       const name = this.runs.length > 1 ? this.data.runs[index].name : "";
-      const words = [this.about.name, name, run.which.textContent, view];
+      const words = [this.shown, name, run.which.textContent, view];
       if (slot !== null) words.push(`slot ${slot}`);
       Object.assign(pen, { fillStyle: ink, font: `${22 * text}px system-ui, sans-serif`, textBaseline: "middle" });
       pen.fillText(words.filter(Boolean).join(" · "), 0, high + 32 * text, wide);
@@ -1022,9 +1101,16 @@ class Explorer {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 
+  /** The picture's name; of a clip, its own and the frame's number. */
+  get shown() {
+    const { clips } = this.data;
+    return clips ? `${clips.names[this.clip]} frame ${this.frameName(this.state.frame)}` : this.about.name;
+  }
+
+  fileName(words, kind) { return `${words.join(" ").replace(/[^\w.-]+/g, "-").slice(0, 80)}.${kind}`; }
+
   savePrint() {
-    const words = [this.about.name, this.stopName(this.state.stop), this.state.view];
-    const name = `${words.join(" ").replace(/[^\w.-]+/g, "-").slice(0, 80)}.png`;
+    const name = this.fileName([this.shown, this.stopName(this.state.stop), this.state.view], "png");
     this.print(PRINT_WIDTH).toBlob((blob) => {
       this.save(blob, name);
       this.notify(`saved as ${name}`);
@@ -1058,11 +1144,12 @@ function outlinesOf(labels, width, height) {
 
 function render({ model, el }) {
   const shadow = el.attachShadow({ mode: "open" }), sheet = new CSSStyleSheet();
-  sheet.replaceSync(model.get("data").style);
   shadow.adoptedStyleSheets = [sheet];
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own shortcuts
   const renew = () => { // other data, the same look; at the last training step it goes on with the training
     const before = el.explorer, { dark, opacity, numbers, truth, faded, clusters } = before?.state ?? {};
+    if (!model.get("data").style) return; // a stream before its first frame
+    sheet.replaceSync(model.get("data").style);
     before?.close();
     el.explorer = new Explorer(model, shadow);
     if (!before) return;
@@ -1071,7 +1158,8 @@ function render({ model, el }) {
   };
   renew();
   model.on("change:data", renew);
-  return () => el.explorer.close();
+  model.on("change:latest", () => el.explorer?.incoming.add(model.get("latest")));
+  return () => el.explorer?.close();
 }
 
 export default { render };

@@ -1,9 +1,10 @@
 """The attention explorer: `explore(trace)` as a page that needs no kernel, or live in JupyterLab.
 
-explorer.js draws; this module gives it its data. The page is page.html with everything inside: explorer.js and host.js,
-which starts it, the pictures, the maps as they are in the trace (float16; a byte for those of earlier training steps).
-Its content security policy forbids every request and every script but this one. In a notebook, the page stands in an
-iframe, so that the executed notebook and its HTML keep it alive; with `live=True` anywidget connects it with Python.
+explorer.js draws, with clips.js for what has frames; this module gives them their data. The page is page.html with all
+inside: these two and host.js, which starts them, the pictures, the maps as they are in the trace (float16; a byte for
+those of earlier training steps). Its content security policy forbids every request and every script but this one. In a
+notebook, the page stands in an iframe, so that the executed notebook and its HTML keep it alive; with `live=True`
+anywidget connects it with Python.
 
 Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
 """
@@ -12,7 +13,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 from pathlib import Path
 
 import anywidget
@@ -24,7 +24,7 @@ from dias_lab.trace import AttentionTrace
 from dias_lab.viz.payload import expected_bytes, payload
 
 FOLDER = Path(__file__).parent
-MODULE = FOLDER / "explorer.js"
+MODULE = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("explorer.js", "clips.js"))  # one, in two files
 PAGE, PAGE_SCRIPT = FOLDER / "page.html", FOLDER / "host.js"
 FIELDS = ("image", "stop", "location", "slot", "view", "step")  # what the explorer and Python tell each other
 VIEWS = ("overlay", "heat", "masked", "segments", "difference")
@@ -43,9 +43,9 @@ def explore(
     what       an AttentionTrace; a list of one or two of them, shown side by side; or an image uint8 [H W 3]
     attention  with an image: its maps, floats [T N h w] in [0, 1] that sum to 1 over N (what a softmax over slots gives)
     live       False: an `ExplorerPage`, which needs no kernel. True: an `Explorer` widget, whose traits Python observes
-    image, stop, slot, view, step   what it opens with. `stop` is an iteration from 0 or "decoder", the last iteration if not
-               given; `view` is one of overlay, heat, masked, segments, difference; `step` is a training step, the last one if
-               not given, of traces that have the maps of several
+    image, stop, slot, view, step   what it opens with. Of clips, `image` is a frame, counted through all of them. `stop` is an
+               iteration from 0 or "decoder", the last iteration if not given; `view` is one of overlay, heat, masked,
+               segments, difference; `step` is a training step, the last one if not given, of traces that have several
     limit_mb   the largest page in MB, by an estimate before anything is encoded
 
     Raises ValueError for anything else, naming what is expected.
@@ -57,8 +57,8 @@ def explore(
     elif stop in (None, "decoder"):
         stop = iterations - 1
     if (size := expected_bytes(traces) / 1e6) > limit_mb:
-        way_out = f"Show fewer images, such as trace[:100], or allow it: limit_mb={math.ceil(size)}"
-        raise ValueError(f"the page of these {len(traces[0])} images would have about {size:,.0f} MB, over {limit_mb}. {way_out}")
+        told = f"the page of these {len(traces[0])} images would have about {size:,.0f} MB, over {limit_mb:g}"
+        raise ValueError(f"{told}. Show fewer, such as trace[:100], or allow it: limit_mb={size + 1:.0f}")
     data = payload(traces)
     start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
     start["step"] = max(_steps(data), default=None) if step is None else step
@@ -66,7 +66,8 @@ def explore(
         _check_state(start, data)
     except traitlets.TraitError as error:
         raise ValueError(str(error)) from None
-    title = traces[0].names[0] if len(traces[0]) == 1 else f"{len(traces[0])} pictures"
+    names, what = (data["clips"]["names"], "clips") if data["clips"] else (traces[0].names, "pictures")
+    title = names[0] if len(names) == 1 else f"{len(names)} {what}"
     return Explorer(data, title, start) if live else ExplorerPage(data, title, start)
 
 
@@ -78,7 +79,7 @@ class ExplorerPage:
 
     def html(self) -> str:
         """The whole page. It makes no request."""
-        script = "\n".join(path.read_text(encoding="utf-8") for path in (MODULE, PAGE_SCRIPT))
+        script = MODULE + "\n" + PAGE_SCRIPT.read_text(encoding="utf-8")
         policy = f"{POLICY}; script-src {_hash(script)}; style-src {_hash(STYLE)}"
         return PAGE.read_text(encoding="utf-8").format(
             policy=policy, title=f"{html.escape(self.title)} · attention explorer", style=STYLE,
@@ -100,7 +101,8 @@ class ExplorerPage:
 class Explorer(anywidget.AnyWidget):
     """The explorer, live: it tells Python where it stands, and Python can move it. Values are checked on the way in.
 
-    image     int: which picture          stop   int: iteration from 0; the one after the last is the decoder's
+    image     int: which picture, or which frame of all clips
+    stop      int: iteration from 0; the one after the last is the decoder's
     location  [row, column] of the locked cell of the attention maps (of the first run), or None
     slot      int: the slot (of the first run) that is shown alone, or None
     view      overlay, heat, masked, segments or difference
@@ -137,6 +139,8 @@ class Explorer(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **options):
         """The widget, and beside it the page that needs no kernel, which an export of the notebook shows."""
         data, metadata = super()._repr_mimebundle_(**options)
+        if not self.data:  # a stream before its first frame
+            return data, metadata
         return {**data, "text/html": self.page._repr_html_()}, metadata
 
     def show(self, what, attention=None) -> None:
@@ -192,6 +196,11 @@ def _check_pair(first: AttentionTrace, second: AttentionTrace) -> None:
         raise ValueError(
             f"two runs are shown on the same images, in the same order: the first trace has {', '.join(first.names[:3])}..., "
             f"the second {', '.join(second.names[:3])}... ({len(first)} and {len(second)} images); choose with trace[[0, 1]]"
+        )
+    if first.frames != second.frames:
+        raise ValueError(
+            f"two runs are shown frame by frame, and their clips have {first.frames or 'no'} and {second.frames or 'no'} frames: "
+            "about['frames'] must be the same"
         )
     (height, width), (other_height, other_width) = first.images.shape[1:3], second.images.shape[1:3]
     if height * other_width != width * other_height:

@@ -1,8 +1,7 @@
 """Figures of an AttentionTrace, and learning curves.
 
-`iterations_figure` and `learning_curves` are plotly figures: they need no kernel, and the page of their `write_html` no
-network. The others are matplotlib figures, for paper. Maps are in viridis from 0 to 1, slots in the palette's colours,
-y points down.
+`learning_curves` is a plotly figure: it needs no kernel, and the page of its `write_html` no network. The others are
+matplotlib figures, for paper. Maps are in viridis from 0 to 1, slots in the palette's colours, y points down.
 
 Axes: B images, T iterations, N slots, h w locations, H W pixels. Text counts iterations from 1, slots from 0.
 """
@@ -13,67 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib import pyplot
 from plotly import graph_objects as go
-from plotly.subplots import make_subplots
 
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import overlay, palette
 
 TEMPLATE = go.layout.Template(palette.TEMPLATE)  # a dict would be mixed with plotly's own template
-
-
-def iterations_figure(trace: AttentionTrace, image: int = 0, size: int = 120) -> go.Figure:
-    """One image's maps with a slider over the iterations, the decoder's map last.
-
-    Panels, each `size` pixels wide: the image, the true segments if there are any, the arg-max segments, and every
-    slot's map at its own resolution, smoothed by the browser. Zooming one zooms all. The slider switches traces on and
-    off; there are no animation frames, so nothing plays by itself and the figure opens on the first iteration.
-    """
-    trace = trace[[image]]
-    height, width = trace.images.shape[1:3]
-    fixed = [("image", overlay.data_address(trace.images[0], "JPEG", quality=92))]
-    if trace.segments is not None:
-        true = overlay.colour_true_segments(trace.segments[0])
-        fixed.append(("true segments", overlay.data_address(true, "PNG", optimize=True)))
-    titles = [title for title, _ in fixed] + ["arg-max segments"] + _slot_titles(trace, ", ")
-    columns = min(len(titles), 6, max(4, math.ceil(math.sqrt(2.2 * len(titles)))))
-    rows = math.ceil(len(titles) / columns)
-    places = [(1 + panel // columns, 1 + panel % columns) for panel in range(len(titles))]
-
-    panel_height = size * height / width
-    gap, title_height, top, bottom, left, right = 10, 22, 86, 92, 40, 110  # pixels
-    plot_width = columns * size + (columns - 1) * gap
-    plot_height = rows * panel_height + (rows - 1) * (gap + title_height)
-    figure = make_subplots(
-        rows, columns, subplot_titles=titles,
-        horizontal_spacing=gap / plot_width, vertical_spacing=(gap + title_height) / plot_height,
-    )  # fmt: skip
-    for (_, source), (row, column) in zip(fixed, places, strict=False):
-        figure.add_trace(go.Image(source=source, hoverinfo="skip"), row, column)
-    for stop in trace.stops:
-        shown = stop == 0
-        segments = overlay.data_address(overlay.colour_segments(trace.segments_of(stop)[0]), "PNG", optimize=True)
-        row, column = places[len(fixed)]
-        figure.add_trace(go.Image(source=segments, hoverinfo="skip", visible=shown), row, column)
-        percent = np.round(100 * trace.maps_of(stop)[0].astype(np.float32)).astype(np.uint8)  # a byte per location
-        for slot, (row, column) in enumerate(places[len(fixed) + 1 :]):
-            figure.add_trace(_heat_map(percent[slot], slot, (height, width), visible=shown), row, column)
-
-    figure.update_xaxes(visible=False, range=[-0.5, width - 0.5], matches="x")
-    figure.update_yaxes(visible=False, range=[height - 0.5, -0.5], matches="y")
-    figure.update_annotations(font_size=13)
-    for slot, annotation in enumerate(figure.layout.annotations[len(fixed) + 1 :]):
-        annotation.font.color = palette.ink(slot, trace.keep[0, slot])
-    ticks = {"tickvals": [0, 50, 100], "ticktext": ["0", "0.5", "1"], "thickness": 12, "outlinewidth": 0}
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": _title(trace, "<br>"), "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14}},
-        width=plot_width + left + right, height=plot_height + top + bottom,
-        margin={"l": left, "r": right, "t": top, "b": bottom},
-        coloraxis={"cmin": 0, "cmax": 100, "colorscale": "Viridis", "colorbar": {"title": "attention", **ticks}},
-        modebar={"remove": ["zoomIn2d", "zoomOut2d", "autoScale2d"]},  # they would cover the title
-        sliders=[_slider(trace, len(fixed))],
-    )  # fmt: skip
-    return figure
 
 
 def iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
@@ -84,15 +27,15 @@ def iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
     """
     trace = trace[[image]]
     height, width = trace.images.shape[1:3]
-    figure, axes = _panels(len(trace.stops), 2 + trace.num_slots, size, height / width, title=_title(trace, "\n"))
+    figure, axes = empty_panels(len(trace.stops), 2 + trace.num_slots, size, height / width, title=_title(trace, "\n"))
     axes[0, 0].imshow(trace.images[0])
     if trace.segments is not None and len(axes) > 1:
         axes[1, 0].imshow(overlay.colour_true_segments(trace.segments[0]))
         axes[1, 0].text(0.04, 0.04, "true segments", color="white", fontsize=7, transform=axes[1, 0].transAxes)
     for row, stop in zip(axes, trace.stops, strict=True):
         segments = trace.segments_of(stop)[0]
-        row[0].set_ylabel(_stop_name(stop), fontsize=9)
-        row[1].imshow(_segments_over(trace.images[0], segments))
+        row[0].set_ylabel(stop_name(stop), fontsize=9)
+        row[1].imshow(segments_over(trace.images[0], segments))
         for slot, panel in enumerate(row[2:]):
             maps = trace.maps_of(stop)[0, slot]
             if maps.any() or trace.keep[0, slot]:
@@ -121,12 +64,12 @@ def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1
     panels = [("image", trace.images)]
     if trace.segments is not None:
         panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
-    panels += [(_stop_name(stop), _segments_over(trace.images, trace.segments_of(stop))) for stop in which]
+    panels += [(stop_name(stop), segments_over(trace.images, trace.segments_of(stop))) for stop in which]
 
     columns = min(columns, len(trace))
     rows = math.ceil(len(trace) / columns)
     height, width = trace.images.shape[1:3]
-    figure, axes = _panels(rows, columns * len(panels), size, height / width)
+    figure, axes = empty_panels(rows, columns * len(panels), size, height / width)
     for image, name in enumerate(trace.names):
         row, first = image // columns, image % columns * len(panels)
         for panel, (title, pictures) in zip(axes[row, first : first + len(panels)], panels, strict=True):
@@ -150,8 +93,8 @@ def film_strip(trace: AttentionTrace, which="decoder", columns: int = 7, size: f
     if trace.segments is not None:
         panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
     for step in trace.training_steps[places].tolist():
-        panels.append((f"step {step:,}", _segments_over(trace.images, trace.at(step).segments_of(which))))
-    figure, axes = _panels(len(trace), len(panels), size, trace.images.shape[1] / trace.images.shape[2])
+        panels.append((f"step {step:,}", segments_over(trace.images, trace.at(step).segments_of(which))))
+    figure, axes = empty_panels(len(trace), len(panels), size, trace.images.shape[1] / trace.images.shape[2])
     for column, (title, pictures) in enumerate(panels):
         axes[0, column].set_title(title, fontsize=9)
         for panel, picture in zip(axes[:, column], pictures, strict=True):
@@ -169,12 +112,12 @@ def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
     if any(row.ndim != 3 for row in rows):
         raise ValueError(f"each row must be maps [N h w] of one image, got shapes {[row.shape for row in rows]}")
     first, slots = int(image is not None), max(len(row) for row in rows)
-    figure, axes = _panels(len(rows), first + slots, size, rows[0].shape[1] / rows[0].shape[2])
+    figure, axes = empty_panels(len(rows), first + slots, size, rows[0].shape[1] / rows[0].shape[2])
     for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
         line[0].set_ylabel(titles[number] if titles else "", fontsize=9)
         if image is not None:
             segments = upsample(row, *image.shape[:2]).argmax(axis=0).astype(np.uint8)
-            line[0].imshow(_segments_over(image, segments))
+            line[0].imshow(segments_over(image, segments))
         for panel, map in zip(line[first:], row):
             panel.imshow(map, cmap=palette.MAPS, vmin=0, vmax=1)
     keep = [True] * slots if keep is None else keep
@@ -186,7 +129,7 @@ def contact_sheet(images, segments, columns: int = 6, size: float = 1.4):
     """Pictures uint8 [H W 3] of any sizes with their true segments [H W] below, as a matplotlib Figure."""
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    figure, axes = _panels(2 * rows, columns, size, 0.8)
+    figure, axes = empty_panels(2 * rows, columns, size, 0.8)
     for index, (image, labels) in enumerate(zip(images, segments, strict=True)):
         axes[index // columns * 2, index % columns].imshow(image)
         axes[index // columns * 2 + 1, index % columns].imshow(overlay.colour_true_segments(labels))
@@ -226,23 +169,6 @@ def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | No
     return figure
 
 
-def _heat_map(percent: np.ndarray, slot: int, size: tuple[int, int], visible: bool) -> go.Heatmap:
-    """One map uint8 [h w], in percent, stretched over an image of `size` pixels."""
-    step_y, step_x = size[0] / percent.shape[0], size[1] / percent.shape[1]
-    return go.Heatmap(
-        z=percent, x0=step_x / 2 - 0.5, dx=step_x, y0=step_y / 2 - 0.5, dy=step_y, zsmooth="best",
-        coloraxis="coloraxis", hovertemplate=f"slot {slot}: %{{z}} %<extra></extra>", visible=visible,
-    )  # fmt: skip
-
-
-def _slider(trace: AttentionTrace, num_fixed: int) -> dict:
-    steps = []
-    for stop in trace.stops:
-        visible = [True] * num_fixed + [other == stop for other in trace.stops for _ in range(trace.num_slots + 1)]
-        steps.append({"label": _stop_name(stop), "method": "restyle", "args": [{"visible": visible}]})
-    return {"active": 0, "steps": steps, "x": 0, "len": 1, "pad": {"t": 24}, "currentvalue": {"visible": False}}
-
-
 def _title(trace: AttentionTrace, line_break: str) -> str:
     """What is seen, of a trace with one image."""
     merged = np.flatnonzero(~trace.keep[0])
@@ -262,16 +188,16 @@ def _fate(trace: AttentionTrace, slot: int) -> str:
     return "merged" if trace.leader is None else f"in slot {trace.leader[-1, 0, slot]}"
 
 
-def _stop_name(stop) -> str:
+def stop_name(stop) -> str:
     return "decoder" if stop == "decoder" else f"iteration {stop + 1}"
 
 
-def _segments_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
+def segments_over(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
     grey = image.mean(axis=-1, keepdims=True)  # the image's own colours would change the slots'
     return overlay.draw_outlines(overlay.blend(grey, overlay.colour_segments(segments), 0.6), segments)
 
 
-def _panels(rows: int, columns: int, size: float, aspect: float, title: str | None = None):
+def empty_panels(rows: int, columns: int, size: float, aspect: float, title: str | None = None):
     """A matplotlib figure of empty panels [rows columns]; closed, so that a notebook shows it once."""
     shape = (columns * size * 1.06 + 0.7, rows * size * aspect * 1.06 + 0.5 + 0.4 * (title is not None))
     figure, axes = pyplot.subplots(rows, columns, figsize=shape, squeeze=False, layout="constrained")

@@ -1,17 +1,20 @@
 """What explorer.js gets: pictures, maps, and the colours in which two runs are compared.
 
-Axes: B images, T iterations, N slots, h w locations of the feature map, H W pixels.
+Axes: B images, or frames of clips, F of each; T iterations, N slots, S true objects, h w locations of the feature map,
+H W pixels.
 """
 
 import base64
 import math
+import re
 import zlib
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
 
-from dias_lab.trace import AttentionTrace, upsample
+from dias_lab.trace import BACKGROUND, OVERLAP, AttentionTrace, upsample
 from dias_lab.viz import overlay, palette
 
 STYLE_SHEET = Path(__file__).parent / "explorer.css"
@@ -26,32 +29,27 @@ def payload(traces: Sequence[AttentionTrace]) -> dict:
     """What explorer.js shows, as JSON can hold it: pictures as WebP, maps as base64 of float16 [T N h w].
 
     `leader` of a run is its trace's, [T B N]; `colours` are the numbers of its slots' colours [B N], or null: slot n has
-    colour n.
+    colour n. Of clips, `clips` are their names and number of frames, and each run tells their `story`; else both are null.
     """
     first = traces[0]
-    most = max(PICTURES_BYTES // len(first), PICTURE_BYTES)
+    most = max(PICTURES_BYTES // len(first), 0 if first.frames else PICTURE_BYTES)
     segments = next((trace.segments for trace in traces if trace.segments is not None), [None] * len(first))
     return {
         "style": STYLE_SHEET.read_text(encoding="utf-8"),
         "colours": list(palette.SLOT_COLOURS),
         "scale": _base64(overlay.heat_map(np.linspace(0, 1, 256))),
         "images": [_picture(*one, most) for one in zip(first.names, first.images, segments, strict=True)],
+        "clips": first.frames and {"frames": first.frames, "first": 0, "names": _clip_names(first)},
         "runs": [_run(trace, None if trace is first else _matched_colours(first, trace)) for trace in traces],
     }
 
 
-def expected_bytes(traces: Sequence[AttentionTrace]) -> int:
-    """About how large a page of these traces is, by their shapes alone: maps as base64, and what WebP makes of pictures."""
-    height, width = traces[0].images.shape[1:3]
-    share = min(1, LARGEST_SIDE / max(height, width))
-    picture = min(0.4 * height * width * share**2, max(PICTURES_BYTES // len(traces[0]), PICTURE_BYTES))
-    maps = 0
-    for trace in traces:
-        whole = trace.attention, trace.decoder_attention
-        earlier = trace.training_attention, trace.training_decoder_attention
-        maps += 2 * sum(one.size for one in whole if one is not None)  # float16
-        maps += sum(one[:-1].size for one in earlier if one is not None)  # bytes
-    return round(len(traces[0]) * picture + maps * 4 / 3)
+def expected_bytes(traces: Sequence[AttentionTrace]) -> float:
+    """About how large a page of these traces is, by their shapes: pictures as WebP has them, maps as base64."""
+    pictures = len(traces[0]) * min(0.4 * math.prod(traces[0].images.shape[1:3]), 26_000 if traces[0].frames else PICTURE_BYTES)
+    shares = {"attention": 1, "decoder_attention": 1, "training_attention": 0.5, "training_decoder_attention": 0.5}  # float16
+    maps = (share * getattr(getattr(trace, name), "nbytes", 0) for trace in traces for name, share in shares.items())
+    return pictures + sum(maps) * 4 / 3
 
 
 def matches(first: np.ndarray, second: np.ndarray) -> dict[int, int]:
@@ -72,12 +70,65 @@ def matches(first: np.ndarray, second: np.ndarray) -> dict[int, int]:
 
 
 def _matched_colours(first: AttentionTrace, second: AttentionTrace) -> list[list[int]]:
-    """For each picture the numbers of the second run's colours: those of the slots that it shares with the first, or new ones."""
-    colours = []
-    for one, other in zip(first.maps_of(first.stops[-1]), second.maps_of(second.stops[-1]), strict=True):
-        found, new = matches(one, other), iter(range(first.num_slots, first.num_slots + second.num_slots))
-        colours.append([found[slot] if slot in found else next(new) for slot in range(second.num_slots)])
+    """For each picture the numbers of the second run's colours: those of the slots that it shares with the first, or new ones.
+
+    Slots of clips are matched over all of its frames, and keep their colours.
+    """
+    colours, frames = [], first.frames or 1
+    maps = [trace.maps_of(trace.stops[-1]).swapaxes(0, 1) for trace in (first, second)]  # [N B h w]
+    for start in range(0, len(first), frames):
+        found, new = matches(*(one[:, start : start + frames] for one in maps)), iter(range(first.num_slots, 999))
+        colours += [[found[slot] if slot in found else next(new) for slot in range(second.num_slots)]] * frames
     return colours
+
+
+def _clip_names(trace: AttentionTrace) -> list[str]:
+    """What the names of a clip's frames have in common, without the beginning of a number; else the clip's own number."""
+    clips = [trace.names[start : start + trace.frames] for start in range(0, len(trace), trace.frames)]
+    number = r"[\s,/_.:·#-]*(frame)?[\s/_.:·#-]*\d*$"
+    common = [names[0] if len({*names}) == 1 else re.sub(number, "", commonprefix(names)) for names in clips]
+    return [name or f"clip {number + 1}" for number, name in enumerate(common)]
+
+
+def story(trace: AttentionTrace) -> dict:
+    """What happens to the slots of clips from frame to frame; frames are numbered as the trace's images are.
+
+    shares     of each stop, frame and slot: the mean of its map [stops B N]
+    switches   of each stop: [frame, object, slot before, slot now], where a true object has another best slot than in the
+               frame before in which it is visible; the best has the largest intersection over union, and of equal ones it
+               is the one before. Null: no true segments
+    merged     [frame, slot, the slot that it goes into or null], where a slot is kept no longer; in a clip's first frame,
+               where it took part and is not kept
+    revived    [frame, slot], where it is kept again
+    """
+    kept = trace.keep.reshape(-1, trace.frames, trace.num_slots)  # [B/F F N]
+    took_part = trace.attention[0].any(axis=(2, 3)).reshape(kept.shape)[:, :1]
+    before = np.concatenate([took_part, kept[:, :-1]], axis=1)
+    lost, found = (np.argwhere(change.reshape(trace.keep.shape)).tolist() for change in (before & ~kept, ~before & kept))
+    into = None if trace.leader is None else trace.leader[-1].tolist()
+    return {
+        "shares": [trace.maps_of(stop).mean(axis=(2, 3), dtype=np.float32).round(4).tolist() for stop in trace.stops],
+        "switches": None if trace.segments is None else [_switches(trace, stop) for stop in trace.stops],
+        "merged": [[frame, slot, into and into[frame][slot]] for frame, slot in lost],
+        "revived": [place for place in found if place[0] % trace.frames],
+    }  # fmt: skip
+
+
+def _switches(trace: AttentionTrace, stop) -> list[list[int]]:
+    """The identity switches of one stop, as `story` has them. Pixels of overlap and void are part of slots' segments."""
+    found, best = [], {}
+    for frame, (slots, true) in enumerate(zip(trace.segments_of(stop), trace.segments, strict=True)):
+        best = best if frame % trace.frames else {}  # object: its slot when last seen
+        together = np.bincount(true.ravel() * np.int64(256) + slots.ravel(), minlength=65536).reshape(256, 256)  # [S N]
+        union = together.sum(axis=1, keepdims=True) + together.sum(axis=0) - together
+        for one in np.flatnonzero(together[BACKGROUND + 1 : OVERLAP].any(axis=1)).tolist():
+            one += BACKGROUND + 1
+            overlap = together[one] / np.maximum(union[one], 1)
+            if one not in best or overlap[best[one]] < overlap.max():
+                slot, before = int(overlap.argmax()), best.get(one)
+                found += [] if before is None else [[frame, one, before, slot]]
+                best[one] = slot
+    return found
 
 
 def _picture(name: str, image: np.ndarray, segments: np.ndarray | None, most: int) -> dict:
@@ -102,16 +153,14 @@ def _labels(labels: np.ndarray) -> dict:
 
 def _run(trace: AttentionTrace, colours: list | None) -> dict:
     decoder = trace.decoder_attention
-    words = [str(trace.about[key]) for key in ("run", "method") if trace.about.get(key)]
-    if trace.about.get("seed") is not None:
-        words.append(f"seed {trace.about['seed']}")
-    if trace.about.get("step") is not None:
-        words.append(f"training step {trace.about['step']}")
+    told = {"run": "{}", "method": "{}", "seed": "seed {}", "step": "training step {}"}
+    words = [text.format(trace.about[key]) for key, text in told.items() if trace.about.get(key) not in (None, "")]
     return {
         "name": " · ".join(words)[:160], "slots": trace.num_slots, "keep": trace.keep.tolist(),
         "leader": None if trace.leader is None else trace.leader.tolist(), "colours": colours,
         "attention": _maps(trace.attention), "decoder": None if decoder is None else _maps(decoder[None]),
         "training": None if trace.training_steps is None else _training(trace),
+        "story": story(trace) if trace.frames else None,
     }  # fmt: skip
 
 

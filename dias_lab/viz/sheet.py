@@ -23,17 +23,20 @@ SMALLEST = 0.01  # of the picture: segments below are not named
 def data_sheet(groups: dict[str, Iterable], title: str = "", columns: int = 4):
     """A matplotlib Figure: for each group a heading and its pictures, `columns` in a row and all of a row equally tall.
 
+    Of a group of strips, which are lists of pictures (the frames of a clip), each is a row.
+
     A picture is (image uint8 [H W 3], segments uint8 [H W] or None, name, {segment: what to call it}). Segments have
     colours and white outlines, the background has none, and what counts nowhere (overlap, void) is striped in grey.
     """
     rows = []  # (heading or None, pictures, widths and height in inches)
     for heading, pictures in groups.items():
         pictures = list(pictures)
-        for first in range(0, max(1, len(pictures)), columns):
-            row = pictures[first : first + columns]
+        if not pictures or not isinstance(pictures[0], list):
+            pictures = [pictures[first : first + columns] for first in range(0, max(1, len(pictures)), columns)]
+        for number, row in enumerate(pictures):
             aspects = [float(np.clip(picture[0].shape[1] / picture[0].shape[0], 0.4, 3)) for picture in row]
             height = min(TALLEST, (WIDTH - GAP * (len(row) - 1)) / max(sum(aspects), 1e-9)) if row else 0
-            rows.append((heading if first == 0 else None, row, [height * aspect for aspect in aspects], height))
+            rows.append((None if number else heading, row, [height * aspect for aspect in aspects], height))
     title_height = TITLE * bool(title)
     sheet_width = WIDTH + 2 * GAP
     sheet_height = GAP + title_height + sum(row[-1] + CAPTION + HEADING * (row[0] is not None) for row in rows)
@@ -68,7 +71,7 @@ def _draw(axes, width: int, height: int, image: np.ndarray, segments, name: str,
         panel = laid_over(panel, segments)
     axes.imshow(panel, interpolation="none")
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    room = max(4, round(width / 4.6) - len(count) - 3)  # letters
+    room = max(4, round(width / 5.6) - len(count) - 3)  # letters
     shown = name if len(name) <= room else f"…{name[-room + 1 :]}"
     axes.text(0, size[1] + 5, f"{shown} · {count}", fontsize=7.5, color="#444444", va="top", clip_on=False)
     written = []  # boxes of names: a smaller segment's name does not cover a larger one's

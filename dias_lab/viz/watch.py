@@ -20,7 +20,7 @@ TITLES = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU"}
 
 
 class Watch(widgets.VBox):
-    """Curves, and below them the explorer of the first `images` pictures whose maps the training keeps.
+    """Curves, and below them the explorer of the first `images` pictures (of clips: whole ones) whose maps the training keeps.
 
     The explorer stays where it stands; at the last training step it goes on with the training. What cannot be drawn is
     said, and stops no training.
@@ -46,7 +46,9 @@ class Watch(widgets.VBox):
             progress_figure(lines).savefig(data, format="png", dpi=90)
             self.curves.value = data.getvalue()
         if maps.exists():
-            trace = AttentionTrace.load(maps)[: self.images]
+            trace = AttentionTrace.load(maps)
+            frames = trace.frames or 1
+            trace = trace[: max(1, self.images // frames) * frames]
             if self.maps is None:
                 self.maps = explore(trace, live=True, stop="decoder")
                 self.children = [self.text, self.curves, self.maps]

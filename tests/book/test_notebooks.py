@@ -35,9 +35,6 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "calibration_images: int = 48": "calibration_images: int = 4",
     "short_steps: int = 0": "short_steps: int = 2",
     "compared_images: int = 24": "compared_images: int = 3",
-    "iteration_images: int = 50": "iteration_images: int = 2",
-    "gradient_images: int = 6": "gradient_images: int = 2",
-    "probes: int = 24": "probes: int = 9",
     "timed_steps: int = 5": "timed_steps: int = 1",
 }
 

@@ -149,6 +149,8 @@ def test_another_cache_for_other_weights_images_or_crops(config, scenes, data):
     folders.add(make(store.open(other), config, backbone))
     assert len(folders) == 6
     assert make(store.open(other), config.replace(steps=99, learning_rate=0.1), backbone) in folders
+    whole = {make(scenes, config.replace(crop_scale=1.0, seed=seed), backbone) for seed in (1, 2, 3)}
+    assert len(whole) == 1  # whole squares are those of every seed
 
 
 def test_a_disk_too_small_is_noticed_before_anything_is_computed(config, scenes, monkeypatch):

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import av
 import lmdb
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_the_split_follows_the_name_or_the_option(tmp_path):
         assert store.open(legacy.convert(root, tmp_path / "out.lmdb", split=option)).meta["split"] == split
         root.unlink()
     root = release_of(tmp_path, coco, "v4", name="mine.lmdb")
-    with pytest.raises(ConversionError, match="mine.lmdb: its name is not one of train, val, test; .*--split"):
+    with pytest.raises(ConversionError, match="mine.lmdb: its name is not one of train, val, validation, test; .*--split"):
         legacy.convert(root, tmp_path / "out.lmdb")
 
 
@@ -262,6 +263,123 @@ def test_wrong_options(tmp_path):
     with pytest.raises(ConversionError, match="is the published file itself"):
         legacy.convert(root, root)
     assert root.read_bytes() == before
+
+
+# Clips
+
+FRAMES = 4
+
+
+def moving(number: int, frame: int) -> np.ndarray:
+    """Object 1 moves, 2 is not seen in one frame, 3 stays."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[3:9, 2 + 3 * frame : 9 + 3 * frame] = 1
+    if frame != 1 + number % 2:
+        labels[20:30, 5:12] = 2
+    labels[20:30, 30:40] = 3
+    return labels
+
+
+def coloured(number: int, frame: int) -> np.ndarray:
+    return np.random.default_rng([number, frame]).integers(0, 255, (HEIGHT // 6, WIDTH // 6, 3), np.uint8).repeat(6, 0).repeat(6, 1)
+
+
+def avi(arrays: list[np.ndarray], codec: str, form: str) -> io.BytesIO:
+    """As VVO writes them: in memory, without loss."""
+    file, given = io.BytesIO(), "gray" if arrays[0].ndim == 2 else "rgb24"
+    with av.open(file, "w", format="avi") as container:
+        stream = container.add_stream(codec, rate=12, options={"qp": "0"} if codec == "libx264rgb" else {})
+        (stream.height, stream.width), stream.pix_fmt = arrays[0].shape[:2], form
+        for array in arrays:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(array), given)))
+        container.mux(stream.encode())
+    return file
+
+
+def movi(number: int, release: str) -> dict:
+    """RGB handed to OpenCV, which writes BGR: red and blue are exchanged in the file."""
+    frames = [coloured(number, frame)[..., ::-1] for frame in range(FRAMES)]
+    masks = [moving(number, frame) for frame in range(FRAMES)]
+    boxes = np.zeros((FRAMES, 3, 4), np.float32)
+    if release == "randsfq":
+        flow = [avi(frames, "libx264rgb", "rgb24"), -1.0, 1.0]
+        return {"video": avi(frames, "libx264rgb", "rgb24"), "segment": avi(masks, "ffv1", "gray"), "bbox": boxes, "flow": flow, "depth": flow}
+    flow = {"data": [[png(masks[0])], [png(masks[0])]], "min": -1.0, "max": 1.0}
+    return {"video": [png(frame) for frame in frames], "segment": [png(mask) for mask in masks], "s": 3, "bbox": boxes, "flow": flow}
+
+
+def ytvis(number: int, release: str) -> dict:
+    encode = png if release == "smoothsa" else webp
+    masks = [encode(moving(number, frame)) for frame in range(FRAMES)]
+    sample = {"video": [photo(10 * number + frame) for frame in range(FRAMES)], "segment": masks}
+    return sample | {"clazz": np.array([[9, 4, 7]] * FRAMES, np.uint8)} | ({"s": 3} if release == "smoothsa" else {})
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("kind, release", [(movi, "randsfq"), (movi, "smoothsa"), (ytvis, "randsfq"), (ytvis, "smoothsa")])
+def test_every_layout_of_clips(tmp_path, kind, release, protocol):
+    one = store.open(legacy.convert(release_of(tmp_path, kind, release, protocol, "validation.lmdb"), tmp_path / "test.lmdb"))
+    meta = one.meta
+    assert (meta["dataset"], meta["kind"], meta["split"], meta["count"]) == (kind.__name__, "video", "test", IMAGES * FRAMES)
+    assert release in meta["layout"].split("/")
+    for item, record in enumerate(one):
+        number, frame = divmod(item, FRAMES)
+        assert (record.info["clip"], record.info["frame"]) == (f"{number:06d}", frame)
+        assert (decode(record.segments) == moving(number, frame)).all()
+        seen = [1, 2, 3] if frame != 1 + number % 2 else [1, 3]
+        assert list(record.info["things"]) == seen and {int(one) for one in record.info["boxes"]} == set(seen)
+        assert {int(one): box for one, box in record.info["boxes"].items()}[1] == [2 + 3 * frame, 3, 9 + 3 * frame, 9]
+        if kind is ytvis:
+            assert record.image == photo(10 * number + frame)  # the original JPEG
+            assert record.info["classes"] == {segment: {1: 9, 2: 4, 3: 7}[segment] for segment in seen}
+        else:
+            assert (decode(record.image) == coloured(number, frame)).all()  # red is red again
+
+
+WRONG_CLIPS = {
+    "its video has 3 frames, its segment 4": lambda clip: clip | {"video": clip["video"][:3]},
+    "its video has 4 frames, its clazz is an array u1 of 2 dimensions: .2, 3": lambda clip: clip | {"clazz": clip["clazz"][:2]},
+    "the segment 3, its clip has 2 at most": lambda clip: clip | {"clazz": clip["clazz"][:, :2].copy()},
+    "its clazz is vector": lambda clip: clip | {"clazz": clip["clazz"][0]},
+    "its image begins with": lambda clip: clip | {"video": [b"x"] * 4},
+    "its segment is bytes": lambda clip: clip | {"segment": [b"x"] * 4},
+    "its field 'video/0' is neither": lambda clip: clip | {"video": [None]},
+    "its field 'segment/0' is neither": lambda clip: {"video": clip["video"]},
+    "frame 0 .*segment 255": lambda clip: clip | {"segment": [png(many)] * 4, "clazz": np.ones((4, 255), np.uint8)},
+    "image file is truncated|image cannot be decoded": lambda clip: clip | {"video": [photo(0)[:-99]] * 4},
+    "two releases are in one file": lambda clip: clip | {"segment": [webp(moving(0, 0))] * 4},
+    "Invalid data found": lambda clip: clip | {"video": io.BytesIO(b"no video" * 999), "segment": io.BytesIO(b"x")},
+    "its video has 4 frames, its segment 1|two releases": lambda clip: clip | {"video": avi([coloured(0, 0)] * 4, "libx264rgb", "rgb24"), "segment": avi([moving(0, 0)], "ffv1", "gray")},
+    "mask is .* and its image|two releases": lambda clip: clip | {"video": avi([coloured(0, 0)] * 4, "libx264rgb", "rgb24"), "segment": avi([moving(0, 0)[:12]] * 4, "ffv1", "gray")},
+    "asks for 'posix.system'": lambda clip: clip | {"video": Calls(os.system, "true")},
+    "no image as bytes": lambda clip: clip | {"video": [], "segment": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG_CLIPS)
+def test_what_is_wrong_with_a_clip_is_said(tmp_path, message):
+    values = [ytvis(0, "smoothsa"), WRONG_CLIPS[message](ytvis(1, "smoothsa"))]
+    with pytest.raises(ConversionError, match=f"000001.*({message})"):
+        legacy.convert(write(tmp_path / "val.lmdb", values), tmp_path / "out.lmdb")
+    assert not (tmp_path / "out.lmdb").exists()
+
+
+def test_flipped_bytes_of_videos_in_memory(tmp_path):
+    """FFmpeg decodes in the process that may be lost: the clip is read, or there is an error."""
+    value, random = pickle.dumps(movi(1, "randsfq")), np.random.default_rng(0)
+    values = [bytearray(value) for _ in range(40)]
+    for flipped in values[1:]:
+        for place in random.integers(0, len(value), 5):
+            flipped[place] ^= int(random.integers(1, 256))
+    path = write(tmp_path / "val.lmdb", list(map(bytes, values)))
+    file = published.PublishedFile(path)
+    for key in file.keys:
+        try:
+            assert all(sample.indices.shape == (HEIGHT, WIDTH) for sample in file.samples(key))
+        except ConversionError as error:
+            assert key.decode() in str(error)
+            if file._script.poll() is not None:
+                file = published.PublishedFile(path)
 
 
 # What can be wrong
@@ -829,9 +947,9 @@ def test_a_killed_conversion_leaves_no_store(tmp_path):
     root, out = write(tmp_path / "val.lmdb", [coco(0, "v4")] * 150), tmp_path / "out" / "test.lmdb"
     out.parent.mkdir()
     code = (
-        "import os\nfrom dias_lab.data.convert import legacy, published\nread = published.PublishedFile.read\n"
+        "import os\nfrom dias_lab.data.convert import legacy, published\nread = published.PublishedFile.samples\n"
         "def killed(self, key):\n    os.kill(os.getpid(), 9) if key == b'000140' else None\n    return read(self, key)\n"
-        f"published.PublishedFile.read = killed\nlegacy.convert({str(root)!r}, {str(out)!r})"
+        f"published.PublishedFile.samples = killed\nlegacy.convert({str(root)!r}, {str(out)!r})"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert os.listdir(out.parent) and not out.exists()

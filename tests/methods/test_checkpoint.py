@@ -120,7 +120,7 @@ def test_a_best_json_that_names_no_checkpoint_is_named(content, saved):
     (saved / "checkpoints" / "best.json").write_text(content)
     with pytest.raises(ValueError, match="best.json"):
         checkpoint.load_model(saved)
-    assert checkpoint.load_model(saved, "last").step == 7
+    assert checkpoint.load_model(saved, "last").trained_steps == 7
 
 
 @pytest.mark.parametrize("full", ["weights.safetensors", "state.pt", "progress.json"])
@@ -164,7 +164,7 @@ def test_a_model_is_the_best_the_last_or_that_of_a_step(saved, small_config):
     runs.write_json(saved / "checkpoints" / "best.json", {"step": 3})
     for which, step, expected in (("best", 3, first), ("last", 7, second), (3, 3, first), (7, 7, second)):
         model = checkpoint.load_model(saved, which)
-        assert same(model, expected) and model.step == step and not model.training
+        assert same(model, expected) and model.trained_steps == step and not model.training
     for which in (4, "first"):
         with pytest.raises(ValueError, match=f"no checkpoint {which!r}; it has 3, 7, best and last"):
             checkpoint.load_model(saved, which)

@@ -226,12 +226,12 @@ def test_a_resumed_student_wants_the_same_teacher(teacher_run, small_scenes, tmp
     model = checkpoint.load_model(teacher)
     model.aggregator.to_key.weight.data += 0.01
     checkpoint.prune(teacher, keep=set())
-    checkpoint.save(teacher, model.step, model, {}, {})  # the same step, other weights
+    checkpoint.save(teacher, model.trained_steps, model, {}, {})  # the same step, other weights
     with pytest.raises(ValueError, match=r"\(teacher differ\).*old data and teacher"):
         fit(config, run_dir, progress=False)
     checkpoint.prune(teacher, keep=set())
     (teacher / "checkpoints" / "best.json").unlink()
-    checkpoint.save(teacher, model.step + 1, model, {}, {})
+    checkpoint.save(teacher, model.trained_steps + 1, model, {}, {})
     with pytest.raises(ValueError, match=r"\(teacher, teacher_step differ\)"):
         fit(config, run_dir, progress=False)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dias_lab.config import Config
-from dias_lab.modules.frames import FramedDecoder, FramedRandomOrderDecoder, build_decoder
+from dias_lab.methods.parts import build_decoder
+from dias_lab.modules.frames import FramedDecoder, FramedRandomOrderDecoder
 
 B, N, C, D, SIDE = 2, 3, 5, 8, 12
 L = SIDE * SIDE

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from published import load_swollen, near
 
 from dias_lab.data.draws import draw
-from dias_lab.modules.initializer import LearnedSlots, PreheatedGaussian, SeparateGaussian, SharedGaussian
+from dias_lab.methods.smoothsa import PreheatedGaussian
+from dias_lab.methods.spot import LearnedSlots
+from dias_lab.modules.initializer import BoxSlots, SeparateGaussian, SharedGaussian
 
 B, N, L, C, D = 2, 4, 9, 12, 8
 
@@ -55,3 +58,9 @@ def test_preheating_learns_from_its_prediction_and_may_leave_the_projector_alone
         assert [g is None for g in torch.autograd.grad(slots.sum(), weights, allow_unused=True)] == [True, False]
     with pytest.raises(ValueError, match="preheat_heads = 3"):
         PreheatedGaussian(N, D, C, num_heads=3)
+
+
+def test_measured_numbers_of_slots_from_boxes():
+    boxes = [[[0.1, 0.2, 0.4, 0.6], [0.5, 0.1, 0.9, 0.3], [0, 0, 0, 0]], [[0.2, 0.2, 0.3, 0.9], [-1] * 4, [-1] * 4]]
+    slots = load_swollen(BoxSlots(8), str)(torch.tensor(boxes, dtype=torch.float64))
+    near(slots, -6.016583, 26.047203, "-0.538469 -0.360048 0.490502 -0.456104", "1.245635 0.127038 -1.350810 -0.441189")

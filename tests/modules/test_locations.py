@@ -7,7 +7,7 @@ from dias_lab import losses
 from dias_lab.config import Config
 from dias_lab.data.draws import draw
 from dias_lab.methods import build
-from dias_lab.modules.frames import build_decoder
+from dias_lab.methods.parts import build_decoder
 from dias_lab.training.cost import step_costs
 
 B, N, C, D, GRID = 2, 4, 9, 6, (5, 7)

@@ -45,7 +45,7 @@ def read_tensorboard(folder) -> dict[str, dict[int, float]]:
 
     events = EventAccumulator(str(folder))
     events.Reload()
-    return {name: {one.step: one.value for one in events.Scalars(name)} for name in events.Tags()["scalars"]}
+    return {name: {one.step: one.value for one in events.Scalars(name)} for name in events.Tags()["scalars"] if name != "step"}
 
 
 READERS = {"csv": read_csv, "tensorboard": read_tensorboard}

@@ -6,11 +6,14 @@ import pytest
 import torch
 from interruptions import stopped
 from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 
 from dias_lab import runs
+from dias_lab.analysis.discovery import Discovery
 from dias_lab.config import Config
 from dias_lab.methods import build, checkpoint
 from dias_lab.modules.conditioning import Conditioned
+from dias_lab.training import parent
 from dias_lab.training.loop import Training, fit
 
 SMALL = dict(
@@ -67,9 +70,9 @@ def test_it_begins_with_the_parents_best_weights_and_conditioning(base, child, t
     monkeypatch.setattr(Conditioned, "fit", lambda self, features: pytest.fail("fitted again"))
     training = Training(child, tmp_path)
     best = checkpoint.load_model(base)
-    assert best.step == runs.best_step(base) != checkpoint.steps(base)[-1]
+    assert best.trained_steps == runs.best_step(base) != checkpoint.steps(base)[-1]
     assert same(training.model.trained_state(), best.trained_state()) and not training.model.backbone.waiting
-    assert training.learner.data["parent"] == runs.weights_hash(base) and training.learner.data["parent_step"] == best.step
+    assert training.learner.data["parent"] == runs.weights_hash(base) and training.learner.data["parent_step"] == best.trained_steps
     assert not training.optimizer.state_dict()["state"]  # the optimiser starts fresh
 
 
@@ -102,7 +105,7 @@ def test_a_killed_child_goes_on_from_its_own_checkpoint_and_needs_its_parent_no_
     assert same(last(tmp_path / "parts"), last(tmp_path / "whole"))
     ours, theirs = (runs.read_json(tmp_path / name / "metrics.json") for name in ("parts", "whole"))
     assert ours["scores"] == theirs["scores"] and ours["about"]["parent"] == theirs["about"]["parent"]
-    assert checkpoint.load_model(tmp_path / "parts").step and fit(config, tmp_path / "parts", progress=False) == ours
+    assert checkpoint.load_model(tmp_path / "parts").trained_steps and fit(config, tmp_path / "parts", progress=False) == ours
     with pytest.raises(ValueError, match="no config.json"):  # a new run cannot start from it
         fit(config, tmp_path / "new", progress=False)
 
@@ -188,3 +191,54 @@ def test_a_run_is_not_its_own_parent(child, other, tmp_path):
     for run_dir in (other, tmp_path / "link"):
         with pytest.raises(ValueError, match="cannot be its own parent"):
             fit(child.replace(parent=str(other)), run_dir, progress=False)
+
+
+# A model for clips
+
+
+@pytest.fixture
+def clips(child):
+    """The config of a model for clips whose parent is the one for images."""
+    return child.replace(clip_frames=3, transition="rsfq", condition="boxes")
+
+
+def started(config, tmp_path):
+    """A model with its parent's weights, as a training starts."""
+    parent.check(config, tmp_path / "run", Discovery)
+    model = build(config)
+    return model, parent.start(config, model, tmp_path / "run")
+
+
+def test_clips_start_from_a_model_for_images_and_what_that_lacks_starts_fresh(base, clips, tmp_path):
+    (model, record), fresh = started(clips, tmp_path), build(clips).trained_state()
+    ours, theirs = model.trained_state(), checkpoint.load_model(base).trained_state()
+    assert record["parent"] == runs.weights_hash(base) and not model.backbone.waiting
+    assert {name.partition(".")[0] for name in ours.keys() - theirs} == {"transition", "boxes"} and not theirs.keys() - ours
+    assert all(torch.equal(ours[name], theirs.get(name, fresh[name])) for name in ours)
+    images = torch.rand(2, 1, 3, 128, 128)
+    slots = torch.randn(2, 5, 12)
+    one, image = model.eval()(images, initial_slots=slots), checkpoint.load_model(base)(images[:, 0], initial_slots=slots)
+    torch.testing.assert_close(one.reconstruction[:, 0], image.reconstruction)
+
+
+def test_a_model_for_clips_hands_its_transition_on(clips, tmp_path):
+    model, _ = started(clips, tmp_path)
+    with torch.no_grad():
+        model.transition.time.weight += 1
+    first = tmp_path / "first"
+    checkpoint.save(first, 1, model, {}, {"data": {}})
+    runs.write_json(first / "config.json", clips.to_dict())
+    again, _ = started(clips.replace(parent=str(first)), tmp_path)
+    assert same(again.trained_state(), model.trained_state())
+    for fields, words in [
+        (dict(transition="encoder"), r"transition\..* is left over.*What differs: transition is 'rsfq' there, 'encoder' here"),
+        (dict(transition_frames=4), r"transition.time.weight is \(6, 12\) there, \(4, 12\) here"),
+        (dict(clip_frames=0), r"transition\..* is left over.*What differs: clip_frames is 3 there, 0 here"),
+        (dict(condition="none"), "boxes.*left over"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            started(clips.replace(parent=str(first), **fields), tmp_path)
+    lacking = {name: value for name, value in model.trained_state().items() if not name.startswith("transition.time")}
+    (first / "checkpoints" / "1" / "weights.safetensors").write_bytes(as_bytes(lacking))
+    with pytest.raises(ValueError, match="transition.time.weight is missing"):  # a part of a part is no part
+        started(clips.replace(parent=str(first)), tmp_path)

@@ -1,28 +1,21 @@
 """The explorer in a real browser: every control, readouts against numpy, no network; and live in JupyterLab.
 
-Needs chromium on the PATH (.ci/run installs it). Screenshots go to runs/screenshots/.
+Needs chromium on the PATH (.ci/run installs it).
 """
 
-import base64
 import http.server
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from pages import ROOT, SCREENSHOTS, array, ask, hover, labels, picture, pixels, ready, table
 from PIL import Image, ImageOps
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from traces import HOSTILE, some_trace, some_training
 
 from dias_lab.data.scenes import scene
@@ -31,101 +24,7 @@ from dias_lab.viz import explore, overlay, palette
 from dias_lab.viz.payload import payload
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser at a time
-ROOT = Path(__file__).resolve().parents[2]
-SCREENSHOTS = ROOT / "runs" / "screenshots"
 B, T, N, h, w = 3, 3, 7, 16, 16
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, tmp_path):
-    """Opens an explorer's page, or a file, from disk in a browser without a network; gives playwright's Page.
-
-    Fails at the end if a strict page asked for anything or raised an error.
-    """
-    contexts, asked, errors = [], [], []
-
-    def visit(what, width=1200, height=900, strict=True, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, accept_downloads=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        path = what if isinstance(what, Path) else what.to_html(tmp_path / f"{len(contexts)}.html")
-        if strict:
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(path.as_uri())
-        if what is not path:
-            ready(page)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not errors
-    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))]
-
-
-def ready(page):
-    """Wait until what changed is drawn."""
-    page.wait_for_function("() => { const e = document.querySelector('#explorer').explorer; return e.picture && !e.waiting.size; }")
-
-
-def ask(page, code: str, argument=None):
-    """The value of JavaScript code, in which `e` is the explorer, once everything is drawn."""
-    ready(page)
-    return page.evaluate(f"(argument) => {{ const e = document.querySelector('#explorer').explorer; return {code}; }}", argument)
-
-
-def array(page, code: str) -> np.ndarray:
-    """The bytes that JavaScript code gives, uint8 [length]."""
-    joined = "let text = ''; for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));"
-    return np.frombuffer(base64.b64decode(ask(page, f"((bytes) => {{ {joined} return btoa(text); }})({code})")), np.uint8)
-
-
-def pixels(page, canvas: str = "e.runs[0].base") -> np.ndarray:
-    """What a canvas shows, uint8 [height width 4]."""
-    width, height = ask(page, f"[{canvas}.width, {canvas}.height]")
-    return array(page, f"{canvas}.getContext('2d').getImageData(0, 0, {width}, {height}).data").reshape(height, width, 4)
-
-
-def labels(page, run: int = 0) -> np.ndarray:
-    """The stage's arg-max segments, uint8 [height width]."""
-    raster = f"e.runs[{run}].raster"
-    found = array(page, f"({raster}.winners(e.maps({run}, e.state.stop)), {raster}.labels)")
-    return found.reshape(ask(page, f"[{raster}.height, {raster}.width]"))
-
-
-def table(page, run: int = 0, exact: bool = True) -> np.ndarray:
-    """The readout, [stops slots]."""
-    ready(page)
-    cells = page.locator(".run").nth(run).locator("tbody tr")
-    take = "(rows) => rows.map((row) => [...row.querySelectorAll('td')].map((td) => Number(td.dataset.value)))"
-    values = cells.evaluate_all(take if exact else take.replace("td.dataset.value", "td.textContent"))
-    return np.array(values).T
-
-
-def hover(page, row, column, cells=(h, w), area=".stage", click=False):
-    box = page.locator(area).first.bounding_box()
-    place = box["x"] + (column + 0.4) / cells[1] * box["width"], box["y"] + (row + 0.6) / cells[0] * box["height"]
-    page.mouse.click(*place) if click else page.mouse.move(*place)
-    ready(page)
-
-
-def picture(page, name: str):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    ready(page)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @pytest.fixture(scope="module")
@@ -890,32 +789,6 @@ def test_executed_notebooks_keep_it_alive_as_html(visit, notebook, scenes):
     expect(frame_of(page).locator(".explorer")).to_have_class(re.compile(r"\bdark\b"))
     path.write_text(gallery.page(executed, "explore"))
     check_frame(visit(path), scenes)
-
-
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab in the test's folder: its address with the token."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    homes = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--expose-app-in-browser"]
-    command += ["--IdentityProvider.token=abc", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=", "--ServerApp.port_retries=0"]
-    with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **homes}, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/api?token=abc", timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()
-                time.sleep(0.1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 BEFORE_TRAINING = """import torch

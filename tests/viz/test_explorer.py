@@ -217,9 +217,10 @@ def test_the_page_asks_nothing_of_the_network(trace):
     assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace
 
 
-def test_the_module_is_one_readable_file():
-    text = explorer.MODULE.read_text()
-    assert len(text.splitlines()) <= 1080
+def test_the_module_is_readable():
+    """Of two parts: what holds of every trace, and what of clips alone."""
+    text, parts = explorer.MODULE, [(explorer.FOLDER / name).read_text() for name in ("explorer.js", "clips.js")]
+    assert text == "\n".join(parts) and [len(part.splitlines()) <= most for part, most in zip(parts, (1180, 260))] == [True, True]
     assert not re.search(r"^\s*import\b|\bimport\(|\bfetch\(|innerHTML|\beval\(|XMLHttpRequest|</script|<!--", text, re.MULTILINE)
     assert "export default { render }" in text
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from traces import some_trace
+from traces import some_clips, some_trace
 
 WITHOUT_TORCH = """
 import sys
@@ -13,10 +13,14 @@ class NoTorch:
             raise ImportError("torch must not be imported here")
 sys.meta_path.insert(0, NoTorch())
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import explore, gallery, iterations_figure, iterations, use
+from dias_lab.viz import Stream, explore, film, frames, gallery, iterations, use
 use()
 trace = AttentionTrace.load(sys.argv[1])
-iterations_figure(trace).to_html(), gallery(trace), iterations(trace)
+gallery(trace), iterations(trace)
+clips = AttentionTrace.load(sys.argv[4])
+film(clips)._repr_html_(), frames(clips), explore(clips).html()
+stream = Stream()
+stream.add(clips.images[0], clips.attention[:, 0])
 explore(trace).to_html(sys.argv[2])
 explore([trace, trace], live=True).to_html(sys.argv[2])
 from dias_lab.__main__ import main
@@ -26,7 +30,8 @@ sys.exit(main(["explore", sys.argv[1], "--out", sys.argv[2]]) or main(["segments
 
 def test_nothing_needs_torch(tmp_path):
     some_trace().save(tmp_path / "x.npz")
-    command = [sys.executable, "-c", WITHOUT_TORCH, tmp_path / "x.npz", tmp_path / "page.html", tmp_path / "segments"]
+    some_clips(clips=1, frames=3).save(tmp_path / "clips.npz")
+    command = [sys.executable, "-c", WITHOUT_TORCH, tmp_path / "x.npz", tmp_path / "page.html", tmp_path / "segments", tmp_path / "clips.npz"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").stat().st_size > 50_000 and (tmp_path / "segments" / "segments.json").exists()

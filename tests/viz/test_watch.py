@@ -36,6 +36,14 @@ def test_a_watch_follows_the_files(tmp_path):
     assert watch.text.value == "step 20" and bytes(watch.curves.value).startswith(b"\x89PNG")
 
 
+def test_a_watch_takes_whole_clips(tmp_path):
+    some_training((0,), images=6, about={"frames": 2}).save(tmp_path / "training.npz")
+    for images, shown in ((5, 4), (1, 2), (8, 6)):
+        watch = Watch(images)
+        watch(tmp_path)
+        assert len(watch.maps.data["images"]) == shown and watch.maps.data["clips"]["frames"] == 2
+
+
 def test_what_cannot_be_drawn_stops_no_training(tmp_path):
     watch = Watch()
     (tmp_path / "training.npz").write_bytes(b"<no trace>")

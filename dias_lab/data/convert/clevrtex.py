@@ -9,6 +9,7 @@ background is black. Objects are numbered from 1 in the ascending order of R + 2
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from dias_lab.data import pictures, store
 from dias_lab.data.convert import common
@@ -20,15 +21,16 @@ WAY_OUT = "Unpack the original archive again"
 
 
 def convert(
-    root: str | Path, out: str | Path, validation: float = 0.05, splits: str = "reference", progress: bool = False
+    root: Path, out: Path, validation: float = 0.05, splits: Literal["reference", "usual"] = "reference", progress: bool = False
 ) -> dict[str, Path]:
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+    """Convert ClevrTex.
 
-    `splits`: "reference" trains on clevrtex_full and tests on clevrtex_outd, whose shapes and textures are others;
-    `validation` is then the share of clevrtex_full, 0 to 1, on which checkpoints may be chosen, of which a scene's name
-    alone decides. 0: no such split. "usual" takes clevrtex_full alone, in the order of the scenes' numbers: the first
-    tenth for test, the next for validation, the rest for train (5,000, 5,000 and 40,000 of the whole set).
+    Args:
+        root: the folder with clevrtex_full/ and clevrtex_outd/, whose shapes and textures are others
+        splits: reference: train on full, test on outd; usual: full alone, in the order of its numbers: the first tenth for
+            test, the next for validation, the rest for train
 
+    Of reference, a scene's name alone decides whether it is in `validation`.
     Raises: ConversionError if files are missing, damaged or not ClevrTex's; OSError if `out` cannot be written.
     """
     root, out = Path(root), Path(out)
@@ -61,7 +63,8 @@ def _scenes(root: Path, name: str) -> list[Path]:
         raise ConversionError(f"{folder} is missing. {common.found(root, folder, LAYOUT)}")
     names = {path for path in folder.glob("*/*.png") if not path.name.startswith(".")}
     flats = {path for path in names if path.name.endswith(FLAT)}
-    scenes = sorted((path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats), key=_number)
+    scenes = [path.with_name(path.name.removesuffix(FLAT) + ".png") for path in flats]
+    scenes.sort(key=lambda path: common.natural(path.name))  # folders "2" and "10" must not be sorted as text
     if not scenes:
         found = common.found(root, folder / "0", LAYOUT)
         raise ConversionError(f"{folder} holds no scenes (<number>/*{FLAT}). {found}")
@@ -74,12 +77,6 @@ def _scenes(root: Path, name: str) -> list[Path]:
     if len({path.name for path in scenes}) < len(scenes):
         raise ConversionError(f"{folder} has scenes of the same name in several folders. {WAY_OUT}")
     return scenes
-
-
-def _number(path: Path) -> tuple[int, str]:
-    """The number that ends the name; folders "2" and "10" must not be sorted as text."""
-    number = re.search(r"(\d+)\D*$", path.stem)
-    return int(number[1]) if number else -1, path.name
 
 
 def _flat(path: Path) -> Path:

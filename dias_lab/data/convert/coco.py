@@ -17,6 +17,7 @@ masks are turned with it; not so where the table states the size of the upright 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pycocotools import mask as masks
@@ -32,18 +33,18 @@ NUM_IDS = 1 << 24
 
 
 def convert(
-    root: str | Path, out: str | Path, validation: float = 0.05, limit: int | None = None, annotations: str = "panoptic",
-    progress: bool = False,
+    root: Path, out: Path, validation: float = 0.05, limit: int | None = None,
+    annotations: Literal["panoptic", "instances"] = "panoptic", progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+    """Convert COCO 2017. `test` is val2017; an image's id alone decides whether it is in `validation`.
 
-    `test` is val2017. `validation` is the share of train2017, 0 to 1, on which checkpoints may be chosen, so that they
-    are not chosen on the reported images; an image's id alone decides. 0: no such split. `limit`: only the first images
-    of each split, by id. `annotations`: "panoptic" or "instances". Photos of which the tables know nothing are left out
-    and counted in meta["photos_without_masks"].
+    Args:
+        root: the folder with train2017/, val2017/ and annotations/
+        limit: only the first images of each split, by id
+        annotations: panoptic: things (cats), stuff (sky), no overlaps; instances: things, as SPOT and OCLF use them
 
-    Raises: ConversionError if the files are not COCO's, incomplete or damaged; OSError if `out` cannot be written. A
-    split is replaced when its new store is complete, and not before.
+    Photos of which the tables know nothing are left out and counted in meta["photos_without_masks"].
+    Raises: ConversionError if the files are not COCO's, incomplete or damaged; OSError if `out` cannot be written.
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "train2017")
@@ -209,10 +210,10 @@ class Instances(Part):
         with_crowds = np.select([cover[1] == 0, (cover[0] == 0) & (cover[1] == 1)], [top[0], top[1]], under + top[0])
         places = np.where(cover[0] > 1, 0, with_crowds)
         seen = [place for place in np.unique(places).tolist() if place]
-        common.refuse_too_many(len(seen), f"{self.table}: image {number}")
-        ranks = {place: rank for rank, place in enumerate(seen, start=1)}
+        ranks = dict(zip(seen, self.ranks(seen)))
+        common.refuse_too_many(max(ranks.values(), default=0), f"{self.table}: image {number}")
         numbers = np.zeros(2 * under, np.uint8)
-        numbers[seen] = range(1, len(seen) + 1)
+        numbers[seen] = list(ranks.values())
         labels = np.where(cover[0] > 1, np.uint8(OVERLAP), numbers[places])
         owners = {place: place % under or int(top[1][places == place][0]) for place in seen}  # crowds that overlap: one
         segments = {rank: annotations[owners[place] - 1] for place, rank in ranks.items()}
@@ -221,6 +222,10 @@ class Instances(Part):
         hidden = [a["id"] for place, a in enumerate(annotations, start=1) if place not in owners.values()]
         more = {"hidden": hidden} | ({"beneath": beneath} if beneath else {})
         return self.stored(number, labels, segments, **more)
+
+    def ranks(self, seen: list[int]) -> Sequence[int]:
+        """The segments of the places that are seen."""
+        return range(1, len(seen) + 1)
 
     def _mask(self, annotation: dict, height: int, width: int) -> np.ndarray:
         """One annotation's pixels, bool [H W]: polygons, or run lengths as a list or as text."""

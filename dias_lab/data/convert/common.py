@@ -10,7 +10,9 @@ Axes: H W pixels of a picture.
 
 import functools
 import hashlib
+import itertools
 import os
+import re
 import secrets
 import shlex
 from collections import deque
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
+from scipy import ndimage
 from tqdm import tqdm
 
 from dias_lab.data import lmdb_file, pictures, store
@@ -38,11 +41,15 @@ class ConversionError(ValueError):
 
 
 class Split(NamedTuple):
-    """One split to be written. `record` makes the store's record of an item; several threads call it at once."""
+    """One split to be written. `record` makes the store's record of an item; several threads call it at once.
+
+    The items of a split with `frames` are clips, whose frames that makes: one clip after another, by one thread.
+    """
 
     items: Sequence
     record: Callable[[Any], store.Record]
     meta: dict  # source, classes, and what else should be known about the split
+    frames: Callable[[Any], Iterable] | None = None  # of a clip those that `record` gets, in their order
 
 
 def write(
@@ -64,13 +71,15 @@ def write(
     for split in SPLITS:
         lmdb_file.remove_stale(out / f"{split}.lmdb")
     paths, mark = {}, secrets.token_hex(8)
-    for split, (items, record, meta) in splits.items():
-        what = f"{dataset} {split}"
-        meta = {"dataset": dataset, "split": split, "command": command(dataset, **options), "conversion": mark, **meta}
-        packed = in_order(functools.partial(_packed, record=record, what=what, way_out=way_out), items)
-        shown = tqdm(packed, what, len(items), disable=not progress, mininterval=1)
+    for split, (items, record, meta, frames) in splits.items():
+        what, kind = f"{dataset} {split}", "video" if frames else "image"
+        typed = command(dataset.split("_")[0], **options)  # movi_c and movi_d are converted by movi
+        own = {"dataset": dataset, "split": split, "kind": kind, "command": typed, "conversion": mark}
+        every = itertools.chain.from_iterable(map(frames, items)) if frames else items
+        packed = in_order(functools.partial(_packed, record=record, what=what, way_out=way_out), every)
+        shown = tqdm(packed, what, None if frames else len(items), disable=not progress, mininterval=1)
         try:
-            paths[split] = store.write(out / f"{split}.lmdb", _sound(shown), meta)
+            paths[split] = store.write(out / f"{split}.lmdb", _sound(shown), own | meta)
         except store.StoreError as error:
             raise ConversionError(f"{what}: {error}. {way_out}") from error
     return {split: paths[split] for split in SPLITS if split in paths}
@@ -101,7 +110,8 @@ def command(dataset: str, **options) -> str:
     words = ["python", "-m", "dias_lab", "convert", dataset]
     for option, value in options.items():
         if value is not None and value is not False:
-            words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
+            values = [] if value is True else value if isinstance(value, tuple) else [value]
+            words += [f"--{option.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
 
@@ -162,6 +172,19 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
     return [name for name in names if name not in held], [name for name in names if name in held]
 
 
+def parted(salt: str, names: Sequence[str], validation: float, test: float) -> dict[str, list[str]]:
+    """The names of each split, by their hashes. Of three or more each split that is wanted has one; a single one is for train.
+
+    The test share is drawn first, so that another validation share does not move it.
+    """
+    rest, splits = sorted(names, key=lambda name: hashlib.sha256(f"{salt} {name}".encode()).digest()), {}
+    for split, wanted in (("test", test), ("validation", validation)):
+        count = min(max(round(share(split, wanted, "the clips") * len(names)), 1), len(rest) - 1) if wanted else 0
+        splits[split], rest = rest[:count], rest[count:]
+    splits["train"] = rest
+    return {split: [name for name in names if name in chosen] for split, chosen in splits.items() if chosen}
+
+
 # Masks
 
 
@@ -195,14 +218,15 @@ def ranked(values: Integer[np.ndarray, "H W"]) -> tuple[list[int], Integer[np.nd
     return distinct.tolist(), np.repeat(places, np.diff(starts, append=flat.size)).reshape(values.shape)
 
 
-def numbered(values: Integer[np.ndarray, "H W"], where: Path) -> UInt8[np.ndarray, "H W"]:
-    """Segments 1, 2, ... in the ascending order of the values; the value 0 is the background.
+def numbered(values: Integer[np.ndarray, "H W"], where: Path, among: Iterable[int] = ()) -> UInt8[np.ndarray, "H W"]:
+    """Segments 1, 2, ... in the ascending order of the values, and of others `among` which they stand; 0 is the background.
 
     Raises: ConversionError if there are more segments than a store holds.
     """
     distinct, places = ranked(values)
-    refuse_too_many(len(distinct) - (0 in distinct), where)
-    return (places + (0 not in distinct)).astype(np.uint8)
+    segments = sorted({*distinct, *among} - {0})
+    refuse_too_many(len(segments), where)
+    return np.array([segments.index(value) + 1 if value else 0 for value in distinct], np.uint8)[places]
 
 
 def refuse_too_many(segments: int, where) -> None:
@@ -215,6 +239,27 @@ def refuse_too_many(segments: int, where) -> None:
 def all_things(labels: Integer[np.ndarray, "H W"]) -> dict[int, bool]:
     """info["things"] where every segment of the map is one."""
     return {segment: True for segment in ranked(labels)[0] if segment not in (BACKGROUND, VOID)}
+
+
+# Frames
+
+
+def natural(name) -> list:
+    """What names are sorted by so that frame2 stands before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
+
+
+def boxes(labels: UInt8[np.ndarray, "H W"]) -> dict[int, list[int]]:
+    """By segment left, top, right and bottom in pixels; right and bottom are outside."""
+    found = enumerate(ndimage.find_objects(labels, LAST_SEGMENT), start=1)
+    return {segment: [at[1].start, at[0].start, at[1].stop, at[0].stop] for segment, at in found if at}
+
+
+def frame(image: bytes, labels: np.ndarray | None, clip: str, number: int, file: str, **more) -> store.Record:
+    """The record of a clip's frame, all of whose segments are things."""
+    info = {"source": {"id": f"{clip}/{number:05d}", "file": file}, "clip": clip, "frame": number}
+    known = {} if labels is None else {"things": all_things(labels), "boxes": boxes(labels)}
+    return store.Record(image, labels, info | known | more)
 
 
 # Errors

@@ -30,16 +30,19 @@ MEND = "Mend the file or take it out"
 
 
 def convert(
-    root: str | Path, out: str | Path, masks: str | Path | None = None, validation: float | None = None,
-    test: float | None = None, progress: bool = False,
+    root: Path, out: Path, masks: Path | None = None, validation: float | None = None, test: float | None = None,
+    progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+    """Convert your own images, with or without masks.
 
-    `root` holds the images, or the folders train/, val/ (or validation/) and test/ with them; `masks` is a folder in the same
-    order, or one folder for all splits. An image without mask is stored without segments. `validation` and `test` are
-    shares of the images, 0 to 1 (or of train/, where there are such folders), on which checkpoints are chosen and
-    results reported. An image's name alone decides, and each gets at least one. Default: a tenth each; nothing for test
-    where there is a folder train/. 0: no such split.
+    An image without mask is stored without segments. An image's name alone decides which split it is in.
+
+    Args:
+        root: the folder of the images, or of train/ val/ test/ with them
+        masks: a folder of masks, in the same order or for all splits; each says the segment of each pixel, and is named like its
+            image but for the ending
+        validation: the share of the images on which checkpoints are chosen; None: a tenth, or what val/ holds
+        test: the share of the images that results are reported on; None: a tenth, or what test/ holds if there is a train/
 
     Raises: ConversionError naming the file that cannot be used; OSError if `out` cannot be written.
     """
@@ -56,13 +59,13 @@ def convert(
         shares[split] = common.share(split, value, "the images")
     images, others = {}, {}
     for split, folder in folders.items():
-        images[split], others[split] = _files(folder, "images")
+        images[split], others[split] = files_in(folder, "images")
         if progress and others[split]:
             print(f"left out of {folder}, for they end in none of {' '.join(SUFFIXES)}: {some(others[split])}")
     pairs = _pairs(images, masks) if masks else {}
     files = [path for of_split in images.values() for path in of_split.values()]
-    common.refuse([problem for path in files if (problem := _problem(path, pairs.get(path)))], MEND)
-    binary, voided = _only_0_and_255(mask for mask in pairs.values() if mask), []
+    common.refuse([problem for path in files if (problem := problem_of(path, pairs.get(path)))], MEND)
+    binary, voided = only_0_and_255(mask for mask in pairs.values() if mask), []
     if progress and binary:
         print(f"the masks in {masks} have no numbers but 0 and 255: 255 is taken as one object a mask, not as void")
     parts = {}
@@ -117,7 +120,7 @@ def _stem(path: Path) -> str:
     return unicodedata.normalize("NFC", path.stem)
 
 
-def _files(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
+def files_in(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
     """The pictures in a folder by stem, and the names of all other files."""
     files, others = {}, []
     for path in _listed(folder):
@@ -137,9 +140,9 @@ def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path |
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
     own = {split: folders[0] for split, folders in _split_folders(masks).items() if split in images}
     if own:
-        by_split = {split: _files(own[split], "masks")[0] if split in own else {} for split in images}
+        by_split = {split: files_in(own[split], "masks")[0] if split in own else {} for split in images}
     else:
-        by_split = dict.fromkeys(images, _files(masks, "masks")[0])
+        by_split = dict.fromkeys(images, files_in(masks, "masks")[0])
         stems = Counter(stem for files in images.values() for stem in files)
         if twice := sorted(stem for stem, count in stems.items() if count > 1 and stem in by_split["train"]):
             wrong = f"{some(twice)} are in several splits, so their masks in {masks} are ambiguous"
@@ -168,7 +171,7 @@ def _split(images: dict[str, dict[str, Path]], shares: dict[str, float]) -> dict
 # One image
 
 
-def _problem(path: Path, mask: Path | None) -> str | None:
+def problem_of(path: Path, mask: Path | None) -> str | None:
     """What the headers of an image and its mask say against them."""
     try:
         image = pictures.header(path)
@@ -188,13 +191,13 @@ def _record(root: Path, path: Path, mask: Path | None, binary: bool, voided: lis
     info = {"source": {"id": _stem(path), "file": path.relative_to(root).as_posix()}}
     if mask is None:
         return store.Record(blob, None, info)
-    labels = _labels(mask, binary)
+    labels = labels_of(mask, binary)
     if (labels == VOID).any():
         voided.append(mask.name)
     return store.Record(blob, labels, {**info, "things": common.all_things(labels)})
 
 
-def _values(path: Path) -> tuple[str, np.ndarray]:
+def values_of(path: Path) -> tuple[str, np.ndarray]:
     """A mask's mode, and its numbers or colours [H W], as a viewer shows it."""
     picture = pictures.decoded(path, formats=LOSSLESS)
     mode, orientation = picture.mode, pictures.header(path).orientation
@@ -210,12 +213,12 @@ def _values(path: Path) -> tuple[str, np.ndarray]:
     return mode, pictures.turned(values, orientation)
 
 
-def _only_0_and_255(masks: Iterable[Path]) -> bool:
+def only_0_and_255(masks: Iterable[Path]) -> bool:
     """Whether there are masks of 8-bit numbers, and 255 is the only one besides 0 in all of them."""
     found = set()
     for path in masks:
         try:
-            mode, values = _values(path)
+            mode, values = values_of(path)
         except PictureError:  # it is refused when it is converted
             continue
         found |= set(np.unique(values).tolist()) if mode in ("L", "P") else set()
@@ -224,10 +227,9 @@ def _only_0_and_255(masks: Iterable[Path]) -> bool:
     return VOID in found
 
 
-def _labels(path: Path, binary: bool) -> np.ndarray:
-    """A mask as the store has it: uint8 [H W]."""
-    mode, values = _values(path)
-    if mode not in ("L", "P") or binary:
-        return common.numbered(values, path)
-    labels = common.numbered(np.where(values == VOID, BACKGROUND, values), path)
-    return np.where(values == VOID, np.uint8(VOID), labels)
+def labels_of(path: Path, binary: bool, among: Iterable[int] = ()) -> np.ndarray:
+    """A mask as the store has it: uint8 [H W]. `among`: numbers of other masks, where an object has one in all of them."""
+    mode, values = values_of(path)
+    void = (values == VOID) & (mode in ("L", "P") and not binary)
+    labels = common.numbered(np.where(void, BACKGROUND, values), path, among)
+    return np.where(void, np.uint8(VOID), labels)

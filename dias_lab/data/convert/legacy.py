@@ -1,29 +1,38 @@
-"""The LMDB files published with DIAS, SmoothSA and VQ-VFM-OCL (ClevrTex, COCO, VOC) -> stores, one by one.
+"""The LMDB files published with DIAS, SmoothSA, RandSF.Q and VQ-VFM-OCL -> stores, one by one: ClevrTex, COCO, VOC, MOVi, YTVIS.
 
-Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-OCL, v1 to v4.
+Source: the converters of Genera1Z/DIAS, SmoothSA, RandSF.Q and VQ-VFM-OCL, v1 to v4.
 
 A file does not say of which release it is. That follows from the fields of its samples, from the format of its masks
 and, in VOC, from the area of index 0. What index 0 means and what is lost differs by release (`LAYOUTS`). Segments are
 ranked by their ids or colours and keep their ranks: COCO's are the same in every layout, v1 and v2 having gaps where
 stuff was. Only VOC's move down by one in v3 and v4, where the background is 1.
 
+Clips have no version either, but masks of their own kind in each release. MOVi's frames were handed to OpenCV in RGB, which
+takes them for BGR: red and blue are exchanged in the file, and not in the store.
+
 `val` becomes test: scores are reported on it, so no checkpoint should be chosen on it.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dias_lab.data import pictures, store
+from dias_lab.data.convert import common
 from dias_lab.data.convert.common import ConversionError, command
 from dias_lab.data.convert.published import PublishedFile, Sample
 from dias_lab.trace import LAST_SEGMENT, VOID
 
-SPLITS = {"train": "train", "val": "test", "test": "test"}  # by the file's name
+SPLITS = {"train": "train", "val": "test", "validation": "test", "test": "test"}  # by the file's name
 SAMPLES, BOUNDARY, BACKGROUND = 50, 0.15, 0.3  # in VOC 2007 the boundary has 0.03, with the background 0.77
+
+
+class NotPublished(ConversionError):
+    """The file is not one that can be converted."""
 
 
 class Layout(NamedTuple):
@@ -40,6 +49,7 @@ class Layout(NamedTuple):
 NO_NAMES = "image ids, file names and class names are not in the file"
 NO_CROWDS = "which things are crowds is not in the file"
 NO_BACKGROUND = "where an image has no background, its first object is called that"
+NO_MORE = "which MOVi it is, and the objects' classes, are not in the file"
 MERGED = "are background: protocol dias-v1 scores as v1 and v2 do; dias cannot score as v3 and v4 do"
 BOTH, WEBP, PNG = ("WebP", "PNG"), ("WebP",), ("PNG",)
 LAYOUTS = [
@@ -52,6 +62,10 @@ LAYOUTS = [
     Layout("voc", ("vq-vfm-ocl", "v1", "v2"), (), WEBP, 0, (f"the objects' boundaries {MERGED}",)),
     Layout("voc", ("v3",), (), WEBP, VOID, (NO_BACKGROUND,)),
     Layout("voc", ("v4",), (), PNG, VOID, (NO_BACKGROUND,)),
+    Layout("movi", ("vq-vfm-ocl", "randsfq"), ("avi", "video"), PNG, 0, (NO_MORE,)),
+    Layout("movi", ("smoothsa",), ("video",), PNG, 0, (NO_MORE,)),
+    Layout("ytvis", ("vq-vfm-ocl", "randsfq"), ("clazz", "video"), WEBP, 0),
+    Layout("ytvis", ("smoothsa",), ("clazz", "video"), PNG, 0),
 ]
 
 
@@ -73,7 +87,7 @@ class Published:
         fits = [one for one in LAYOUTS if one.fields == fields and form in one.formats]
         if not fits:
             found = f"{root}: besides image and segment it has {fields}, and {form} masks: no published layout"
-            raise ConversionError(f"{found}. Name a file of ClevrTex, COCO or VOC")
+            raise ConversionError(f"{found}. Name a file of ClevrTex, COCO, VOC, MOVi or YTVIS")
         if dataset not in (None, fits[0].dataset):
             raise ConversionError(f"{root} is of the data set {fits[0].dataset}, not {dataset}. Leave --dataset out")
         self.layout = self._choose(fits, layout)
@@ -101,19 +115,22 @@ class Published:
 
     def summary(self) -> str:
         """What the file is and what it lacks, in words."""
-        what = f"{len(self.file.keys)} images of {self.layout.dataset}, layout {'/'.join(self.layout.releases)}"
+        kind = "clips" if "video" in self.layout.fields else "images"
+        what = f"{len(self.file.keys)} {kind} of {self.layout.dataset}, layout {'/'.join(self.layout.releases)}"
         return f"{what}, split {self.split}. Lost: {'; '.join([NO_NAMES, *self.layout.lost])}"
 
     def records(self, progress: bool = False) -> Iterator[store.Record]:
         """The store's records in the order of the file. Raises: ConversionError that names the item's key."""
         for key in tqdm(self.file.keys, f"{self.layout.dataset} {self.split}", disable=not progress, mininterval=1):
-            sample = self.file.read(key)
+            samples, source = self.file.samples(key), {"file": self.file.path.name, "key": key.decode()}
             try:
-                labels, info = _meaning(self.layout, sample)
-                blob, header = pictures.photo(sample.image, "its image")
+                if "video" in self.layout.fields:
+                    yield from (_frame(self.layout, *frame, source) for frame in enumerate(samples))
+                    continue
+                labels, info = _meaning(self.layout, samples[0])
+                blob, header = pictures.photo(samples[0].image, "its image")
             except ValueError as error:
                 raise self.file.error(error, key) from error
-            source = {"file": self.file.path.name, "key": key.decode()}
             yield store.Record(blob, pictures.turned(labels, header.orientation), {"source": source, **info})
 
     def convert(self, out: str | Path, progress: bool = False) -> Path:
@@ -125,6 +142,7 @@ class Published:
         meta = {
             "dataset": self.layout.dataset,
             "split": self.split,
+            "kind": "video" if "video" in self.layout.fields else "image",
             "source": f"{root.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
             "command": command("legacy", **options),
             "layout": "/".join(self.layout.releases),
@@ -137,11 +155,45 @@ class Published:
 
 
 def convert(
-    root: str | Path, out: str | Path, dataset: str | None = None, layout: str | None = None, split: str | None = None,
-    progress: bool = False,
+    root: Path, out: Path, dataset: Literal["clevrtex", "coco", "voc", "movi", "ytvis"] | None = None,
+    layout: Literal["v1", "v2", "v3", "v4", "vq-vfm-ocl", "randsfq", "smoothsa"] | None = None,
+    split: Literal["train", "validation", "test"] | None = None, progress: bool = False,
 ) -> Path:  # fmt: skip
-    """Write the store `out` from the published file `root`; return its path. Arguments and errors as of `Published`."""
-    return Published(root, dataset, layout, split).convert(out, progress)
+    """Convert an LMDB file published with DIAS, SmoothSA, RandSF.Q or VQ-VFM-OCL to the store `out`, running no pickle.
+
+    A pickle, as these files hold, may run a program when Python loads it.
+
+    Args:
+        root: the published file, such as coco/val.lmdb
+        out: the store, such as data/coco/test.lmdb
+        dataset: refuse a file of another data set
+        layout: the release that wrote the file, where it does not tell itself
+        split: the store's split, where train.lmdb is not train, or val.lmdb not test
+
+    Raises: NotPublished before anything is written; ConversionError; OSError if `out` cannot be written.
+    """
+    try:
+        published = Published(root, dataset, layout, split)
+    except ConversionError as error:
+        raise NotPublished(str(error)) from error
+    path = published.convert(out, progress)
+    if progress:
+        print(f"wrote {path}: {published.summary()}")
+    return path
+
+
+def _frame(layout: Layout, number: int, sample: Sample, source: dict) -> store.Record:
+    """A clip's frame. Its indices are those of the whole clip. Raises: ValueError."""
+    image, most = sample.image, LAST_SEGMENT if sample.clazz is None else min(len(sample.clazz), LAST_SEGMENT)
+    if sample.indices.max() > most:
+        raise ValueError(f"the mask of frame {number} has the segment {sample.indices.max()}, its clip has {most} at most")
+    if layout.dataset == "movi":
+        image = pictures.png(Image.merge("RGB", pictures.rgb(image, "its image").split()[::-1]), compress_level=1)
+    blob = pictures.photo(image, "its image").blob
+    record = common.frame(blob, sample.indices, source["key"], number, source["file"])
+    if sample.clazz is not None:
+        record.info["classes"] = {segment: int(sample.clazz[segment - 1]) for segment in record.info["things"]}
+    return record
 
 
 def _meaning(layout: Layout, sample: Sample) -> tuple[np.ndarray, dict]:

@@ -24,14 +24,14 @@ class Part:
     KIND = LAYOUT = ""  # of the table
     LISTS = ("images", "annotations")
 
-    def __init__(self, root: Path, name: str, *folders: Path):
-        self.root, self.name, self.table = root, name, root / "annotations" / f"{self.KIND}_{name}.json"
-        for path in (root, root / name, self.table, *folders):
+    def __init__(self, root: Path, name: str, *folders: Path, table: Path | None = None, photos: Path | None = None):
+        self.root, self.name, self.table = root, name, table or root / "annotations" / f"{self.KIND}_{name}.json"
+        for path in (root, photos or root / name, self.table, *folders):
             if not path.exists():
                 raise ConversionError(f"{path} is missing. {common.found(root, path, LAYOUT + self.LAYOUT)}")
         self.problems, self.photos, self.turned = Problems(), {}, []
-        self.files = tables.Files(root / name)
-        table = tables.load(self.table, self.KIND, *self.LISTS)
+        self.files = tables.Files(photos or root / name)
+        table = self.load()
         self.images = tables.images(table["images"], self.problems)
         names = [image["file_name"] for image in table["images"] if isinstance(image.get("file_name"), str)]
         files = (self.files.find(name) or self.files.folder / tables.normal(name) for name in names)
@@ -42,6 +42,9 @@ class Part:
         listed = (self.images[number][0] for number in self.numbers)
         used = {self.files.find(name) for name in listed}
         self.photos_without_masks = sum(path not in used for path in self.files.pictures())
+
+    def load(self) -> dict:
+        return tables.load(self.table, self.KIND, *self.LISTS)
 
     def listed_categories(self, table: dict) -> list[dict]:
         return table["categories"]

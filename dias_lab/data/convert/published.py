@@ -4,7 +4,8 @@ Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-O
 
 The keys are 000000, 000001, ... and `__keys__`, a pickled list of them that nobody needs. A value is a pickled dict:
 `image`, the original file; `segment`, an array that is the WebP or PNG file of an index map [H W]; and what else its
-data set has. No pickle is run, and a process of its own opens the file: the script `untrusted`.
+data set has. Of a clip `video` and `segment` are lists of such files, or an AVI file each, and `clazz` is [F S]. No pickle is
+run, and a process of its own opens the file, and decodes AVI: the script `untrusted`.
 """
 
 import contextlib
@@ -89,16 +90,21 @@ class PublishedFile:
         return samples
 
     def read(self, key: bytes) -> Sample:
-        """Raises: ConversionError that names the key if a sample is not as published."""
+        """The image, or a clip's first frame. Raises: ConversionError that names the key if a sample is not as published."""
+        return self.samples(key)[0]
+
+    def samples(self, key: bytes) -> list[Sample]:
+        """The frames of a clip, or the image. Errors as of `read`."""
         try:
-            sample = _sample(self._fields(key))
-            if self.form not in (None, sample.form):
-                (fields, form), (first, first_form) = sample.form, self.form
-                found = f"besides image and segment it has {fields} and a {form} mask"
-                raise ValueError(f"{found}, the first item {first} and {first_form}: two releases are in one file")
+            fields = self._fields(key)
+            found = _clip(fields) if "video/0" in fields else [_sample(fields)]
+            first, first_form = self.form or found[0].form
+            for fields, form in {sample.form for sample in found} - {(first, first_form)}:
+                what = f"besides image and segment it has {fields} and a {form} mask"
+                raise ValueError(f"{what}, the first item {first} and {first_form}: two releases are in one file")
         except UNREADABLE as error:
             raise self.error(error, key) from error
-        return sample
+        return found
 
     def _fields(self, key: bytes) -> dict[str, tuple[str, bytes]]:
         """What the script says that each field is, and its data. Raises: ValueError."""
@@ -141,6 +147,23 @@ def _sample(fields: dict[str, tuple[str, bytes]]) -> Sample:
         raise ValueError("its isthing has values other than 0 and 1")
     form, indices = _decode(image, segment[1])
     return Sample(image, indices, (tuple(sorted(fields)), form), vectors.get("clazz"), vectors.get("isthing"))
+
+
+def _clip(fields: dict[str, tuple[str, bytes]]) -> list[Sample]:
+    """The frames of a clip. Raises: what `UNREADABLE` lists."""
+    frames, masks = (sum(field.startswith(f"{name}/") for field in fields) for name in ("video", "segment"))
+    kind, classes = fields.get("clazz", (None, b""))
+    if masks != frames:
+        raise ValueError(f"its video has {frames} frames, its segment {masks}")
+    if kind not in (None, f"an array u1 of 2 dimensions: ({frames}, {len(classes) // frames})"):
+        raise ValueError(f"its video has {frames} frames, its clazz is {kind}")
+    rows = np.frombuffer(classes, np.uint8).reshape(frames, -1) if kind else [None] * frames
+    form = (*(("avi",) if "avi" in fields else ()), *(("clazz",) if kind else ()), "video")
+    found = []
+    for place, row in enumerate(rows):
+        frame = _sample({"image": ("bytes", fields[f"video/{place}"][1]), "segment": fields[f"segment/{place}"]})
+        found.append(frame._replace(clazz=row, form=(form, frame.form[1])))
+    return found
 
 
 def _decode(image: bytes, mask: bytes) -> tuple[str, np.ndarray]:

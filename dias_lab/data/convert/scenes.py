@@ -1,48 +1,103 @@
-"""The built-in scenes -> stores. The splits are disjoint ranges of seeds."""
+"""The built-in scenes and clips -> stores. The splits are disjoint ranges of seeds."""
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
-from dias_lab.data import scenes, shapes, store, toys
+from dias_lab.data import moving, painting, scenes, shapes, store, toys
 from dias_lab.data.convert import common
 from dias_lab.data.convert.common import Split
 from dias_lab.data.scenes import SPLITS
 
-CLASSES = {kind: number for number, kind in enumerate(toys.KINDS, start=1)}
+KINDS = dict(enumerate(toys.KINDS, start=1))
+CLASSES = {kind: number for number, kind in KINDS.items()}
 
 
 def convert(
-    out: str | Path, train: int = 2000, validation: int = 200, test: int = 200, difficulty: str = scenes.DEFAULT,
-    progress: bool = False,
+    out: Path, train: int = 2000, validation: int = 200, test: int = 200,
+    difficulty: Literal[tuple(scenes.DIFFICULTIES)] = scenes.DEFAULT, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb with so many scenes each; return their paths.
+    """Make the built-in scenes.
 
-    `difficulty`: a name in scenes.DIFFICULTIES. Classes are the kinds of the toys. Raises ValueError for a negative number
-    of scenes or an unknown difficulty; OSError if `out` cannot be written.
+    Args:
+        train: how many to train on
+        validation: how many on which checkpoints are chosen
+        test: how many that results are reported on
+        difficulty: scenes: toys of several parts; crowded: more; regions: wall and floor; recoloured; shapes: of one texture
+
+    Classes are the kinds of the toys. Raises: ValueError for a negative number of scenes or an unknown difficulty; OSError.
     """
-    counts = {"train": train, "validation": validation, "test": test}
-    for split, count in counts.items():
-        if not 1 <= count <= 10_000_000:
-            raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
-    out = Path(out)
-    chosen = scenes.named(difficulty)
+    out, counts = Path(out), _counts(train, validation, test)
+    chosen = painting.named(difficulty, scenes.DIFFICULTIES)
     about = chosen._asdict() if isinstance(chosen, shapes.Difficulty) else dataclasses.asdict(chosen)
     meta = {"source": "dias_lab.data.scenes", "difficulty": about}
     if not isinstance(chosen, shapes.Difficulty):
-        meta["classes"] = {number: kind for kind, number in CLASSES.items()}
+        meta["classes"] = KINDS
     options = {"out": out, **counts} | ({} if difficulty == scenes.DEFAULT else {"difficulty": difficulty})
-    record = functools.partial(_record, difficulty=difficulty)
+    record = functools.partial(_scene, difficulty=difficulty)
     splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
     return common.write(out, "scenes", splits, options, "This is a defect of dias_lab", progress)
 
 
-def _record(seed: int, difficulty: str) -> store.Record:
-    image, segments, kinds, *_ = scenes.item(seed, difficulty)
+def convert_clips(
+    out: str | Path, train: int = 200, validation: int = 20, test: int = 40, frames: int = 24,
+    difficulty: str = moving.DEFAULT, progress: bool = False,
+) -> dict[str, Path]:  # fmt: skip
+    """Make the built-in clips: toys that move.
+
+    Args:
+        out: the folder of the stores, train.lmdb, validation.lmdb and test.lmdb
+        train: how many clips to train on
+        validation: how many on which checkpoints are chosen
+        test: how many that results are reported on
+        frames: of a clip
+        difficulty: clips; camera: moves, too; crossing: toys pass in front; exits: they leave and come back; still: none moves
+
+    Classes are the kinds of the toys. Raises ValueError for a number out of range or an unknown difficulty; OSError if `out`
+    cannot be written.
+    """
+    out, counts = Path(out), _counts(train, validation, test)
+    if not 1 <= frames <= 100_000:
+        raise ValueError(f"frames={frames}: a clip has 1 to 100,000 frames")
+    about = dataclasses.asdict(painting.named(difficulty, moving.DIFFICULTIES))
+    meta = {"kind": "video", "source": "dias_lab.data.scenes", "difficulty": about, "classes": KINDS}
+    world = functools.lru_cache(maxsize=4)(functools.partial(moving.World, difficulty=difficulty))
+    record, splits = functools.partial(_frame, world=world), {}
+    for name, count in counts.items():
+        seeds = range(SPLITS[name], SPLITS[name] + count)
+        splits[name] = Split(list(itertools.product(seeds, range(frames))), record, meta)
+    options = {"out": out, **counts, "frames": frames} | ({} if difficulty == moving.DEFAULT else {"difficulty": difficulty})
+    return common.write(out, "clips", splits, options, "This is a defect of dias_lab", progress)
+
+
+def _counts(train: int, validation: int, test: int) -> dict[str, int]:
+    counts = {"train": train, "validation": validation, "test": test}
+    for split, count in counts.items():
+        if not 1 <= count <= 10_000_000:
+            raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
+    return counts
+
+
+def _scene(seed: int, difficulty: str) -> store.Record:
+    return _record(f"scene {seed}", *scenes.item(seed, difficulty)[:3])
+
+
+def _frame(place: tuple[int, int], world) -> store.Record:
+    seed, frame = place
+    image, segments = world(seed).frame(frame)
+    record = _record(f"clip {seed}, frame {frame}", image, segments, world(seed).kinds)
+    shown = list(record.info["things"])
+    record.info.update(clip=f"clip {seed}", frame=frame, boxes=dict(zip(shown, painting.boxes_of(segments, shown).tolist())))
+    return record
+
+
+def _record(source: str, image, segments, kinds: list[str]) -> store.Record:
     blob = store.png(Image.fromarray(image), compress_level=1)  # noise hardly compresses; this is four times faster
-    info = {"source": f"scene {seed}", "things": common.all_things(segments)}
+    info = {"source": source, "things": common.all_things(segments)}
     if set(kinds) != {"shape"}:  # shapes are of no kind
-        info["classes"] = {label: CLASSES[kind] for label, kind in enumerate(kinds, start=1)}
+        info["classes"] = {label: CLASSES[kinds[label - 1]] for label in info["things"]}
     return store.Record(blob, segments, info)

@@ -1,7 +1,7 @@
 """Reads an LMDB file of pickles that somebody else made. A script: `published` starts it, and it may be lost.
 
 LMDB follows any pointer in a file, and unpickling calls any function that a file names. So a process of its own does both,
-with limits on memory and time, and writes no file: if it crashes, that is an error of the file. Its unpickler knows six
+with limits on memory and time, and writes no file: if it crashes, that is an error of the file. Its unpickler knows seven
 names, as numpy 1 and 2 write them under the protocols 2, 4 and 5, and has a harmless stand-in for each. What goes back is
 JSON and bytes.
 """
@@ -13,14 +13,14 @@ import pickle
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import lmdb
 
-MAX_VALUE = 1 << 24  # bytes; the largest published values have less than 2 MB
+MAX_VALUE = 1 << 27  # bytes; images have less than 2 MB, clips of a few hundred JPEGs less than 100
 MAX_FIELDS, MAX_NAME = 8, 32  # published values have up to 5, and names of 7 letters
-MEMORY = 1 << 28  # bytes of this process
-SECONDS, SECONDS_KEYS = 0.5, 20  # of a processor, for a value and for all keys
+MEMORY = 1 << 29  # bytes of this process
+SECONDS, SECONDS_KEYS, SECONDS_VIDEO = 0.5, 20, 20  # of a processor: for a value, for all keys, and for a clip's videos
 
 
 def serve(path: str) -> None:
@@ -79,6 +79,8 @@ def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes
         raise ValueError(f"it is not a pickled dict of at most {MAX_FIELDS} fields")
     if not all(type(name) is str and len(name) <= MAX_NAME for name in fields):
         raise ValueError("its pickle has a dict whose keys are not short texts")
+    if "video" in fields:
+        fields = dict(clip(fields))
     kinds, blobs = {}, []
     for name, field in fields.items():
         data = field.data if type(field) is Array else field
@@ -87,6 +89,29 @@ def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes
         kinds[name] = ("bytes" if data is field else field.what()), len(data)
         blobs.append(data)
     return kinds, blobs
+
+
+def clip(fields: dict) -> Iterator[tuple[str, object]]:
+    """A clip's frames as fields of their own, video/0, segment/0, ... Its flow, depth and boxes are left out."""
+    for name, pixels in (("video", "rgb24"), ("segment", "gray")):
+        field = fields.get(name)
+        parts = field if type(field) is list else decoded(field.data, pixels) if type(field) is Stream else [field]
+        yield from ((f"{name}/{place}", part) for place, part in enumerate(parts))
+    kept = {"clazz": fields.get("clazz"), "avi": b"" if type(fields["video"]) is Stream else None}
+    yield from ((name, field) for name, field in kept.items() if field is not None)
+
+
+def decoded(file: bytes, pixels: str) -> Iterator["Array"]:
+    """The frames of an AVI file as PNG files. FFmpeg works in this process, within its limits."""
+    import av
+
+    signal.setitimer(signal.ITIMER_PROF, SECONDS_VIDEO)
+    with av.open(io.BytesIO(file)) as container:
+        for frame in container.decode(container.streams.video[0]):
+            coder = av.CodecContext.create("png", "w")
+            coder.width, coder.height, coder.pix_fmt, coder.time_base = frame.width, frame.height, pixels, frame.time_base
+            data = b"".join(map(bytes, [*coder.encode(frame.reformat(format=pixels)), *coder.encode(None)]))
+            yield Array(data, Kind("u1"), (len(data),))
 
 
 # Stand-ins
@@ -114,7 +139,15 @@ class Array:
     def what(self) -> str:
         if self.kind in ("u1", "b1") and self.shape == (len(self.data),):
             return "vector"
-        return f"an array {self.kind[:8]} of {len(self.shape)} dimensions"
+        known = f": {self.shape}" if len(self.shape) == 2 and all(size in range(1 << 16) for size in self.shape) else ""
+        return f"an array {self.kind[:8]} of {len(self.shape)} dimensions{known}"
+
+
+class Stream:
+    """An io.BytesIO, which holds a video file."""
+
+    def __setstate__(self, state):
+        self.data = state[0]
 
 
 STAND_INS = {
@@ -124,6 +157,7 @@ STAND_INS = {
     "numpy._core.numeric._frombuffer": Array,  # protocol 5
     "_codecs.encode": lambda text, codec: text.encode({"latin1": "latin-1"}[codec]),  # protocol 2
     "builtins.bytes": lambda: b"",
+    "_io.BytesIO": Stream,
 }
 
 

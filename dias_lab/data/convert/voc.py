@@ -13,6 +13,7 @@ has none of them in either case.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,17 +33,18 @@ WAY_OUT = "Unpack the original archive again; masks that other tools saved have 
 
 
 def convert(
-    root: str | Path, out: str | Path, validation: float = 0.05, splits: str = "auto", year: int | None = None,
-    trainaug: str | Path | None = None, drop_test_images: bool = False, progress: bool = False,
+    root: Path, out: Path, validation: float = 0.05, splits: Literal["auto", "dias", "lists"] = "auto",
+    year: Literal[2007, 2012] | None = None, trainaug: Path | None = None, drop_test_images: bool = False, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Write out/train.lmdb, out/validation.lmdb and out/test.lmdb; return their paths by split.
+    """Convert Pascal VOC 2007 and 2012.
 
-    `root` is VOCdevkit, the folder that holds it, or one year's. `splits`: "dias" trains on all masks of 2012 and tests
-    on all of 2007; "lists" trains on train.txt and tests on val.txt of one `year` (default: 2012, or the one that is
-    there); "auto" is "dias" if both years are there. `validation` is the share of the training images, 0 to 1, on which
-    checkpoints may be chosen; an image's name alone decides, and there is at least one. 0: no such split. `trainaug` is
-    a list to train on instead of train.txt: its images that have no instance mask (VOC's own masks cover 2,913 of
-    10,582) are stored without segments, since class masks cannot tell instances apart.
+    Args:
+        root: VOCdevkit, the folder that holds it, or one year's
+        splits: dias: train on 2012, test on 2007; lists: train.txt and val.txt of a year; auto: dias if both are there
+        year: the year of the lists; None: 2012, or the one that is there
+        trainaug: a text file with the names of the images to train on, instead of train.txt; those without an instance mask
+            are stored without segments, since class masks cannot tell instances apart
+        drop_test_images: leave the images of 2007, which are tested on, out of those of 2012
 
     Raises: ConversionError if the files are not VOC's, incomplete or damaged; OSError if `out` cannot be written.
     """

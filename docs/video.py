@@ -1,0 +1,133 @@
+"""What temporal DIAS is worth beside the image model that it starts from: docs/video.csv, docs/video-events.csv, the tables.
+
+    python -m dias_lab convert scenes --train 14000 --out data/scenes
+    python -m dias_lab convert clips --train 600 --validation 30 --test 60 --out data/clips
+    for seed in 42 43 44; do
+        python -m dias_lab train --preset scenes --seed $seed --run-dir runs/scenes-$seed
+        python -m dias_lab train --preset clips --seed $seed --from runs/scenes-$seed --run-dir runs/clips-$seed
+    done
+    python docs/video.py                # --runs PATTERN, with a star for the seed: runs/clips-* by default
+
+All settings of a seed have the same weights but for the untrained twin; the run's own parent is the image model. Scores are
+of the test split, which chose nothing; best checkpoint by validation.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dias_lab import load_model, runs
+from dias_lab.analysis import clips, intervals
+from dias_lab.analysis.baselines import baseline_scores
+from dias_lab.analysis.evaluate import evaluate, maps_of
+from dias_lab.analysis.interventions import with_fields
+from dias_lab.data import moving, scenes, store
+
+LEVELS = [f"{level}_{metric}" for level in ("video", "image") for metric in ("ari", "fg_ari", "mbo")]
+METRICS = [*LEVELS, "gap", "switches", "switch_rate"]
+CARRIED = "slots carried on"
+SHOWN = ("video_ari", "video_fg_ari", "video_mbo", "image_ari", "image_fg_ari", "image_mbo", "switches")
+
+
+def subjects(model) -> dict:
+    """What is compared, by name: models of clips, and an image model that sees each frame alone."""
+    image, config = load_model(model.config.parent), model.config
+    found = {"image model, frame by frame": image}
+    found[CARRIED] = with_fields(image, clip_frames=config.clip_frames, transition="identity", next_iterations=1)
+    found["temporal DIAS"] = model
+    found["temporal DIAS, untrained"] = model.untrained()
+    for number in (1, 2, 4):
+        if number != config.next_iterations:
+            found[f"iterations on later frames: {number}"] = with_fields(model, next_iterations=number)
+    for refresh in (8, 2):
+        found[f"redundancy looked for every {refresh} frames"] = with_fields(model, refresh=refresh)
+    found["no merging"] = with_fields(model, merging="none")
+    return found
+
+
+def scores(models: list, test, limit: int) -> pd.DataFrame:
+    """A row a setting, seed and clip."""
+    tables = []
+    for model in models:
+        for name, one in subjects(model).items():
+            table = evaluate(one, test, limit=limit).images
+            tables.append(table.assign(setting=name, seed=model.config.seed))
+            print(model.config.seed, name, round(100 * table["decoder.video_fg_ari"].mean(), 1), flush=True)
+    floors = baseline_scores(models[0], test, limit=limit)
+    for name in dict.fromkeys(column.partition(".")[0] for column in floors if "." in column):
+        own = floors.filter(regex=rf"^{name}\.").rename(columns=lambda column: f"decoder.{column.partition('.')[2]}")
+        tables.append(own.assign(setting=name, seed=models[0].config.seed, item=floors["item"]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means and deviations over seeds, and the paired difference to slots that are carried on, a row a setting."""
+    def grid(setting, column):  # [seeds clips]
+        return table[table["setting"] == setting].pivot(index="seed", columns="item", values=column)
+
+    rows = []
+    for setting in table["setting"].unique():
+        row = {"setting": setting, "n": table[table["setting"] == setting]["seed"].nunique()}
+        for which in ("decoder", "last"):
+            for metric in METRICS:
+                column = f"{which}.{metric}"
+                own, base = grid(setting, column), grid(CARRIED, column)
+                if own.isna().all().all():
+                    continue
+                by_seed = own.mean(axis=1)
+                row |= {f"{column} mean": by_seed.mean(), f"{column} std": by_seed.std()}
+                if setting != CARRIED and own.shape == base.shape:
+                    change = intervals.widened_interval((own - base).to_numpy())
+                    row |= dict(zip((f"{column} difference{end}" for end in ("", " low", " high")), change))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def events(models: list, count: int) -> pd.DataFrame:
+    """Switches of temporal DIAS by world and kind of event: pairs and switches, of all seeds together."""
+    found = []
+    for model in models:
+        predict = maps_of(model, model.config.seed)
+        for difficulty in moving.DIFFICULTIES:
+            for seed in range(scenes.SPLITS["test"], scenes.SPLITS["test"] + count):
+                pictures, segments = scenes.clip(seed, difficulty=difficulty)
+                shown = torch.from_numpy(pictures).permute(0, 3, 1, 2)[None]
+                batch = {"image": shown, "info": {"clip": torch.tensor([0])}}
+                rows = clips.switches(predict(batch)["decoder"][0], torch.from_numpy(segments), difficulty == "camera")
+                found.append(rows.assign(world=difficulty))
+        print(model.config.seed, "events", flush=True)
+    return pd.concat(found).groupby(["world", "event"])["switched"].agg(pairs="size", switches="sum").reset_index()
+
+
+def printed(rows: pd.DataFrame) -> None:
+    """The table as docs/video.md has it."""
+    titles = [intervals.TITLES.get(metric, "switches a clip") for metric in SHOWN]
+    print("| setting | n | " + " | ".join(titles) + " |", "|---" * (2 + len(titles)) + "|", sep="\n")
+    for _, row in rows.iterrows():
+        cells = []
+        for metric in SHOWN:
+            factor = 1 if metric == "switches" else 100
+            text = intervals.mean_text(row[f"decoder.{metric} mean"], row[f"decoder.{metric} std"], factor)
+            change = [row.get(f"decoder.{metric} difference{end}", np.nan) for end in ("", " low", " high")]
+            beside = metric in ("video_fg_ari", "switches")
+            cells.append(text + (intervals.difference_text(*change, factor=factor) if beside else ""))
+        print(f"| {row['setting']} | {row['n']} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs/clips-*")
+    parser.add_argument("--data", default="data/clips")
+    parser.add_argument("--clips", type=int, default=0, help="only the first ones of the test split")
+    parser.add_argument("--event-clips", type=int, default=20, help="of each world, for the table of events")
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    trained = [load_model(folder) for folder in sorted(runs.root().glob(options.runs)) if (folder / "metrics.json").exists()]
+    if not trained:
+        parser.exit(1, f"no finished run in {options.runs}\n")
+    whole = summary(scores(trained, store.open(runs.resolve(options.data) / "test.lmdb"), options.clips))
+    whole.to_csv(runs.resolve("docs/video.csv"), index=False, float_format="%.6g")
+    events(trained, options.event_clips).to_csv(runs.resolve("docs/video-events.csv"), index=False)
+    printed(whole)
