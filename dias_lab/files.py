@@ -144,13 +144,13 @@ def read_json(path):
 def read_object(path, fields: dict[str, type | tuple] | None = None) -> dict:
     """The same of a file that must hold an object, with at least these fields of these types: ValueError lists the others.
 
-    A seal is compared, and left out.
+    A seal is compared, and left out; it must be there where the object holds checksums of other files.
     """
     found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object, and holds {type(found).__name__}")
     seal = found.pop(SEAL, None)
-    if seal is not None and seal != checksum(found, 16):
+    if (seal is not None or "checksums" in found) and seal != checksum(found, 16):
         raise ValueError(f"{path} is not as it was written: its checksum differs")
     wrong = [name for name, kind in (fields or {}).items() if not isinstance(found.get(name), kind)]
     if wrong:

@@ -263,9 +263,9 @@ class AttentionTrace:
             if not isinstance(arrays["names"], list):
                 raise ValueError(f"names must be a list, got {type(arrays['names']).__name__}")
             return cls(**arrays, about=about)
-        except OSError:
-            raise
         except Exception as error:  # whatever a damaged or hostile file makes numpy, zipfile or json raise
+            if isinstance(error, OSError) and error.filename:  # the system's own; zipfile's names no file
+                raise
             raise ValueError(f"{path} is not a trace that can be read: {error}") from error
 
 

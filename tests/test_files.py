@@ -61,3 +61,17 @@ def test_lines_survive_a_torn_end_and_only_that(tmp_path):
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
         files.read_lines(path)
+
+
+@pytest.mark.parametrize("old, new", [('"checksum":', '"chexksum":'), ('"step": 5', '"step": 6'), ('"checksum": "', '"checksum": "0')])
+def test_a_seal_that_is_missing_or_wrong_is_noticed(old, new, tmp_path):
+    """Its name may be what is damaged: where there are checksums of other files, it has to be there."""
+    path = tmp_path / "progress.json"
+    files.write_sealed(path, {"step": 5, "checksums": {"a": "b"}})
+    assert files.read_object(path) == {"step": 5, "checksums": {"a": "b"}}
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match="progress.json is not as it was written"):
+        files.read_object(path)
+    path.write_text('{"step": 5}')  # of an older version
+    assert files.read_object(path) == {"step": 5}

@@ -398,6 +398,27 @@ def test_bad_files_are_named(change_file, changed, message):
         AttentionTrace.load(path)
 
 
+@pytest.mark.parametrize("where", [42, 16, 24])  # of the first entry of its directory: the place, the checksum, the size
+@pytest.mark.parametrize("foreign", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80"])
+def test_a_damaged_directory_of_the_file_is_named(where, foreign, trace, tmp_path):
+    trace.save(tmp_path / "x.npz")
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[(at := content.index(b"PK\x01\x02") + where) : at + 4] = foreign
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="x.npz is not a trace that can be read"):
+        AttentionTrace.load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("end", [1, 3, 12])
+def test_a_directory_that_starts_before_the_file_is_named(end, trace, tmp_path):
+    """zipfile then seeks to a place before the file, and the system's error names no file."""
+    trace.save(tmp_path / "x.npz")
+    content = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(content[5000:] if end == 1 else content[: len(content) // end] + content[-22 * end :])
+    with pytest.raises(ValueError, match="x.npz"):
+        AttentionTrace.load(tmp_path / "x.npz")
+
+
 def test_unreadable_files_are_named(trace, tmp_path):
     trace.save(tmp_path / "x.npz")
     whole = (tmp_path / "x.npz").read_bytes()

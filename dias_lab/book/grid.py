@@ -15,8 +15,8 @@
     [slurm]                                    # parameters of submitit: timeout_min, gpus_per_node, partition, ...
     [changed]                                  # what `start --fixed` was given: goes before [fixed]
 
-A run is a `Unit`; the name of its directory carries a hash of its identity. So results of a changed notebook or package are
-never taken for new ones: they stay, and are listed as stale.
+A run is a `Unit`; the name of its directory carries a hash of its identity. So results of a changed notebook or package, or
+of other data, are never taken for new ones: they stay, and are listed as stale.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from pathlib import Path
 from dias_lab import runs
 from dias_lab.book import parameters
 from dias_lab.book.parameters import Refused
-from dias_lab.book.unit import LIMITS, Unit, changes, code_of, parent_of
+from dias_lab.book.unit import LIMITS, Unit, changes, code_of, origins_of
 from dias_lab.config import nearest
 from dias_lab.files import checksum
 
@@ -102,7 +102,7 @@ def read(file, folder, given: dict | None = None) -> Grid:
         if effective in ids:
             raise Refused(f"{file}: {label!r} is the same run as {ids[effective]!r}; leave one of them out")
         ids[effective] = label
-        code = own | parent_of(notebook, known | choice)
+        code = own | origins_of(notebook, known | choice)
         name = f"{re.sub(r'[^A-Za-z0-9.=]+', '-', label).strip('-')[:60]}-{checksum([code, choice], 10)}"
         values = choice | {"run_dir": runs.short(folder / name)}
         found.append(Unit(folder / name, notebook, values, code, setting, seed, tables["limits"]))

@@ -109,8 +109,7 @@ def _caption(results: pd.DataFrame, metrics: list[str], baseline: str) -> str:
     protocol, images, store, clips = (_common(results, metrics, name) for name in ("protocol", "images", "store", "clips"))
     counted = f"{clips} clips ({images} frames)" if clips else f"{images} images"
     head = f"Protocol {protocol}, {counted}" + (f" of {store}" if store else "") + ". " if protocol else ""
-    if "," in protocol + images:
-        head += "Attention: protocol or number of images differ between the runs. "
+    head += "Attention: protocol or number of images differ between the runs. " if "," in protocol + images else ""
     head += _schedule(results)
     scaled = "Scores x100. " if any(_title(metric)[1] == 100 for metric in metrics) else ""
     by_image = any(file.exists() for file in intervals.scores(results, metrics[0])["file"])

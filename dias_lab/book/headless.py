@@ -64,8 +64,7 @@ def execute(
                 break  # else the kernel did not start, since the machine is crowded: once more
         seconds = time.monotonic() - start
         if not error:
-            facts = {"run_seconds": seconds, "peak_memory": peak, "about": runs.about()}
-            runs.write_json(out_dir / "outcome.json", facts)
+            runs.write_json(out_dir / "outcome.json", {"run_seconds": seconds, "peak_memory": peak, "about": runs.about()})
         else:
             with contextlib.suppress(OSError):  # no space is left: the outcome tells it all the same
                 runs.write_json(out_dir / "error.json", error)

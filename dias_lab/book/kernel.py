@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import sys
 import threading
@@ -122,8 +123,6 @@ def main() -> int:
 
 def _peak_of_kernel() -> int:
     """Bytes, exact, also when it was killed: the system remembers the largest of the children that ended."""
-    import resource
-
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

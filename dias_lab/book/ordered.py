@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dias_lab import runs
 from dias_lab.book import gallery, grid, grid_run, parameters
-from dias_lab.book.unit import Unit, code_of, parent_of
+from dias_lab.book.unit import Unit, code_of, origins_of
 from dias_lab.config import Config
 from dias_lab.files import checksum
 
@@ -93,12 +93,12 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     if options.jobs < 1 or (options.ablation_steps or 1) < 1:
         raise ValueError(f"jobs and ablation_steps must be at least 1, got {options.jobs} and {options.ablation_steps}")
     data, root = _data(options.data, preset, config.data)
+    own_stores = root is None and (options.data is not None or preset not in BUILT_IN)
     book = f"runs/book-{checksum(_hashed(options) | {'data': [data, root]}, 8)}"
     ablation = Path(options.ablation_dir).expanduser().resolve().as_posix() if options.ablation_dir else f"{book}/ablation"
     pieces = {name: given[name] for name in ("preset", "form") if name in given} | fields
     pieces |= {"data": data} | ({"root": root} if root else {}) | {"live": False}  # nobody is there to move a control
-    pieces |= {"book": book, "ablation_dir": ablation}
-    pieces |= {"run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
+    pieces |= {"book": book, "ablation_dir": ablation, "run_dir": f"{book}/training", "trace": f"{book}/training/trace.npz"}
     pieces["shipped_model"] = preset == "scenes" and options.data is None and not fields  # 03 is short by itself
 
     steps, folder = [], runs.resolve(book)
@@ -114,7 +114,8 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         makes = [runs.resolve(values["data"]) / "*.lmdb"] if number == "01" and "data" in values else []
         makes += [runs.resolve(values["run_dir"]) / "metrics.json"] if number == TRAINING and "run_dir" in values else []
         needs = [step for step in steps if step.id.startswith(tuple(NEEDS.get(number, [TRAINING])))]
-        code, place = code_of(notebook) | parent_of(notebook, values), folder / notebook.stem
+        origins, place = origins_of(notebook, values), folder / notebook.stem
+        code = code_of(notebook) | {name: origins[name] for name in origins if name != "data" or own_stores}  # else 01's
         steps.append(Unit(place, notebook, values, code, makes=makes, needs=needs, record="step.json"))
     if not steps:
         raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")

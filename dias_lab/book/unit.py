@@ -13,6 +13,8 @@ from pathlib import Path
 from dias_lab import runs
 from dias_lab.book import headless, parameters
 from dias_lab.book.parameters import Refused
+from dias_lab.config import Config
+from dias_lab.data.store import Store
 from dias_lab.files import checksum
 from dias_lab.runs import identity
 
@@ -23,14 +25,18 @@ def code_of(notebook) -> dict[str, str]:
     return {"notebook": identity.notebook_hash(notebook), "package": identity.code_hash(notebook)}
 
 
-def parent_of(notebook, values: dict) -> dict[str, str]:
-    """The hash of the weights that a training with these parameters starts from, or "gone"; nothing where there is no parent."""
-    if not values.get("parent") or not parameters.takes_config(notebook):
+def origins_of(notebook, values: dict) -> dict[str, str]:
+    """Hashes of the records, and of the parent's weights, that a training with these parameters reads; "gone" if not there."""
+    if not parameters.takes_config(notebook):
         return {}
-    try:
-        return {"parent": runs.weights_hash(values["parent"])}
-    except ValueError:
-        return {"parent": "gone"}
+    config = Config.from_parameters(values)
+    found = {"data": "gone"} | ({"parent": "gone"} if config.parent else {})
+    with contextlib.suppress(ValueError):
+        found |= {"parent": runs.weights_hash(config.parent)} if config.parent else {}
+    with contextlib.suppress(OSError, ValueError):
+        stores = [Store(path).fingerprint() for path in sorted(runs.resolve(config.data).glob("*.lmdb"))]
+        found |= {"data": checksum(stores, 12)} if stores else {}
+    return found
 
 
 LIMITS = {"minutes": ("timeout", 60), "memory_gb": ("memory", 1e9), "disk_gb": ("disk", 1e9)}  # for headless.execute
@@ -41,7 +47,7 @@ class Unit:
     folder: Path
     notebook: Path
     parameters: dict
-    code: dict[str, str]  # `code_of` the notebook, and its `parent_of`
+    code: dict[str, str]  # `code_of` the notebook, and its `origins_of`
     setting: str = ""  # what units of different seeds have in common
     seed: int | None = None
     limits: dict = dataclasses.field(default_factory=dict)  # minutes, memory_gb, disk_gb
@@ -80,8 +86,7 @@ class Unit:
     def execute(self, threads: int | None = None, environment: dict | None = None) -> headless.Outcome:
         """Run the notebook, done or not. Raises runs.RunBusy where another process does."""
         how = {name: self.limits[key] * factor for key, (name, factor) in LIMITS.items() if key in self.limits}
-        how |= {"threads": threads, "environment": environment}
-        outcome = headless.execute(self.notebook, self.folder, self.parameters, **how)
+        outcome = headless.execute(self.notebook, self.folder, self.parameters, threads=threads, environment=environment, **how)
         self.prepare()
         return outcome
 
@@ -132,18 +137,17 @@ def load(folder) -> Unit:
         raise Refused(f"{folder} holds no run.json: python -m dias_lab grid start makes the directories of runs") from None
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{folder}/run.json cannot be read: {error}") from None
-    unit.code = code_of(notebook) | parent_of(notebook, unit.parameters)
+    defaults = {name: default for name, (_, default) in parameters.declared(notebook).items()}
+    unit.code = code_of(notebook) | origins_of(notebook, defaults | unit.parameters)
     if changed := changes(made, unit.code):
-        name, what = runs.short(folder.parent), " and the ".join(changed)
-        raise Refused(
-            f"{runs.short(folder)} was prepared for another version of the {what}; "
-            f"make the directories anew: python -m dias_lab grid start {name}/grid.toml --out {name}"
-        )
+        name, told = runs.short(folder.parent), f"{runs.short(folder)} was prepared for another version of the "
+        way_out = f"make the directories anew: python -m dias_lab grid start {name}/grid.toml --out {name}"
+        raise Refused(f"{told}{' and the '.join(changed)}; {way_out}")
     return unit
 
 
 def changes(made: dict, code: dict[str, str]) -> list[str]:
-    """What changed since the record was made: notebook, package, parent. Before identities followed imports: the package."""
+    """What changed since the record was made: notebook, package, data, parent. Older identities: the package."""
     known = made.get("identity")
     return [name for name in code if known.get(name) != code[name]] if isinstance(known, dict) else ["package"]
 
@@ -164,11 +168,9 @@ def _time(path: Path) -> int:
 
 def _read(path: Path) -> dict:
     """A JSON file; empty where there is none, or what is there is broken or something else."""
-    try:
-        found = runs.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    with contextlib.suppress(OSError, ValueError):
+        return runs.read_object(path)
+    return {}
 
 
 def _progress(folder: Path) -> dict:

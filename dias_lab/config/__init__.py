@@ -28,7 +28,7 @@ from dias_lab.files import read_object
 LATER = {
     "parent", "colour_stride", "colour_texture", "conditioning", "conditioning_dim", "conditioning_images", "position_weight",
     "evaluation_iterations", "projector", "projector_position", "projector_width", "slot_frames", "evaluation_visible",
-    "decoder_locations", "decoder_dim", "trace_images", *(field.name for field in dataclasses.fields(Clips)),
+    "decoder_locations", "decoder_dim", "trace_images", "logger", *(field.name for field in dataclasses.fields(Clips)),
 }  # fmt: skip
 
 

@@ -21,10 +21,10 @@ VIDEO = dict(  # what the released configurations for videos share (Genera1Z/Smo
 )  # fmt: skip
 PRESETS = types.MappingProxyType({
     "scenes": SCENES,
-    # the scenes' numbers, for toys that move
+    # for toys that move, from the weights of the scenes (docs/video.md)
     "clips": SCENES | dict(
-        data="data/clips", clip_frames=6, next_iterations=2, batch_size=4, steps=2000, learning_rate=3e-4, evaluate_every=500,
-        evaluate_images=20,
+        data="data/clips", clip_frames=6, next_iterations=2, transition="identity", batch_size=4, steps=500, learning_rate=1e-4,
+        evaluate_every=125, evaluate_images=20,
     ),
     "shapes": dict(
         data="data/shapes", image_size=128, crop_scale=1.0, backbone="fourier", backbone_size=120, fourier_dim=64,

@@ -30,6 +30,7 @@ class Training(Part):
     num_nodes: Positive = 1  # machines that train together
     workers: NotNegative = 0  # processes that read and decode images; 0: the training's own
     log_every: Positive = 50  # steps between lines of the log
+    logger: Literal["none", "tensorboard", "csv", "wandb"] = "none"  # who gets these lines besides metrics.jsonl
     evaluate_every: Positive = 2500  # steps between evaluations, each of which also writes a checkpoint
     evaluate_images: NotNegative = 0  # images of the validation split in an evaluation; 0: all
     trace_images: NotNegative = 0  # first images of that split whose maps each evaluation keeps, in training.npz; 0: none

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -175,9 +176,13 @@ def place(model: Method, device: str | None = None) -> Method:
     return model.to(device or ("cuda" if model.config.device != "cpu" and torch.cuda.is_available() else "cpu"))
 
 
-def shipped() -> Method:
-    """The small model that comes with the package: DIAS, trained on the built-in scenes, in evaluation mode, on the CPU.
+def shipped(kind: Literal["scenes", "clips"] = "scenes") -> Method:
+    """A small model that comes with the package, in evaluation mode, on the CPU: DIAS, trained on the built-in scenes; or
+    temporal DIAS, trained on the built-in clips from those weights.
 
-    Its folder is that of a run: a training may start from it (`parent`).
+    Their folders are those of runs: a training may start from them (`parent`). ValueError for another kind.
     """
-    return load_model(runs.PACKAGE / "shipped", device="cpu")
+    places = {"scenes": runs.PACKAGE / "shipped", "clips": runs.PACKAGE / "shipped" / "clips"}
+    if kind not in places:
+        raise ValueError(f"no model of kind {kind!r} comes with the package; there are: {', '.join(places)}")
+    return load_model(places[kind], device="cpu")

@@ -20,13 +20,8 @@ from dias_lab.training.step import Learner
 
 def take_turns(functions: dict[str, Callable], repetitions: int = 7, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of each repetition. They take turns, so that what else the machine does meets them alike."""
-    for function in functions.values() if warm_up else ():
-        timed(function)
-    seconds = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            seconds[name].append(timed(function))
-    return seconds
+    rounds = [{name: timed(functions[name]) for name in functions} for _ in range(repetitions + warm_up)]
+    return {name: [one[name] for one in rounds[warm_up:]] for name in functions}
 
 
 def timed(function: Callable) -> float:

@@ -5,26 +5,42 @@ Every process holds the whole model and takes its slice of the global batch, who
 """
 
 import contextlib
+import importlib.util
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 
 from dias_lab.config import Config
 
+LOGGERS = {"none": [], "csv": [], "tensorboard": ["tensorboard"], "wandb": ["wandb", "lightning"]}  # packages that they need
 
-def launch(config: Config) -> Fabric:
+
+def launch(config: Config, loggers: list | None = None) -> Fabric:
     """Fabric on the devices of `config`; further processes of this machine start here, unless torchrun or srun did it."""
     alone = config.devices * config.num_nodes == 1
     strategy = "auto" if alone else DDPStrategy(broadcast_buffers=False)
     number = {"devices": config.devices, "num_nodes": config.num_nodes}
-    fabric = Fabric(accelerator=config.device, strategy=strategy, precision=precision(config), **number)
+    fabric = Fabric(accelerator=config.device, strategy=strategy, precision=precision(config), loggers=loggers, **number)
     if not alone:
         fabric.launch()
     return fabric
+
+
+def loggers(config: Config, run_dir: Path) -> list:
+    """What the first process tells the lines of metrics.jsonl as well; each start of a run has a folder of its own there."""
+    if config.logger == "none" or rank(config) > 0:
+        return []
+    if config.logger == "wandb":
+        from wandb.integration.lightning.fabric import WandbLogger
+        return [WandbLogger(run_dir.name, run_dir)]
+    csv = config.logger == "csv"
+    return [CSVLogger(run_dir, "csv", flush_logs_every_n_steps=1) if csv else TensorBoardLogger(run_dir, "tensorboard")]
 
 
 def precision(config: Config) -> str:
@@ -103,6 +119,8 @@ def rank(config: Config) -> int:
 def check(config: Config):
     """Whether the devices have the precision, can share the batch, and capture it in graphs: ValueError says why not."""
     gpu, world = uses_gpu(config), config.devices * config.num_nodes
+    if missing := [name for name in LOGGERS[config.logger] if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"the logger {config.logger!r} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     if config.graphs and not (config.compile and gpu and world == config.accumulate == 1):
         raise ValueError(
             "graphs captures the parts that compile=True compiles, on one GPU and accumulate=1: a second part would "
@@ -116,8 +134,7 @@ def check(config: Config):
             f"batch_size {config.batch_size} is that of all devices together, and {there} do not divide it; with this "
             f"accumulate, {', '.join(map(str, fitting)) or 'no number of'} devices would"
         )
-    started = int(os.environ.get("WORLD_SIZE", world))
-    if started != world:
+    if (started := int(os.environ.get("WORLD_SIZE", world))) != world:
         raise ValueError(f"{started} processes were started, and devices x num_nodes is {world}: say --devices")
     if config.num_nodes > 1 and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
         raise ValueError("several nodes need torchrun or srun, which tell each process its place")

@@ -26,7 +26,7 @@ from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
 # a resumed run may have these differ (data and parent are known by what they hold, not by where they are); those of the
 # second line change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "parent", "workers", "log_every", "trace_images"}
+FREE_TO_CHANGE = {"data", "parent", "workers", "log_every", "trace_images", "logger"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 RESULT = {"steps": int, "seconds": (int, float), "best_step": int, "scores": dict}  # of metrics.json
@@ -48,23 +48,20 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
     """
     run_dir = runs.resolve(run_dir)
     check(config, run_dir, task)  # before anything is written
-    if devices.rank(config) > 0:
+    first = devices.rank(config) == 0
+    with runs.claim(run_dir) if first else contextlib.nullcontext():
         if (run_dir / "metrics.json").exists():
             return runs.read_object(run_dir / "metrics.json", RESULT)
-        with devices.threads(checkpoint.last(run_dir), config):
-            return Training(config, run_dir, task).run(progress=False)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with runs.claim(run_dir):
-        if (run_dir / "metrics.json").exists():
-            return runs.read_object(run_dir / "metrics.json", RESULT)
-        (run_dir / "error.json").unlink(missing_ok=True)
-        runs.write_json(run_dir / "config.json", config.to_dict())
+        if first:
+            (run_dir / "error.json").unlink(missing_ok=True)
+            runs.write_json(run_dir / "config.json", config.to_dict())
         try:
             with devices.threads(checkpoint.last(run_dir), config):
-                return Training(config, run_dir, task, watch).run(progress)
+                return Training(config, run_dir, task, watch if first else None).run(progress and first)
         except Exception as error:
             report = {"ename": type(error).__name__, "evalue": str(error), "traceback": traceback.format_exc()}
-            runs.write_json(run_dir / "error.json", report)
+            if first:
+                runs.write_json(run_dir / "error.json", report)
             raise
 
 
@@ -76,12 +73,10 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
         raise ValueError(f"{task.__name__} keeps no maps of pictures: trace_images must be 0, got {config.trace_images}")
     if (run_dir / "config.json").exists():
         old, new = Config.load(run_dir).to_dict(), config.to_dict()
-        free = FREE_TO_CHANGE | config.unread()
-        changed = [f"{name} was {old[name]!r}, is {new[name]!r}" for name in new if new[name] != old[name] and name not in free]
+        changed = [name for name in new if new[name] != old[name] and name not in FREE_TO_CHANGE | config.unread()]
         if changed:
-            raise ValueError(
-                f"{run_dir} holds a run with another config: {'; '.join(changed)}. Choose another run directory, or delete it."
-            )
+            told = "; ".join(f"{name} was {old[name]!r}, is {new[name]!r}" for name in changed)
+            raise ValueError(f"{run_dir} holds a run with another config: {told}. Choose another run directory, or delete it.")
     parent.check(config, run_dir, task)
     if hasattr(task, "records") and "records" in (data := checkpoint.last(run_dir).get("data", {})):  # also of a finished run
         checkpoint.check_data(run_dir, data, data | {"records": task.records(config)})
@@ -95,7 +90,7 @@ class Training:
         self.log_file = run_dir / "metrics.jsonl"
         if config.precision == "auto":  # it stays what it was, on any machine
             config = config.replace(precision=checkpoint.last(run_dir).get("precision", "auto"))
-        self.fabric = devices.launch(config)
+        self.fabric = devices.launch(config, devices.loggers(config, run_dir))
         self.precision = self.fabric.strategy.precision.precision
         self.task = task(self.config)
         self.origin = parent.start(self.config, self.task.model, run_dir)
@@ -115,7 +110,11 @@ class Training:
                 self.loop(progress)
         except torch.cuda.OutOfMemoryError as error:
             traceback.clear_frames(error.__traceback__)  # the tensors of the step that failed
-            raise MemoryError(devices.out_of_memory(self.config, self.peak, self.memory())) from error
+            memory = torch.cuda.get_device_properties(self.fabric.device).total_memory
+            raise MemoryError(devices.out_of_memory(self.config, self.peak, memory)) from error
+        finally:
+            for logger in self.fabric.loggers:
+                logger.finalize("success")  # what it has is on the disk, however the loop ended
         return self.finish()
 
     def loop(self, progress: bool):
@@ -134,7 +133,7 @@ class Training:
             due = self.step % config.evaluate_every == 0 or self.step == config.steps
             if due or self.step % config.log_every == 0:
                 self.stop_if_not_finite()
-                self.log(self.means(sums, count), count / self.tick(), bar)
+                self.log(sums, count, bar)
                 if due:
                     self.evaluate_and_save()
                     self.watch(self.run_dir)
@@ -156,13 +155,6 @@ class Training:
         if not self.learner.fused:  # else the host looks when it logs: until then the device keeps the weights as they were
             self.stop_if_not_finite()
         return values
-
-    def means(self, sums: dict, count: int) -> dict[str, float]:
-        """Of the last `count` steps, over all devices."""
-        totals = torch.stack(list(sums.values()))
-        if self.fabric.world_size > 1:
-            totals = self.fabric.all_reduce(totals, reduce_op="mean")
-        return {name: total / count for name, total in zip(sums, totals.tolist())}
 
     def stop_if_not_finite(self):
         """NonFiniteError where a step was not finite. The weights are still those of that step; its batch is made anew."""
@@ -190,13 +182,20 @@ class Training:
             "learning_rate or precision='32-true' may help."
         )
 
-    def log(self, means: dict, steps_per_second: float, bar):
-        if not self.fabric.is_global_zero:
-            return
-        rate, weights = steps_per_second * self.images, {f"weight_{name}": one for name, one in self.learner.weights.items()}
+    def log(self, sums: dict, count: int, bar):
+        """Means of the last `count` steps, over all devices."""
+        rate, weights = count / self.tick() * self.images, {f"weight_{name}": x for name, x in self.learner.weights.items()}
+        totals = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean").tolist()
+        means = {name: total / count for name, total in zip(sums, totals)}
         line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config), **weights}
-        runs.append_line(self.log_file, {**line, "images_per_second": rate})
+        self.write({**line, "images_per_second": rate})
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} {'frames' if self.config.clip_frames else 'images'}/s")
+
+    def write(self, line: dict):
+        """A line of metrics.jsonl, and its numbers to the logger of the user's choice."""
+        if self.fabric.is_global_zero:
+            runs.append_line(self.log_file, line)
+            self.fabric.log_dict({name: x for name, x in runs.flat(line).items() if isinstance(x, (int, float))}, line["step"])
 
     def evaluate_and_save(self):
         """Scores on the validation split, then the checkpoint that they belong to."""
@@ -205,7 +204,7 @@ class Training:
         if self.best["score"] is None or score > self.best["score"]:
             self.best = {"step": self.step, "score": score if score == score else None, "scores": scores}
         if self.fabric.is_global_zero:
-            runs.append_line(self.log_file, {"step": self.step, "validation": scores})
+            self.write({"step": self.step, "validation": scores})
             sync(self.log_file)  # neither the log nor the maps are ever behind their checkpoint
             self.keep_maps()
             self.save()
@@ -268,9 +267,6 @@ class Training:
             self.learner.gradients(*part)
         self.optimizer.zero_grad()
         return torch.cuda.max_memory_allocated()
-
-    def memory(self) -> int:
-        return torch.cuda.get_device_properties(self.fabric.device).total_memory
 
     def finish(self) -> dict:
         """Every process gives the result; the first one writes it."""

@@ -22,14 +22,10 @@ def load(run_dir: Path) -> dict[int, AttentionTrace]:
         raise ValueError(f"{path} holds no maps of a training ({error}). Delete it to go on without the maps so far") from error
 
 
-def save(run_dir: Path, traces: dict[int, AttentionTrace]):
-    AttentionTrace.over_training(traces).save(run_dir / FILE)
-
-
 def add(run_dir: Path, step: int, trace: AttentionTrace):
     """Write the maps of one more step. Those of fewer pictures (`trace_images` has grown) give way."""
     before = {other: one[: len(trace)] for other, one in load(run_dir).items() if other < step and len(one) >= len(trace)}
-    save(run_dir, {**before, step: trace})
+    AttentionTrace.over_training({**before, step: trace}).save(run_dir / FILE)
 
 
 def rewind(run_dir: Path, step: int) -> list[int]:
@@ -37,5 +33,5 @@ def rewind(run_dir: Path, step: int) -> list[int]:
     traces = load(run_dir)
     kept = {other: trace for other, trace in traces.items() if other <= step}
     if len(kept) < len(traces):
-        save(run_dir, kept) if kept else (run_dir / FILE).unlink()
+        AttentionTrace.over_training(kept).save(run_dir / FILE) if kept else (run_dir / FILE).unlink()
     return list(kept)

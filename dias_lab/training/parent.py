@@ -1,9 +1,9 @@
 """A run that starts from another run's weights: its parent, `config.parent`.
 
-All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of
-the features; the optimiser starts fresh, and so does what a model for clips has besides (`fresh`), where its parent, a model
-for images, has none of it. What a run knows its parent by is a hash of these weights, which stands in its
-checkpoints: other weights under the same path are noticed. With a checkpoint of its own it needs the parent no more.
+All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of the
+features; the optimiser starts fresh, and so does what a model for clips has besides (`fresh`), where its parent, a model for
+images, has none of it. What a run knows its parent by is a hash of these weights in its checkpoints: other weights under the
+same path are noticed. With a checkpoint of its own it needs the parent no more.
 """
 
 from pathlib import Path
@@ -84,7 +84,8 @@ def _check_fit(config: Config, parent: Path, task: type[Task]):
     if wrong := _unfit(config, there, task):
         names = _to_blame(config, theirs, there, task)
         blame = f" What differs: {_told(names, config, theirs)}." if names else ""
-        raise ValueError(f"{told}, not all of its weights fit: {_some(wrong)}.{blame} {same}")
+        some = list(wrong.values())[:SHOWN] + [f"and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+        raise ValueError(f"{told}, not all of its weights fit: {'; '.join(some)}.{blame} {same}")
 
 
 def _matters(name: str, config: Config) -> bool:
@@ -114,16 +115,12 @@ def _unfit(config: Config, there: dict[str, tuple], task: type[Task]) -> dict[st
     model = task(config.replace(backbone_weights="random")).model  # a frozen backbone's own are not needed for shapes
     lacked = tuple(part for part in getattr(model, "fresh", ()) if not any(name.startswith(part) for name in there))
     own, found = {name: (*value.shape,) for name, value in model.trained_state().items() if not name.startswith(lacked)}, {}
-    for name in [*own, *(name for name in there if name not in own)]:
+    for name in own | there:
         if name not in there or name not in own:
             found[name] = f"{name} is {'missing' if name in own else 'left over'}"
         elif own[name] != there[name]:
             found[name] = f"{name} is {there[name]} there, {own[name]} here"
     return found
-
-
-def _some(wrong: dict[str, str]) -> str:
-    return "; ".join(list(wrong.values())[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
 
 
 def _to_blame(config: Config, theirs: Config, there: dict[str, tuple], task: type[Task]) -> list[str]:

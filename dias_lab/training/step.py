@@ -133,8 +133,7 @@ class Learner:
 
 def first_non_finite(task: Task, inputs: dict, draws: dict, progress: float) -> str | None:
     """The first input, parameter, module output, loss or gradient that is not finite, by doing the step again."""
-    again = _step_again(task, inputs, draws, progress)
-    return next((name for name, value in again if not _finite(value)), None)
+    return next((name for name, value in _step_again(task, inputs, draws, progress) if not _finite(value)), None)
 
 
 def _step_again(task: Task, inputs: dict, draws: dict, progress: float) -> Iterator[tuple[str, object]]:

@@ -21,7 +21,7 @@ import traitlets
 
 from dias_lab import files
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz.payload import payload
+from dias_lab.viz.payload import expected_bytes, payload
 
 FOLDER = Path(__file__).parent
 MODULE = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("explorer.js", "clips.js"))  # one, in two files
@@ -36,7 +36,7 @@ STYLE = ":root { color-scheme: light dark; background: Canvas } body { margin: 0
 def explore(
     what, attention=None, *, live: bool = False,
     image: int = 0, stop: int | str | None = None, slot: int | None = None, view: str = "overlay",
-    step: int | None = None,
+    step: int | None = None, limit_mb: float = 50,
 ):  # fmt: skip
     """The attention explorer of a trace, of two traces of the same images, or of an image and any attention maps.
 
@@ -46,6 +46,7 @@ def explore(
     image, stop, slot, view, step   what it opens with. Of clips, `image` is a frame, counted through all of them. `stop` is an
                iteration from 0 or "decoder", the last iteration if not given; `view` is one of overlay, heat, masked,
                segments, difference; `step` is a training step, the last one if not given, of traces that have several
+    limit_mb   the largest page in MB, by an estimate before anything is encoded
 
     Raises ValueError for anything else, naming what is expected.
     """
@@ -55,6 +56,9 @@ def explore(
         stop = iterations
     elif stop in (None, "decoder"):
         stop = iterations - 1
+    if (size := expected_bytes(traces) / 1e6) > limit_mb:
+        told = f"the page of these {len(traces[0])} images would have about {size:,.0f} MB, over {limit_mb:g}"
+        raise ValueError(f"{told}. Show fewer, such as trace[:100], or allow it: limit_mb={size + 1:.0f}")
     data = payload(traces)
     start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
     start["step"] = max(_steps(data), default=None) if step is None else step

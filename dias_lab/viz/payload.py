@@ -44,6 +44,14 @@ def payload(traces: Sequence[AttentionTrace]) -> dict:
     }
 
 
+def expected_bytes(traces: Sequence[AttentionTrace]) -> float:
+    """About how large a page of these traces is, by their shapes: pictures as WebP has them, maps as base64."""
+    pictures = len(traces[0]) * min(0.4 * math.prod(traces[0].images.shape[1:3]), 26_000 if traces[0].frames else PICTURE_BYTES)
+    shares = {"attention": 1, "decoder_attention": 1, "training_attention": 0.5, "training_decoder_attention": 0.5}  # float16
+    maps = (share * getattr(getattr(trace, name), "nbytes", 0) for trace in traces for name, share in shares.items())
+    return pictures + sum(maps) * 4 / 3
+
+
 def matches(first: np.ndarray, second: np.ndarray) -> dict[int, int]:
     """Which slot of the first maps [N h w] each of the second [M h w] is, where it is any: greedily by the overlap of segments.
 
@@ -145,11 +153,8 @@ def _labels(labels: np.ndarray) -> dict:
 
 def _run(trace: AttentionTrace, colours: list | None) -> dict:
     decoder = trace.decoder_attention
-    words = [str(trace.about[key]) for key in ("run", "method") if trace.about.get(key)]
-    if trace.about.get("seed") is not None:
-        words.append(f"seed {trace.about['seed']}")
-    if trace.about.get("step") is not None:
-        words.append(f"training step {trace.about['step']}")
+    told = {"run": "{}", "method": "{}", "seed": "seed {}", "step": "training step {}"}
+    words = [text.format(trace.about[key]) for key, text in told.items() if trace.about.get(key) not in (None, "")]
     return {
         "name": " · ".join(words)[:160], "slots": trace.num_slots, "keep": trace.keep.tolist(),
         "leader": None if trace.leader is None else trace.leader.tolist(), "colours": colours,

@@ -61,19 +61,17 @@ class Watch(widgets.VBox):
 def progress_figure(lines: list[dict], loss: str = "reconstruction", metrics=("fg_ari", "mbo"), title: str = ""):
     """A loss, and the scores of the first, the last and the decoder's map, over training steps, as a matplotlib Figure.
 
-    lines: of `metrics.jsonl`; scores stand x100. Of clips a metric is that of the video level, unless it names another
-    ("image_fg_ari"). Raises ValueError where there is no line of scores.
+    lines: of `metrics.jsonl`; scores stand x100, of clips at the video level unless a metric names one ("image_fg_ari"). Raises
+    ValueError where there is no line of scores.
     """
     scored = [line for line in lines if "validation" in line]
     if not scored:
         raise ValueError(f"none of {len(lines)} lines has scores of the validation split: the first evaluation is to come")
     figure, axes = pyplot.subplots(1, 1 + len(metrics), figsize=(3.4 * (1 + len(metrics)), 2.7), layout="constrained")
-    points = [(line["step"], line[loss]) for line in lines if loss in line]
-    if points:
-        axes[0].plot(*zip(*points))
+    axes[0].plot(*zip(*((line["step"], line[loss]) for line in lines if loss in line)))
     axes[0].set(xlabel="step", title=f"{loss} loss")
-    known = scored[0]["validation"][MAPS[0]]
-    for axis, metric in zip(axes[1:], (metric if metric in known else f"video_{metric}" for metric in metrics)):
+    for axis, metric in zip(axes[1:], metrics):
+        metric = metric if metric in scored[0]["validation"][MAPS[0]] else f"video_{metric}"
         for number, name in enumerate(MAPS):
             values = [line["validation"][name][metric] for line in scored]
             values = [100 * value if value is not None else float("nan") for value in values]

@@ -1,10 +1,15 @@
 """A grid: what its file asks for, what is refused, how its runs stand, what is stale."""
 
+import io
+import os
+import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 from toy_grids import GRID, finish, make_grid, states_of, write_notebook
 
 from dias_lab import runs
@@ -12,6 +17,8 @@ from dias_lab.__main__ import main
 from dias_lab.book import grid, grid_run, grid_table
 from dias_lab.book.parameters import Refused
 from dias_lab.config import Config
+from dias_lab.data import store
+from dias_lab.data.convert import scenes
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "null", "{", "", "[" * 100_000, '{"ename": 3}'])
@@ -218,3 +225,90 @@ def test_the_ready_grids_are_grids_of_configs_that_work(monkeypatch):
     assert len(found.settings) <= 30 and len(found.runs) == 3 * len(found.settings)
     changed = grid.read("notebooks/grids/ablations.toml", "runs/none", {"steps": 9, "preset": "voc"})
     assert {(run.parameters["steps"], run.parameters["preset"]) for run in changed.runs} == {(9, "voc")}
+
+
+ON_DATA = """notebook = "unit.ipynb"
+seeds = [1, 2]
+[fixed]
+data = "data/mine"
+"""
+
+
+def same_number(data):
+    """Another conversion, of as many scenes."""
+    shutil.rmtree(data)
+    scenes.convert(data, train=3, validation=2, test=1, difficulty="crowded")
+
+
+def order_of(data):
+    records = list(store.open(data / "train.lmdb"))
+    store.write(data / "train.lmdb", records[::-1], store.open(data / "train.lmdb").meta)
+
+
+def of_test(data):
+    os.replace(data / "validation.lmdb", data / "test.lmdb")
+    shutil.copy(data / "test.lmdb", data / "validation.lmdb")
+
+
+def one_segment(data):
+    records = list(store.open(data / "test.lmdb"))
+    labels = np.array(Image.open(io.BytesIO(records[0].segments)))
+    labels[np.nonzero(labels == 1)[0][0], np.nonzero(labels == 1)[1][0]] = 0
+    store.write(data / "test.lmdb", [records[0]._replace(segments=labels), *records[1:]], store.open(data / "test.lmdb").meta)
+
+
+@pytest.fixture
+def on_data(root):
+    """A finished grid of a notebook that builds its Config, with its data."""
+    write_notebook(root, "config = Config.from_parameters(globals())")
+    scenes.convert(root / "data/mine", train=3, validation=2, test=1, difficulty="shapes")
+    found = make_grid(root, ON_DATA)
+    for run in found.runs:
+        finish(run)
+    assert set(states_of("runs/g").values()) == {"done"}
+    return found
+
+
+@pytest.mark.parametrize("replace", [same_number, order_of, of_test, one_segment])
+def test_runs_on_other_records_of_the_same_name_and_number_are_not_done(replace, on_data, root, capsys):
+    shutil.copytree(root / "data/mine", root / "data/kept")
+    replace(root / "data/mine")
+    changed = grid.load("runs/g")
+    assert {row["state"] for row in grid.status(changed)} == {"todo"} and not {run.id for run in on_data.runs} & {run.id for run in changed.runs}
+    assert [why for _, why in grid.stale(changed)] == ["the data changed"] * 2
+    with pytest.raises(Refused, match="prepared for another version of the data"):
+        grid_run.run_one(on_data.runs[0].folder)
+    assert main(["grid", "status", "runs/g"]) == 0 and f"stale       {on_data.runs[0].id}: the data changed" in capsys.readouterr().out
+    shutil.rmtree(root / "data/mine")
+    (root / "data/kept").rename(root / "data/mine")
+    assert set(states_of("runs/g").values()) == {"done"}
+
+
+def test_the_same_records_written_again_or_moved_are_the_same(on_data, root):
+    before = store.open(root / "data/mine/train.lmdb").meta["conversion"]
+    scenes.convert(root / "data/mine", train=3, validation=2, test=1, difficulty="shapes")
+    assert store.open(root / "data/mine/train.lmdb").meta["conversion"] != before
+    assert set(states_of("runs/g").values()) == {"done"}
+    assert [run.id for run in grid.load("runs/g").runs] == [run.id for run in on_data.runs]
+
+
+def test_without_their_data_results_are_stale_and_may_still_be_shown(on_data, root, capsys):
+    shutil.rmtree(root / "data/mine")
+    gone = grid.load("runs/g")
+    assert [why for _, why in grid.stale(gone)] == ["the data changed"] * 2
+    assert grid_table.table(gone, old=True).frame["n"].tolist() == [2]
+
+
+def test_data_that_cannot_be_read_are_other_data(on_data, root):
+    (root / "data/mine/train.lmdb").write_bytes(b"no store")
+    assert {row["state"] for row in grid.status(grid.load("runs/g"))} == {"todo"}
+
+
+def test_a_store_is_read_once_for_all_runs(on_data, root, monkeypatch):
+    from dias_lab.data import lmdb_file
+
+    assert states_of("runs/g")
+    reads, read = [], lmdb_file.read
+    monkeypatch.setattr(lmdb_file, "read", lambda path, *keys: reads.append(keys) or read(path, *keys))
+    grid.load("runs/g")
+    assert not [keys for keys in reads if keys != (b"meta",)]

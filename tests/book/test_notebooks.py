@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -124,6 +125,18 @@ def test_no_function_is_in_two_notebooks():
     assert not {name: sorted(places) for name, places in homes.items() if len(places) > 1}
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_tour_installs_the_package_only_where_it_is_missing(there, monkeypatch):
+    """By name, without the network; and before anything of the package is imported."""
+    cells, done = code_of(RAN), []
+    shell = SimpleNamespace(run_line_magic=lambda *words: done.append(words))
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if there or name != "dias_lab" else None)
+    exec(cells["install"], {})
+    assert done == ([] if there else [("pip", "install --quiet ..")])
+    assert next(name for name, source in cells.items() if "dias_lab" in source) == "install"
+
+
 def test_these_rules_notice():
     assert private_names("model._step(x)") == ["_step"] and private_names("from dias_lab.runs import _plain") == ["_plain"]
     assert private_names("self.__dict__, _, __version__") == []
@@ -174,7 +187,7 @@ def test_a_notebook_that_ran_is_committed_as_it_was(checkout):
         cell.metadata |= {"papermill": {"status": "completed"}, "scrolled": True, "execution": {"iopub.status.busy": "now"}}
     nbformat.write(notebook, path)
     assert git(checkout, "diff") == b"" and len(path.read_bytes()) > 1000 + len(committed)
-    notebook.cells[1].source += "\nmine: int = 1"
+    notebook.cells[2].source += "\nmine: int = 1"
     nbformat.write(notebook, path)
     changed = [line for line in git(checkout, "diff", "-U0").decode().splitlines() if re.match(r"[+-](?![+-])", line)]
     assert len(changed) == 3 and "mine: int = 1" in changed[-1]

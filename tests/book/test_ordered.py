@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from dias_lab import runs
 from dias_lab.book import grid, ordered
 from dias_lab.book.unit import Unit
+from dias_lab.data.convert import scenes
 
 CONFIG = "from dias_lab import runs\nfrom dias_lab.config import Config\nconfig = Config.from_parameters(globals())"
 CONVERT = "from dias_lab import runs\np = runs.resolve(data)\np.mkdir(parents=True, exist_ok=True)\n(p / 'train.lmdb').touch()"
@@ -198,3 +199,16 @@ def test_a_training_that_other_code_made_is_set_aside_and_not_deleted(tmp_path, 
     ordered._set_aside(Unit(out, tmp_path / "03.ipynb", {}, {}, makes=[training / "metrics.json"]))
     assert not training.exists() and not out.exists()
     assert len(list(tmp_path.glob("runs/replaced/training-*/checkpoints/500"))) == 1
+
+
+def test_other_records_in_the_users_own_stores_are_another_training(root, capsys):
+    _write(root, "01_data", "data: str = ''", "data")
+    _write(root, "03_training", "preset: str = None\nrun_dir: str = ''", CONFIG, TRAIN)
+    scenes.convert(root / "mine", train=2, validation=1, test=1, difficulty="shapes")
+    options = ordered.Options(data=str(root / "mine"), ablation=False)
+    for expected in ("ran", "reused"):
+        assert ordered.run(options) == 0
+        assert _states(capsys.readouterr().out)["03_training"] == expected
+    scenes.convert(root / "mine", train=2, validation=1, test=1, difficulty="crowded")
+    assert ordered.run(options) == 0
+    assert _states(capsys.readouterr().out) == {"01_data": "reused", "03_training": "ran"}

@@ -156,7 +156,7 @@ def test_a_gpu_that_is_too_small_is_told_what_would_fit(small_config, tmp_path, 
 
     monkeypatch.setattr(Learner, "gradients", too_much)
     monkeypatch.setattr(Training, "peak", lambda self, images: 10**9 + images * 2 * 10**9)
-    monkeypatch.setattr(Training, "memory", lambda self: 6 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=6 * 10**9))
     config = small_config.replace(batch_size=8)
     with pytest.raises(MemoryError, match=r"batch_size 8, accumulate 1\) with num_slots 5.*2 would fit: accumulate=4"):
         fit(config, tmp_path, progress=False)

@@ -11,8 +11,10 @@ import traitlets
 from PIL import Image
 from traces import HOSTILE, B, H, N, T, W, h, run, some_trace, some_training, w
 
+from dias_lab.data.scenes import item
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import explore, explorer, overlay, payload
+from dias_lab.viz.payload import expected_bytes
 
 
 @pytest.fixture
@@ -68,6 +70,36 @@ def test_eight_pictures_at_eleven_steps_take_little(tmp_path):
     pages = [explore(one).to_html(tmp_path / "page.html").stat().st_size for one in (some_trace(**sizes), some_training(range(11), **sizes))]
     print(f"a page of 8 pictures, 5 maps of 7 slots at 12 x 12: {pages[0] / 1e6:.2f} MB; at 11 training steps {pages[1] / 1e6:.2f} MB")
     assert pages[1] - pages[0] < 0.6e6 < 2e6 - pages[0]
+
+
+def test_a_page_that_is_too_large_is_refused_before_anything_is_encoded(monkeypatch):
+    scenes = [item(number).image for number in range(6)]
+    photos = np.stack([overlay.resize(scene, 500, 400) for scene in scenes])
+    sizes = {
+        "maps": some_trace(images=40, slots=30, cells=(16, 16)), "pictures": some_trace(images=6, size=(400, 500), pictures=photos, segments=None),
+        "training": some_training(steps=range(9), images=8, cells=(12, 12)), "two": [some_trace(images=30), some_trace(images=30, slots=25)],
+    }  # fmt: skip
+    for what in sizes.values():
+        size = len(explore(what).html()) / 1e6
+        estimate = expected_bytes(what if isinstance(what, list) else [what]) / 1e6
+        assert 0.6 * size - 0.15 < estimate < 1.7 * size  # 0.15: the script
+        explore(what, limit_mb=estimate * 1.01)
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"images would have about .* MB, over .*trace\[:100\].*limit_mb="):
+            patch.setattr(explorer, "payload", None)
+            explore(what, limit_mb=estimate * 0.99)
+    many = some_trace(images=1)
+    shapes = {"images": (1000, 128, 128, 3), "attention": (3, 1000, 200, 16, 16), "decoder_attention": (1000, 200, 16, 16)}
+    for name, shape in shapes.items():  # by shape alone: all its values are one
+        object.__setattr__(many, name, np.broadcast_to(np.zeros((), np.float16), shape))
+    object.__setattr__(many, "names", ["x"] * 1000)
+    assert 350e6 < expected_bytes([many]) < 700e6
+
+
+def test_the_shell_refuses_a_page_that_is_too_large(tmp_path, monkeypatch, capsys):
+    some_trace().save(tmp_path / "x.npz")
+    monkeypatch.setattr(explorer, "expected_bytes", lambda traces: 411e6)
+    assert run("explore", tmp_path / "x.npz", "--out", tmp_path / "page.html") == 2
+    assert "about 411 MB" in capsys.readouterr().err and not (tmp_path / "page.html").exists()
 
 
 def test_steps_of_a_training_are_told_and_checked(trace):

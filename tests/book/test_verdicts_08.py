@@ -1,0 +1,71 @@
+"""08's verdicts follow from the numbers that stand above them."""
+
+import numpy as np
+import pandas as pd
+from verdicts import said
+
+from dias_lab.analysis import intervals, verdicts
+
+NAMES = dict(intervals=intervals, verdicts=verdicts, np=np, pd=pd, Markdown=str)
+
+
+def of_clips(fg_ari: float, switches: float, spread=0.01) -> pd.DataFrame:
+    """Six clips as `evaluate` has them."""
+    wave = spread * np.array([1, -1, 1, -1, 1, -1])
+    return pd.DataFrame({"decoder.video_fg_ari": fg_ari + wave, "decoder.switches": switches + 0 * wave})
+
+
+def test_what_carrying_slots_on_and_training_are_worth():
+    scored = {"frame by frame": of_clips(0.1, 60), "slots carried on": of_clips(0.6, 3), "temporal DIAS": of_clips(0.7, 2)}
+    text = said("08", 0, scored=scored, scored_clips=6, **NAMES)
+    assert "carrying slots on **raises** video FG-ARI: +50.0" in text and "training on clips **lowers** switches a clip: -1.0" in text
+    scored["temporal DIAS"] = of_clips(0.4, 9)
+    text = said("08", 0, scored=scored, scored_clips=6, **NAMES)
+    assert "training on clips **lowers** video FG-ARI: -20.0" in text and "both **raises** video FG-ARI" in text
+    scored["temporal DIAS"] = of_clips(0.605, 3, spread=0.2)
+    assert "training on clips does not clearly change video FG-ARI" in said("08", 0, scored=scored, scored_clips=6, **NAMES)
+
+
+def measured(low: float, high: float) -> pd.DataFrame:
+    change = {"decoder.video_fg_ari difference": (low + high) / 2}
+    change |= {"decoder.video_fg_ari difference low": low, "decoder.video_fg_ari difference high": high}
+    rows = [{"setting": "slots carried on", "n": 3}, {"setting": "temporal DIAS", "n": 3} | change]
+    return pd.DataFrame(rows).set_index("setting")
+
+
+def test_what_the_measured_numbers_say():
+    text = said("08", 1, measured=measured(0.01, 0.03), **NAMES)
+    assert "temporal DIAS: video FG-ARI **above** *slots carried on* (+2.0 [+1.0, +3.0], n = 3)" in text
+    assert "**below**" in said("08", 1, measured=measured(-0.03, -0.01), **NAMES)
+    assert "not told apart from" in said("08", 1, measured=measured(-0.03, 0.01), **NAMES)
+    assert "Nothing was measured" in said("08", 1, measured=pd.DataFrame(), **NAMES)
+
+
+def test_what_breaks_identity():
+    table = pd.DataFrame({"mean": [0.3, 0.02, 0.05], "size": [10, 100, 200], "sum": [3, 2, 10]}, ["exit", "crossing", "none"])
+    text = said("08", 2, by_event=table, **NAMES)
+    assert "exit: 30.0 in 100 (3 of 10), costs more than when nothing happens (6.0 times)" in text
+    assert "crossing: 2.0 in 100 (2 of 100), costs less than" in text
+    assert "cannot be compared" in said("08", 2, by_event=table.drop("none"), **NAMES)
+
+
+def test_what_the_predictor_foresees():
+    def moved(before, after):
+        return {"clips": pd.DataFrame({"before to now": [before] * 3, "predicted to now": [after] * 3})}
+
+    assert "**foresees part of the change**" in said("08", 3, moved=moved(0.2, 0.1), **NAMES)
+    assert "**adds to the distance**" in said("08", 3, moved=moved(0.1, 0.2), **NAMES)
+    assert "**foresees nothing**" in said("08", 3, moved=moved(0.1, 0.1), **NAMES)
+
+
+def test_other_settings_of_the_same_weights():
+    class Model:
+        class config:
+            next_iterations = 2
+
+    swept = {"1 iteration": of_clips(0.5, 1), "2 iterations": of_clips(0.6, 1), "refresh every 2": of_clips(0.7, 1)}
+    text = said("08", 4, swept=swept, model=Model, **NAMES)
+    assert "1 iteration in place of 2 iterations: **hurts**" in text
+    assert "refresh every 2 in place of 2 iterations: **helps**" in text
+    swept["1 iteration"] = of_clips(0.601, 1, spread=0.1)
+    assert "changes nothing that can be told" in said("08", 4, swept=swept, model=Model, **NAMES)
