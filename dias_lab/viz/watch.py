@@ -73,8 +73,7 @@ def progress_figure(lines: list[dict], loss: str = "reconstruction", metrics=("f
     for axis, metric in zip(axes[1:], metrics):
         metric = metric if metric in scored[0]["validation"][MAPS[0]] else f"video_{metric}"
         for number, name in enumerate(MAPS):
-            values = [line["validation"][name][metric] for line in scored]
-            values = [100 * value if value is not None else float("nan") for value in values]
+            values = [float("nan") if (x := line["validation"][name][metric]) is None else 100 * x for line in scored]
             axis.plot([line["step"] for line in scored], values, "o-", ms=4, color=palette.ink(number), label=f"{name} map")
         axis.set(xlabel="step", title=f"{TITLES.get(metric, metric)} x100")
     for axis in axes:
