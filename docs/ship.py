@@ -53,7 +53,7 @@ print(spread, start, by_hindsight, sep="\n\n")
 
 target = runs.PACKAGE / "shipped"
 shutil.rmtree(target / "checkpoints", ignore_errors=True)
-best = target / "checkpoints" / str(first.step)
+best = target / "checkpoints" / str(first.trained_steps)
 best.mkdir(parents=True)
 shutil.copy(run_dirs[0] / "checkpoints" / best.name / checkpoint.WEIGHTS, best / checkpoint.WEIGHTS)
 runs.write_json(target / "config.json", config.to_dict())
@@ -76,4 +76,4 @@ runs.write_json(
         "about": results[0]["about"],
     },
 )
-print(f"wrote {target}: seed {config.seed}, step {first.step}")
+print(f"wrote {target}: seed {config.seed}, step {first.trained_steps}")

@@ -7,12 +7,17 @@
         python -m dias_lab train --preset clips --seed $seed --from runs/scenes-$seed --run-dir runs/clips-$seed
     done
     python docs/video.py                # --runs PATTERN, with a star for the seed: runs/clips-* by default
+    python docs/video.py --ship runs/clips-42     # dias_lab/shipped/clips: the first seed's, whichever scores highest
+
+Beside them it scores other settings that are there: runs/clips-NAME-42 and so on, trained with --transition encoder, or
+--contrast-weight 0.1.
 
 All settings of a seed have the same weights but for the untrained twin; the run's own parent is the image model. Scores are
 of the test split, which chose nothing; best checkpoint by validation.
 """
 
 import argparse
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -24,6 +29,7 @@ from dias_lab.analysis.baselines import baseline_scores
 from dias_lab.analysis.evaluate import evaluate, maps_of
 from dias_lab.analysis.interventions import with_fields
 from dias_lab.data import moving, scenes, store
+from dias_lab.methods import checkpoint
 
 LEVELS = [f"{level}_{metric}" for level in ("video", "image") for metric in ("ari", "fg_ari", "mbo")]
 METRICS = [*LEVELS, "gap", "switches", "switch_rate"]
@@ -47,7 +53,16 @@ def subjects(model) -> dict:
     return found
 
 
-def scores(models: list, test, limit: int) -> pd.DataFrame:
+def others(pattern: str) -> dict[str, list]:
+    """The trained models of other settings, by name: beside runs/clips-42 those of runs/clips-NAME-42."""
+    found = {}
+    for folder in sorted(runs.root().glob(pattern.replace("*", "*-*"))):
+        if (folder / "metrics.json").exists():
+            found.setdefault(folder.name.split("-")[1], []).append(load_model(folder))
+    return found
+
+
+def scores(models: list, beside: dict[str, list], test, limit: int) -> pd.DataFrame:
     """A row a setting, seed and clip."""
     tables = []
     for model in models:
@@ -55,6 +70,11 @@ def scores(models: list, test, limit: int) -> pd.DataFrame:
             table = evaluate(one, test, limit=limit).images
             tables.append(table.assign(setting=name, seed=model.config.seed))
             print(model.config.seed, name, round(100 * table["decoder.video_fg_ari"].mean(), 1), flush=True)
+    for name, ours in beside.items():
+        for one in ours:
+            table = evaluate(one, test, limit=limit).images
+            tables.append(table.assign(setting=f"trained with: {name}", seed=one.config.seed))
+        print(name, len(ours), flush=True)
     floors = baseline_scores(models[0], test, limit=limit)
     for name in dict.fromkeys(column.partition(".")[0] for column in floors if "." in column):
         own = floors.filter(regex=rf"^{name}\.").rename(columns=lambda column: f"decoder.{column.partition('.')[2]}")
@@ -116,18 +136,36 @@ def printed(rows: pd.DataFrame) -> None:
         print(f"| {row['setting']} | {row['n']} | " + " | ".join(cells) + " |")
 
 
+def ship(run_dir: str):
+    """The folder of the shipped model: the run's config, its best weights, and the result of its training."""
+    source, target = runs.resolve(run_dir), runs.PACKAGE / "shipped" / "clips"
+    model = load_model(source)
+    shutil.rmtree(target, ignore_errors=True)
+    best = target / "checkpoints" / str(model.trained_steps)
+    best.mkdir(parents=True)
+    shutil.copy(source / "checkpoints" / best.name / checkpoint.WEIGHTS, best / checkpoint.WEIGHTS)
+    runs.write_json(target / "config.json", model.config.replace(parent=runs.short(runs.PACKAGE / "shipped")).to_dict())
+    commands = [line.strip() for line in __doc__.splitlines() if line.startswith("    ")]
+    runs.write_json(target / "metrics.json", runs.read_json(source / "metrics.json") | {"commands": commands})
+    return runs.short(target)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs/clips-*")
     parser.add_argument("--data", default="data/clips")
     parser.add_argument("--clips", type=int, default=0, help="only the first ones of the test split")
     parser.add_argument("--event-clips", type=int, default=20, help="of each world, for the table of events")
+    parser.add_argument("--ship", help="this run becomes the model of clips that comes with the package; nothing is scored")
     options = parser.parse_args()
+    if options.ship:
+        parser.exit(message=f"wrote {ship(options.ship)}\n")
     torch.set_grad_enabled(False)
-    trained = [load_model(folder) for folder in sorted(runs.root().glob(options.runs)) if (folder / "metrics.json").exists()]
+    folders = [one for one in sorted(runs.root().glob(options.runs)) if one.name.count("-") == options.runs.count("-")]
+    trained = [load_model(folder) for folder in folders if (folder / "metrics.json").exists()]
     if not trained:
         parser.exit(1, f"no finished run in {options.runs}\n")
-    whole = summary(scores(trained, store.open(runs.resolve(options.data) / "test.lmdb"), options.clips))
+    whole = summary(scores(trained, others(options.runs), store.open(runs.resolve(options.data) / "test.lmdb"), options.clips))
     whole.to_csv(runs.resolve("docs/video.csv"), index=False, float_format="%.6g")
     events(trained, options.event_clips).to_csv(runs.resolve("docs/video-events.csv"), index=False)
     printed(whole)

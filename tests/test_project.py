@@ -192,6 +192,35 @@ def test_the_shipped_model_is_small_and_says_how_it_was_made():
     assert made["protocol"] == made["scores"]["protocol"] == "dias"
 
 
+def test_the_shipped_models_are_those_of_the_steps_that_their_folders_say():
+    from dias_lab import runs, shipped
+
+    for kind, folder in (("scenes", PACKAGE / "shipped"), ("clips", PACKAGE / "shipped" / "clips")):
+        made = runs.read_json(folder / "metrics.json")
+        assert shipped(kind).trained_steps == made.get("best_step", made.get("best_steps", [None])[0])
+    with pytest.raises(ValueError, match="scenes, clips"):
+        shipped("photos")
+
+
+def test_the_shipped_model_of_clips_keeps_toys_in_their_slots():
+    """On unseen clips: above the image model, which starts each frame anew, and above its own twin before training."""
+    from dias_lab import Config, shipped
+    from dias_lab.data.scenes import SPLITS, clip
+    from dias_lab.metrics import video_scores
+
+    model, found = shipped("clips"), {}
+    assert model.config == Config.preset("clips", seed=model.config.seed, parent="dias_lab/shipped")
+    pictures, segments = (torch.from_numpy(np.stack(one)) for one in zip(*(clip(SPLITS["test"] + n, 12) for n in range(4))))
+    for name, one in (("clips", model), ("untrained", model.untrained()), ("alone", shipped())):
+        seen = pictures.permute(0, 1, 4, 2, 3)  # [B F 3 H W]
+        trace = one.trace(seen if one.config.clip_frames else seen.flatten(0, 1), seed=model.config.seed)
+        predicted = torch.from_numpy(trace.segments_of("decoder").astype(int)).unflatten(0, segments.shape[:2])
+        found[name] = {key: value.mean().item() for key, value in video_scores(predicted, segments.int()).items()}
+    for other in ("untrained", "alone"):
+        assert found["clips"]["video_fg_ari"] > found[other]["video_fg_ari"] + 0.2
+        assert found["clips"]["switches"] < found[other]["switches"]
+
+
 def test_the_shipped_model_has_learned_to_find_the_objects_of_unseen_scenes():
     """Above its twin before training, and above every clustering, told the best number or threshold, in FG-ARI and mBO."""
     from dias_lab import runs, shipped
