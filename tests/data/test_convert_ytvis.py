@@ -89,6 +89,16 @@ def test_a_track_in_no_frame_keeps_its_place(tmp_path):
     assert all((labels(item) == 2 * square(4 * at)).all() and item.info["things"] == {2: True} for at, item in enumerate(found))
 
 
+def test_a_frame_that_exif_turns_is_stored_upright_with_its_boxes(tmp_path):
+    root, upside_down = layout(tmp_path / "in", table(1)), Image.Exif()
+    upside_down[pictures.ORIENTATION] = 3
+    for path in root.rglob("*.jpg"):
+        Image.open(path).save(path, exif=upside_down)
+    last = items(ytvis.convert(root, tmp_path / "out")["train"])[3]
+    assert (labels(last) == 2 * square(12)[::-1, ::-1]).all()
+    assert last.info["boxes"] == {2: [WIDTH - 20, HEIGHT - 13, WIDTH - 12, HEIGHT - 5]}
+
+
 def clips_of(paths: dict) -> dict[str, list[int]]:
     return {split: sorted({int(item.info["clip"]) for item in items(path)}) for split, path in paths.items()}
 

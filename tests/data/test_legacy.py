@@ -336,6 +336,16 @@ def test_every_layout_of_clips(tmp_path, kind, release, protocol):
             assert (decode(record.image) == coloured(number, frame)).all()  # red is red again
 
 
+def test_a_frame_that_exif_turns_is_stored_upright(tmp_path):
+    upside_down, turned, sample = Image.Exif(), io.BytesIO(), ytvis(0, "smoothsa")
+    upside_down[pictures.ORIENTATION] = 3
+    Image.fromarray(coloured(0, 0)).save(turned, "JPEG", exif=upside_down)
+    sample["video"][0] = turned.getvalue()
+    first, second, *_ = store.open(legacy.convert(write(tmp_path / "val.lmdb", [sample]), tmp_path / "test.lmdb"))
+    assert (decode(first.segments) == moving(0, 0)[::-1, ::-1]).all() and (decode(second.segments) == moving(0, 1)).all()
+    assert first.info["boxes"][1] == [WIDTH - 9, HEIGHT - 9, WIDTH - 2, HEIGHT - 3]
+
+
 WRONG_CLIPS = {
     "its video has 3 frames, its segment 4": lambda clip: clip | {"video": clip["video"][:3]},
     "its video has 4 frames, its clazz is an array u1 of 2 dimensions: .2, 3": lambda clip: clip | {"clazz": clip["clazz"][:2]},

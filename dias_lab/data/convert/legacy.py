@@ -189,8 +189,8 @@ def _frame(layout: Layout, number: int, sample: Sample, source: dict) -> store.R
         raise ValueError(f"the mask of frame {number} has the segment {sample.indices.max()}, its clip has {most} at most")
     if layout.dataset == "movi":
         image = pictures.png(Image.merge("RGB", pictures.rgb(image, "its image").split()[::-1]), compress_level=1)
-    blob = pictures.photo(image, "its image").blob
-    record = common.frame(blob, sample.indices, source["key"], number, source["file"])
+    blob, header = pictures.photo(image, "its image")
+    record = common.frame(blob, pictures.turned(sample.indices, header.orientation), source["key"], number, source["file"])
     if sample.clazz is not None:
         record.info["classes"] = {segment: int(sample.clazz[segment - 1]) for segment in record.info["things"]}
     return record

@@ -26,7 +26,8 @@ CATEGORIES = (  # of C, D and E, by number
 )  # fmt: skip
 BOXES = ["instances/bboxes/ragged_flat_values", "instances/bboxes/ragged_row_lengths_0"]
 FRAMES = ["instances/bbox_frames/ragged_flat_values", "instances/bbox_frames/ragged_row_lengths_0"]
-CLIP = ["video", "segmentations", "instances/category", "metadata/video_name"]
+CLIP = ["video", "segmentations", "metadata/video_name"]
+CATEGORY = "instances/category"  # not in A and B
 
 
 class Frame(NamedTuple):
@@ -35,7 +36,8 @@ class Frame(NamedTuple):
     number: int
     picture: bytes  # PNG
     mask: bytes  # PNG
-    classes: list[int]  # of the instances
+    instances: int
+    classes: list[int]  # of the instances; none are known in A and B
     boxes: dict[int, list[float]]  # by segment, as in the file
 
 
@@ -52,6 +54,9 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
     if len(names := {name for _, name, *_ in found}) != 1:
         several = f"{root} has several: {some(sorted(names))}" if names else f"{root} has no files of MOVi"
         raise ConversionError(f"{several}. {common.found(root, root / '-', LAYOUT)}")
+    if twice := [name for name, count in Counter(path.name for path, *_ in found).items() if count > 1]:
+        folders = some(sorted({path.parent for path, *_ in found}))
+        raise ConversionError(f"{root} has {some(twice, 1)} more than once, as of two resolutions. Name one of {folders}")
     clips, [dataset] = {"train": {}, "validation": {}, "test": {}}, names
     for path, _, split, _ in found:
         clips[split] |= {f"{path.name} {place.number}": place for place in tfrecord.places(path)}
@@ -68,18 +73,20 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
 
 def _frames(place: tfrecord.Place) -> Iterator[Frame]:
     """The frames of a record. Raises: ConversionError that names file and record."""
-    features = tfrecord.example(place, {*CLIP, *BOXES, *FRAMES})
+    features = tfrecord.example(place, {*CLIP, *BOXES, *FRAMES, CATEGORY})
     try:
-        video, masks, classes, [clip] = (features[name] for name in CLIP)
-        boxes, clip = _boxes(features, len(classes), len(video)), f"{clip.decode()} of {place.path.name}"
+        video, masks, [clip] = (features[name] for name in CLIP)
+        classes, instances = features.get(CATEGORY, []), len(features[CATEGORY if CATEGORY in features else BOXES[1]])
+        boxes, clip = _boxes(features, instances, len(video)), f"{clip.decode()} of {place.path.name}"
         if not len(video) == len(masks) > 0:
             raise ValueError(f"its video has {len(video)} frames, its segmentations {len(masks)}")
     except KeyError as error:
         raise place.error(f"it has no feature {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise place.error(error) from error
-    common.refuse_too_many(len(classes), f"{place.path}: record {place.number}")
-    return (Frame(place, clip, number, video[number], masks[number], classes, boxes[number]) for number in range(len(video)))
+    common.refuse_too_many(instances, f"{place.path}: record {place.number}")
+    numbers = range(len(video))
+    return (Frame(place, clip, number, video[number], masks[number], instances, classes, boxes[number]) for number in numbers)
 
 
 def _boxes(features: dict, instances: int, frames: int) -> list[dict[int, list[float]]]:
@@ -97,14 +104,15 @@ def _boxes(features: dict, instances: int, frames: int) -> list[dict[int, list[f
 
 
 def _record(frame: Frame) -> store.Record:
-    name, most = f"{frame.place.path}: record {frame.place.number}: frame {frame.number}", len(frame.classes)
+    name, most = f"{frame.place.path}: record {frame.place.number}: frame {frame.number}", frame.instances
     blob, header = pictures.photo(frame.picture, name)
     labels, (width, height) = np.asarray(pictures.decoded(frame.mask, f"{name}'s mask", ("PNG",))), header.size
     if labels.shape != (height, width) or labels.max() > most:
         wrong = f"its mask is {labels.shape} with numbers up to {labels.max()}, its picture {height, width} with {most} instances"
         raise ConversionError(f"{name}: {wrong}. {tfrecord.WAY_OUT}")
     seen, scale = common.all_things(labels), [height, width, height, width]
-    rows = {one: np.multiply(row, scale).round().astype(int).tolist() for one, row in frame.boxes.items() if one in seen}
+    # at half the size at which they were measured, boxes may end between two pixels
+    rows = {one: np.multiply(row, scale).round(3).tolist() for one, row in frame.boxes.items() if one in seen}
     boxes = {one: [left, top, right, bottom] for one, (top, left, bottom, right) in rows.items()}
-    more = {"boxes": boxes, "classes": {one: frame.classes[one - 1] for one in seen}}
+    more = {"boxes": boxes} | ({"classes": {one: frame.classes[one - 1] for one in seen}} if frame.classes else {})
     return common.frame(blob, labels.astype(np.uint8), frame.clip, frame.number, frame.place.path.name, **more)

@@ -44,8 +44,8 @@ def convert(
 
 
 def convert_clips(
-    out: str | Path, train: int = 200, validation: int = 20, test: int = 40, frames: int = 24,
-    difficulty: str = moving.DEFAULT, progress: bool = False,
+    out: Path, train: int = 200, validation: int = 20, test: int = 40, frames: int = 24,
+    difficulty: Literal[tuple(moving.DIFFICULTIES)] = moving.DEFAULT, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Make the built-in clips: toys that move.
 
