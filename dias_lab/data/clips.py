@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from dias_lab.data import dataset, draws, features, painting
+from dias_lab.data import dataset, draws, features
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import Batches, Squares, crop_box, cut, flipped, loaded
 from dias_lab.data.features import FeatureBatches
@@ -184,9 +184,9 @@ def boxes_in(
             things = sorted(known)
         else:
             things = [one for one in np.unique(stores.thing_map(info, crowds)).tolist() if 0 < one <= LAST_SEGMENT]
-        if unknown := [one for one in things if one not in known]:
+        if set(things) - set(known):
             true = dataset.true_segments(clips.store, item, record, info["height"], info["width"], crowds).numpy()
-            known = known | dict(zip(unknown, painting.boxes_of(true, unknown).tolist()))
+            known = stores.boxes(true) | known
     where = f"{clips.store.path}: the frame of item {item}, clip {info['clip']!r},"
     if record.segments is None and "boxes" not in info:
         raise ValueError(f"{where} has neither boxes nor masks: condition='none' needs none")

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIZE = 128
-
+from dias_lab.data.painting import SIZE, check_seed
 
 Y, X = np.mgrid[:SIZE, :SIZE] + 0.5  # centres of the pixels, [H W] each
 
@@ -32,7 +31,8 @@ def scene(seed: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray,
 
     Raises ValueError for a negative seed or an impossible difficulty.
     """
-    _check(seed, difficulty)
+    check_seed(seed)
+    _check(difficulty)
     random = np.random.Generator(np.random.Philox(key=seed))
     count = int(random.integers(difficulty.min_objects, difficulty.max_objects + 1))
     segments = _place(random, count, difficulty)
@@ -43,9 +43,7 @@ def scene(seed: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray,
     return (image.clip(0, 1) * 255).round().astype(np.uint8), segments
 
 
-def _check(seed, difficulty):
-    if int(seed) != seed or not 0 <= seed < 2**63:
-        raise ValueError(f"a scene's seed is a whole number from 0, got {seed!r}")
+def _check(difficulty):
     if not 1 <= difficulty.min_objects <= difficulty.max_objects <= 12:
         raise ValueError(f"1 <= min_objects <= max_objects <= 12, got {difficulty}")
     if not (0 <= difficulty.contrast <= 1 and 0 <= difficulty.occlusion < 1 and 0 <= difficulty.separation <= 0.6):

@@ -30,12 +30,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from tqdm import tqdm
 
 from dias_lab.data import checking, lmdb_file, pictures, sealed
 from dias_lab.data.lmdb_file import StoreError
 from dias_lab.data.pictures import png
-from dias_lab.trace import OVERLAP, VOID
+from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
 
 SCHEMA = 2  # 1: without what lies beneath crowds
 SPLITS = ("train", "validation", "test")
@@ -72,6 +73,12 @@ def thing_map(info: dict, crowds: bool = True) -> np.ndarray:
 def segments_of(info: dict) -> dict[int, bool]:
     """By segment whether it is a thing; pixels where crowds lie over something are none."""
     return {one: thing for one, thing in (info.get("things") or {}).items() if one not in (info.get("beneath") or {})}
+
+
+def boxes(segments: np.ndarray) -> dict[int, list[int]]:
+    """By segment of a map [H W] left, top, right and bottom of its pixels; right and bottom are outside."""
+    found = enumerate(ndimage.find_objects(segments, LAST_SEGMENT), start=1)
+    return {segment: [x.start, y.start, x.stop, y.stop] for segment, place in found if place for y, x in [place]}
 
 
 def source_name(info: dict) -> str:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from dias_lab.__main__ import main
-from dias_lab.data import dataset, store
+from dias_lab.data import dataset, pictures, store
 from dias_lab.data.convert import legacy, published, untrusted
 from dias_lab.data.convert.common import ConversionError
 from dias_lab.metrics import segmentation_scores

@@ -50,8 +50,6 @@ def convert(
         folder = "clevrtex_outd" if (splits, split) == ("reference", "test") else "clevrtex_full"
         source = f"ClevrTex, {folder}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
         parts[split] = Split(scenes, _record, {"source": source, "splits": splits})
-    if splits == "reference" and not validation:
-        del parts["validation"]
     options = {"root": root, "out": out, "validation": validation, "splits": splits}
     return common.write(out, "clevrtex", parts, options, WAY_OUT, progress)
 
@@ -85,7 +83,7 @@ def _flat(path: Path) -> Path:
 
 def _record(path: Path) -> store.Record:
     mask = _flat(path)
-    labels = common.numbered(common.colours(mask, WAY_OUT), mask)
+    labels = common.numbered(common.colours(mask), mask)
     source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
     blob, header = pictures.photo(path)
     labels = pictures.turned(labels, header.orientation)

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from dias_lab.data import lmdb_file, pictures, store
@@ -62,6 +61,8 @@ def write(
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for pictures
     that cannot be used, all of a split at once; OSError if `out` cannot be written.
     """
+    # a share of 0 means that there is no such split
+    splits = {split: part for split, part in splits.items() if part.items or options.get(split) != 0}
     if empty := [split for split, part in splits.items() if not part.items]:
         counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
         wrong = f"{dataset} of {options['root']}: the split {empty[0]} would be empty (images: {counts})"
@@ -188,19 +189,11 @@ def parted(salt: str, names: Sequence[str], validation: float, test: float) -> d
 # Masks
 
 
-def open_mask(path: Path, way_out: str) -> Image.Image:
-    """The picture in a PNG. Raises: ConversionError if it cannot be read, is damaged or has another format."""
-    try:
-        return pictures.decoded(path, formats=("PNG",))
-    except PictureError as error:
-        raise ConversionError(f"{error}. {way_out}") from error
-
-
-def colours(path: Path, way_out: str) -> Integer[np.ndarray, "H W"]:
-    """A PNG's colours as R + 256 G + 65536 B, int32. Raises: ConversionError if it has none, or does not open."""
-    picture = open_mask(path, way_out)
-    if picture.mode not in ("P", "RGB", "RGBA"):
-        raise ConversionError(f"{path} is a picture of mode {picture.mode}, so it has no colours. {way_out}")
+def colours(path: Path, modes: tuple[str, ...] = ("P", "RGB", "RGBA")) -> Integer[np.ndarray, "H W"]:
+    """A PNG's colours as `packed_colours`. Raises: PictureError if it does not open, or its mode is another."""
+    picture = pictures.decoded(path, formats=("PNG",))
+    if picture.mode not in modes:
+        raise PictureError(f"{path} has the mode {picture.mode}; a mask of colours has one of {', '.join(modes)}")
     return packed_colours(picture)
 
 
@@ -249,16 +242,10 @@ def natural(name) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
 
 
-def boxes(labels: UInt8[np.ndarray, "H W"]) -> dict[int, list[int]]:
-    """By segment left, top, right and bottom in pixels; right and bottom are outside."""
-    found = enumerate(ndimage.find_objects(labels, LAST_SEGMENT), start=1)
-    return {segment: [at[1].start, at[0].start, at[1].stop, at[0].stop] for segment, at in found if at}
-
-
 def frame(image: bytes, labels: np.ndarray | None, clip: str, number: int, file: str, **more) -> store.Record:
     """The record of a clip's frame, all of whose segments are things."""
     info = {"source": {"id": f"{clip}/{number:05d}", "file": file}, "clip": clip, "frame": number}
-    known = {} if labels is None else {"things": all_things(labels), "boxes": boxes(labels)}
+    known = {} if labels is None else {"things": all_things(labels), "boxes": store.boxes(labels)}
     return store.Record(image, labels, info | known | more)
 
 

@@ -46,10 +46,12 @@ def convert(
 
     Raises: ConversionError naming the file that cannot be used; OSError if `out` cannot be written.
     """
-    root, out, masks = Path(root), Path(out), masks if masks is None else Path(masks)
+    root, out, masks = Path(root), Path(out), masks and Path(masks)
     if masks and masks.resolve() == root.resolve():
         raise ConversionError(f"{root} cannot hold both images and masks; put the masks into a folder of their own")
     folders = _folders(root)
+    if out.resolve() in (folder.resolve() for folder in folders.values()):
+        raise ConversionError(f"{out} holds the images, and would hold the contact sheet of the stores. Choose another folder")
     shares = {"validation": validation, "test": test}
     for split, value in shares.items():
         if value is not None and split in folders:
@@ -197,8 +199,8 @@ def _record(root: Path, path: Path, mask: Path | None, binary: bool, voided: lis
     return store.Record(blob, labels, {**info, "things": common.all_things(labels)})
 
 
-def values_of(path: Path) -> tuple[str, np.ndarray]:
-    """A mask's mode, and its numbers or colours [H W], as a viewer shows it."""
+def values_of(path: Path) -> tuple[np.ndarray, bool]:
+    """A mask's numbers or colours [H W], as a viewer shows it, and whether they are numbers of 8 bits."""
     picture = pictures.decoded(path, formats=LOSSLESS)
     mode, orientation = picture.mode, pictures.header(path).orientation
     if mode in ("RGB", "RGBA"):
@@ -210,18 +212,23 @@ def values_of(path: Path) -> tuple[str, np.ndarray]:
             raise PictureError(f"{path} has the number {low}; masks have numbers from 0, and void is 255 with 8 bits")
     else:
         raise PictureError(f"{path} has the mode {mode}; masks are palette, 8 or 16-bit grey, or RGB pictures")
-    return mode, pictures.turned(values, orientation)
+    return pictures.turned(values, orientation), mode in ("L", "P")
+
+
+def numbers_of(path: Path) -> tuple[set[int], bool]:
+    """The numbers or colours in a mask, and whether they are of 8 bits. Of one that will be refused there are none."""
+    try:
+        values, eight_bits = values_of(path)
+    except PictureError:
+        return set(), False
+    return set(common.ranked(values)[0]), eight_bits
 
 
 def only_0_and_255(masks: Iterable[Path]) -> bool:
     """Whether there are masks of 8-bit numbers, and 255 is the only one besides 0 in all of them."""
     found = set()
-    for path in masks:
-        try:
-            mode, values = values_of(path)
-        except PictureError:  # it is refused when it is converted
-            continue
-        found |= set(np.unique(values).tolist()) if mode in ("L", "P") else set()
+    for numbers, eight_bits in map(numbers_of, masks):
+        found |= numbers if eight_bits else set()
         if found - {BACKGROUND, VOID}:
             return False
     return VOID in found
@@ -229,7 +236,7 @@ def only_0_and_255(masks: Iterable[Path]) -> bool:
 
 def labels_of(path: Path, binary: bool, among: Iterable[int] = ()) -> np.ndarray:
     """A mask as the store has it: uint8 [H W]. `among`: numbers of other masks, where an object has one in all of them."""
-    mode, values = values_of(path)
-    void = (values == VOID) & (mode in ("L", "P") and not binary)
+    values, eight_bits = values_of(path)
+    void = (values == VOID) & (eight_bits and not binary)
     labels = common.numbered(np.where(void, BACKGROUND, values), path, among)
     return np.where(void, np.uint8(VOID), labels)

@@ -19,8 +19,8 @@ from typing import NamedTuple
 from dias_lab.data import pictures, store
 from dias_lab.data.convert import common, folder, video
 from dias_lab.data.convert.common import ConversionError, Split, in_order, some
-from dias_lab.data.pictures import SUFFIXES, PictureError
-from dias_lab.trace import BACKGROUND, VOID
+from dias_lab.data.pictures import SUFFIXES
+from dias_lab.trace import VOID
 
 
 class Clip(NamedTuple):
@@ -41,7 +41,7 @@ def convert(
 
     Raises: ConversionError for files that cannot be used and clips whose frames differ in size, all at once; OSError.
     """
-    root, out, masks = Path(root), Path(out), masks if masks is None else Path(masks)
+    root, out, masks = Path(root), Path(out), masks and Path(masks)
     found = clips(root, masks, out)
     options = {"root": root, "out": out, "masks": masks, "validation": validation, "test": test}
     parts = common.parted("frames", list(found), validation, test)
@@ -65,7 +65,8 @@ def write(
             print(f"{clip.name} lacks the frames {some(lost)}; the others stay as they are")
 
     def frames(clip: Clip) -> Iterator[tuple]:
-        numbers = set().union(*in_order(lambda mask: _numbers(mask, binary), filter(None, clip.masks)))  # of its objects
+        found = in_order(folder.numbers_of, filter(None, clip.masks))
+        numbers = set().union(*(ones - {VOID} if eight_bits and not binary else ones for ones, eight_bits in found))
         return ((clip.name, *frame, numbers) for frame in zip(clip.numbers, clip.files, clip.masks))
 
     def record(frame: tuple) -> store.Record:
@@ -98,7 +99,7 @@ def clips(root: Path, masks: Path | None, out: Path) -> dict[str, Clip]:
 
 
 def _with_pictures(root: Path, others: Collection[Path] = ()) -> Iterator[Path]:
-    """The folders in which pictures lie, but for hidden ones and `others`. A link that leads to a folder above it is not followed."""
+    """The folders in which pictures lie, but for hidden ones, `others`, and links to a folder above."""
     for parent, inside, names in os.walk(root, followlinks=True):
         above = {Path(parent).resolve(), *Path(parent).resolve().parents, *others}
         inside[:] = [name for name in inside if name[0] != "." and Path(parent, name).resolve() not in above]
@@ -129,15 +130,6 @@ def _problems(clip: Clip) -> list[str]:
         names.setdefault(" x ".join(map(str, pictures.header(file).size)), []).append(file.name)
     told = ", ".join(f"{len(ones)} of {size} ({ones[0]})" for size, ones in sorted(names.items(), key=lambda one: -len(one[1])))
     return [f"the frames of {clip.name} differ in size (width x height): {told}"] if len(names) > 1 else []
-
-
-def _numbers(mask: Path, binary: bool) -> set[int]:
-    """The objects of a mask, as it calls them."""
-    try:
-        mode, values = folder.values_of(mask)
-    except PictureError:  # it is refused when it is converted
-        return set()
-    return set(common.ranked(values)[0]) - {BACKGROUND} - ({VOID} if mode in ("L", "P") and not binary else set())
 
 
 def read_clip(path: str | Path, size: int, limit: int | None = None):

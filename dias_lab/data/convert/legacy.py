@@ -133,25 +133,17 @@ class Published:
                 raise self.file.error(error, key) from error
             yield store.Record(blob, pictures.turned(labels, header.orientation), {"source": source, **info})
 
-    def convert(self, out: str | Path, progress: bool = False) -> Path:
-        """Write the store and return its path. Raises: ConversionError; OSError if `out` cannot be written."""
-        root, out = self.file.path, Path(out)
-        if out.resolve() == root.resolve():
-            raise ConversionError(f"{out} is the published file itself; give the store another name")
-        options = {"root": root, "out": out, "layout": self.layout.releases[-1], "split": self.split}
-        meta = {
-            "dataset": self.layout.dataset,
+    def meta(self, out: Path) -> dict:
+        layout, options = self.layout, {"root": self.file.path, "out": out}
+        return {
+            "dataset": layout.dataset,
             "split": self.split,
-            "kind": "video" if "video" in self.layout.fields else "image",
-            "source": f"{root.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
-            "command": command("legacy", **options),
-            "layout": "/".join(self.layout.releases),
-            "lost": [NO_NAMES, *self.layout.lost],
+            "kind": "video" if "video" in layout.fields else "image",
+            "source": f"{self.file.path.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
+            "command": command("legacy", **options, layout=layout.releases[-1], split=self.split),
+            "layout": "/".join(layout.releases),
+            "lost": [NO_NAMES, *layout.lost],
         }
-        try:
-            return store.write(out, self.records(progress), meta)
-        except store.StoreError as error:
-            raise ConversionError(f"{root}: {error}. Unpack the release again") from error
 
 
 def convert(
@@ -176,7 +168,12 @@ def convert(
         published = Published(root, dataset, layout, split)
     except ConversionError as error:
         raise NotPublished(str(error)) from error
-    path = published.convert(out, progress)
+    if Path(out).resolve() == Path(root).resolve():
+        raise ConversionError(f"{out} is the published file itself; give the store another name")
+    try:
+        path = store.write(out, published.records(progress), published.meta(out))
+    except store.StoreError as error:
+        raise ConversionError(f"{root}: {error}. Unpack the release again") from error
     if progress:
         print(f"wrote {path}: {published.summary()}")
     return path

@@ -90,8 +90,7 @@ def _frame(place: tuple[int, int], world) -> store.Record:
     seed, frame = place
     image, segments = world(seed).frame(frame)
     record = _record(f"clip {seed}, frame {frame}", image, segments, world(seed).kinds)
-    shown = list(record.info["things"])
-    record.info.update(clip=f"clip {seed}", frame=frame, boxes=dict(zip(shown, painting.boxes_of(segments, shown).tolist())))
+    record.info.update(clip=f"clip {seed}", frame=frame, boxes=store.boxes(segments))
     return record
 
 

@@ -70,8 +70,6 @@ def convert(
             "images_without_masks": sum(name not in part.masked for name in names),
         }
         parts[split] = Split(names, part.record, meta)
-    if not validation:
-        del parts["validation"]
     options = {"root": root, "out": out, "validation": validation, "splits": splits, "year": year, "trainaug": trainaug}
     paths = common.write(out, "voc", parts, options | {"drop_test_images": drop_test_images}, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
@@ -182,7 +180,7 @@ _NUMBERS = {int(packed): number for number, packed in enumerate(palette().astype
 
 def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
     """A mask's numbers, by its colours: what a tool saved with another palette, or none, is mapped back or refused."""
-    there, places = common.ranked(common.colours(path, WAY_OUT))
+    there, places = common.ranked(common.colours(path))
     if strange := [colour for colour in there if colour not in _NUMBERS]:
         shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
         raise ConversionError(f"{path} has colours that VOC's palette lacks: {some(shown, 3)}. {WAY_OUT}")

@@ -112,4 +112,4 @@ class Videos(Instances):
     def stored(self, number, labels: np.ndarray, segments: dict[int, dict], **more) -> store.Record:
         clip, frame = self.places[number]
         record = super().stored(number, labels, segments, **more, clip=clip, frame=frame)
-        return record._replace(info=record.info | {"boxes": common.boxes(record.segments)})  # upright, if EXIF turned them
+        return record._replace(info=record.info | {"boxes": store.boxes(record.segments)})  # upright, if EXIF turned them
