@@ -17,14 +17,14 @@ SEGMENTS = range(1, LAST_SEGMENT + 1)
 
 
 class ClipIndex:
-    """Which items are the frames of one clip, gathered from one info after another. Of images it gathers nothing."""
+    """Which items make up each clip, from one frame's info after another. A store of images has none."""
 
     def __init__(self, kind: str):
         self.video, self.clips, self.names = kind == "video", [], set()
         self.last = None, 0, None  # clip, frame and size of the item before
 
     def add(self, info: dict):
-        """Raises StoreError where a clip has a gap of other clips, numbers that do not rise, or frames of two sizes."""
+        """Raises StoreError where a clip is interrupted by another, its numbers do not rise, or its frames differ in size."""
         if not self.video:
             return
         name, number, size = info.get("clip"), info.get("frame"), (info["width"], info["height"])

@@ -98,11 +98,11 @@ class FixedViews(Dataset):
 
 
 def feature_batches(
-    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
+    store, config, backbone, step=0, progress: bool = False, places: range | None = None, requests=(), kind=FeatureBatches
 ) -> Iterator[dict]:  # fmt: skip
     """`dataset.batches` from the cache, which is made first where there is none."""
-    dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, requests)
-    return loaded(dataset, range(step, config.steps), config)
+    folder = make(store, config, backbone, progress)
+    return loaded(kind(store, config, folder, places, requests), range(step, config.steps), config)
 
 
 def make(store, config, backbone, progress: bool = False) -> Path:

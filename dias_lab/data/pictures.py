@@ -216,7 +216,7 @@ def _check_chunks(file: BinaryIO) -> None:
 def _as_rgb(picture: Image.Image, name) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         picture = _eight_bits(picture, name)
-    elif max(_numbers(picture.info.get("transparency")), default=0) > 255:
+    elif isinstance(clear := picture.info.get("transparency"), (int, tuple)) and np.max(clear) > 255:
         raise PictureError(f"{name} has 16-bit colours of which one is transparent. Save it with 8 bits")
     if picture.has_transparency_data:
         veiled = picture.convert("RGBA")
@@ -238,7 +238,3 @@ def _eight_bits(picture: Image.Image, name) -> Image.Image:
     clear = picture.info.get("transparency")
     grey = (values // 256).astype(np.uint8)
     return Image.fromarray(grey if clear is None else np.where(np.asarray(picture) == clear, np.uint8(255), grey))
-
-
-def _numbers(value) -> tuple:
-    return value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()

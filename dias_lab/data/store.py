@@ -154,9 +154,9 @@ def open(path: str | Path) -> "Store":
 
 
 def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
-    """StoreError if the path is a split and another one in its folder has the mark of another conversion.
+    """StoreError if a split beside this one has the mark of another conversion, as one that was stopped leaves it.
 
-    A conversion that was stopped leaves such: the same image may be in both. `check_index`: open no damaged file.
+    The same image may be in both. `check_index`: open no damaged file.
     """
     marks = {}
     for split in SPLITS if path.stem in SPLITS else ():

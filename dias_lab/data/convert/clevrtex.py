@@ -35,16 +35,15 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
+    common.choose("splits", splits, ("reference", "usual"))
     full = _scenes(root, "clevrtex_full")
     if splits == "reference":
         test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
         names = common.divide("clevrtex", list(by_name), validation)
         train, held = ([by_name[name] for name in part] for part in names)
-    elif splits == "usual":
+    else:
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
         test, held, train = full[:tenth], full[tenth:fifth], full[fifth:]
-    else:
-        raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
     parts = {}
     for split, scenes in {"test": test, "validation": held, "train": train}.items():
         folder = "clevrtex_outd" if (splits, split) == ("reference", "test") else "clevrtex_full"

@@ -50,8 +50,7 @@ def convert(
     common.share("validation", validation, "train2017")
     if limit is not None and limit < 1:
         raise ConversionError(f"limit={limit}; give a number of images from 1, or None for all")
-    if annotations not in (kinds := {"panoptic": Panoptic, "instances": Instances}):
-        raise ConversionError(f"annotations={annotations!r}; choose one of {', '.join(kinds)}")
+    common.choose("annotations", annotations, kinds := {"panoptic": Panoptic, "instances": Instances})
     train, test = (kinds[annotations](root, part) for part in ("train2017", "val2017"))
     training, held = common.divide("coco", train.numbers, validation)
     splits = {}  # the smallest first: an error shows early

@@ -1,13 +1,12 @@
-"""What the converters share: writing the splits of a data set, opening and numbering masks, and helpful errors.
+"""What the converters share: dividing a data set, writing its splits, opening and numbering masks, and helpful errors.
 
-A store that is there already is replaced when its successor is complete and not before, so a conversion that failed or
-was killed is simply started again. What would mix two conversions in one folder is refused at the start: a split that
-this conversion does not make (its images may now be in another split), and stores of another data set. All splits of a
-conversion have one mark, so that what a kill leaves beside older splits is noticed when it is opened.
+A store that is there is replaced only by one that is complete, so a conversion that failed is simply started again. What
+would mix two conversions in one folder is refused, and all splits of one have the same mark: see `store.refuse_a_mixture`.
 
 Axes: H W pixels of a picture.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -42,13 +41,13 @@ class ConversionError(ValueError):
 class Split(NamedTuple):
     """One split to be written. `record` makes the store's record of an item; several threads call it at once.
 
-    The items of a split with `frames` are clips, whose frames that makes: one clip after another, by one thread.
+    With `frames` an item is a clip: one thread takes its frames from there, clip after clip, and `record` gets each frame.
     """
 
     items: Sequence
     record: Callable[[Any], store.Record]
     meta: dict  # source, classes, and what else should be known about the split
-    frames: Callable[[Any], Iterable] | None = None  # of a clip those that `record` gets, in their order
+    frames: Callable[[Any], Iterable] | None = None
 
 
 def write(
@@ -57,7 +56,6 @@ def write(
     """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
 
     `options` are the converter's, for meta's command. `way_out` ends the error about an item that cannot be stored.
-
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for pictures
     that cannot be used, all of a split at once; OSError if `out` cannot be written.
     """
@@ -67,7 +65,7 @@ def write(
         counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
         wrong = f"{dataset} of {options['root']}: the split {empty[0]} would be empty (images: {counts})"
         raise ConversionError(f"{wrong}. Choose other shares (0: no such split) or other files")
-    _refuse_a_mixture(out, dataset, splits)
+    _refuse_other_stores(out, dataset, splits)
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lmdb_file.remove_stale(out / f"{split}.lmdb")
@@ -96,7 +94,7 @@ def _packed(item, record: Callable, what: str, way_out: str) -> store.Packed | C
 
 
 def _sound(packed: Iterable[store.Packed | ConversionError]) -> Iterator[store.Packed]:
-    """The records until one is an error; the rest is then read in search of others. Raises: ConversionError with all."""
+    """The records, up to the first error; the rest is only searched for more errors. Raises: ConversionError with all."""
     problems = []
     for one in packed:
         if isinstance(one, ConversionError):
@@ -116,18 +114,14 @@ def command(dataset: str, **options) -> str:
     return shlex.join(words)
 
 
-def _refuse_a_mixture(out: Path, dataset: str, splits: dict[str, Split]) -> None:
-    for split in SPLITS:
-        path = out / f"{split}.lmdb"
-        if not path.exists():
-            continue
-        if split not in splits:
+def _refuse_other_stores(out: Path, dataset: str, splits: dict[str, Split]) -> None:
+    for split, path in ((split, out / f"{split}.lmdb") for split in SPLITS):
+        if path.exists() and split not in splits:
             found = f"{path} is there, and this conversion makes no {split} split: its images may be in another one now"
             raise ConversionError(f"{found}. Remove it or choose another folder")
-        try:
+        there = dataset
+        with contextlib.suppress(FileNotFoundError, store.StoreError):  # damaged, or no store: converting again is the cure
             there = store.Store(path).meta["dataset"]
-        except store.StoreError:
-            continue  # damaged, or no store: converting again is the cure
         if there != dataset:
             raise ConversionError(f"{path} holds the data set {there}, not {dataset}. Choose another folder")
 
@@ -149,6 +143,12 @@ def in_order(function: Callable, items: Iterable, threads: int = THREADS) -> Ite
 
 
 # Splits
+
+
+def choose(name: str, value: str, among: Iterable[str]) -> None:
+    """Raises: ConversionError unless an option's value is one of these."""
+    if value not in among:
+        raise ConversionError(f"{name}={value!r}; choose one of {', '.join(among)}")
 
 
 def share(name: str, value: float, of: str) -> float:
@@ -212,8 +212,9 @@ def ranked(values: Integer[np.ndarray, "H W"]) -> tuple[list[int], Integer[np.nd
 
 
 def numbered(values: Integer[np.ndarray, "H W"], where: Path, among: Iterable[int] = ()) -> UInt8[np.ndarray, "H W"]:
-    """Segments 1, 2, ... in the ascending order of the values, and of others `among` which they stand; 0 is the background.
+    """Segments 1, 2, ... in the ascending order of the values; 0 is the background.
 
+    `among`: values of other masks, too, where one object has the same number in all of them.
     Raises: ConversionError if there are more segments than a store holds.
     """
     distinct, places = ranked(values)

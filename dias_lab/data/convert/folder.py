@@ -24,7 +24,7 @@ from dias_lab.data.convert.common import ConversionError, Split, some
 from dias_lab.data.pictures import LOSSLESS, SUFFIXES, PictureError
 from dias_lab.trace import BACKGROUND, VOID
 
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("valid", "val", "validation"), "test": ("test",)}
 SHARE = 0.1  # held out for validation and for test, unless the user says how much
 MEND = "Mend the file or take it out"
 

@@ -59,7 +59,7 @@ def write(
     if progress and binary:
         print("the masks have no numbers but 0 and 255: 255 is taken as one object a clip, not as void")
     for clip in chosen if progress else ():
-        step = min(map(int.__rsub__, clip.numbers, clip.numbers[1:]), default=1)
+        step = min((after - before for before, after in itertools.pairwise(clip.numbers)), default=1)
         steps = range(clip.numbers[0], clip.numbers[-1], step)  # where they are times, most are missing
         if len(steps) < 10 * len(clip.files) + 100 and (lost := sorted({*steps} - {*clip.numbers})):
             print(f"{clip.name} lacks the frames {some(lost)}; the others stay as they are")
@@ -116,7 +116,7 @@ def _clip(name: str, parent: Path, masks: Path | None = None) -> Clip:
     times = all(re.fullmatch(r"\d+\.(0|\d*[1-9])", stem) for stem in files)
     stems = sorted(files, key=float if times else common.natural)
     numbers = [int((re.findall(r"\d+", stem) or [-1])[-1]) for stem in stems]
-    if -1 in numbers or any(map(int.__ge__, numbers, numbers[1:])):
+    if -1 in numbers or any(before >= after for before, after in itertools.pairwise(numbers)):
         numbers = list(range(len(stems)))
     return Clip(name, numbers, [files[stem] for stem in stems], [drawn.get(stem) for stem in stems])
 
