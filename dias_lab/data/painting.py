@@ -17,7 +17,7 @@ BACKGROUNDS = ("plain", "textured", "surface", "regions")
 
 
 def grid(margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels' centres, [H W] each: 0..1 in the picture, and so many pixels more on every side."""
+    """Rows and columns of the pixels' centres, [H W] each: 0..1 in the picture, and `margin` pixels more on every side."""
     rows, columns = np.mgrid[-margin : SIZE + margin, -margin : SIZE + margin].astype(np.float32)
     return (rows + 0.5) / SIZE, (columns + 0.5) / SIZE
 

@@ -26,7 +26,7 @@ class Difficulty:
 
     min_objects: int = 2
     max_objects: int = 4
-    kinds: int = 12  # the first so many of toys.KINDS
+    kinds: int = 12  # how many of toys.KINDS, from the first on
     colours: Literal[COLOURS] = "kind"  # each kind has its three, or every toy draws three
     background: Literal[BACKGROUNDS] = "surface"  # plain, textured: greyish; surface: any colour; regions: wall and floor
     radius: tuple[float, float] = (0.19, 0.26)  # of a toy, as a share of the picture's side

@@ -33,7 +33,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from dias_lab.data import checking, lmdb_file, pictures, sealed
+from dias_lab.data import checking, lmdb_file, pictures
 from dias_lab.data.lmdb_file import StoreError
 from dias_lab.data.pictures import png
 from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
@@ -103,7 +103,7 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
     if meta.get("kind", "image") not in ("image", "video"):
         raise StoreError(f"meta['kind'] for {path} is {meta['kind']!r}; it is image or video")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
-    sealed.seal(meta)  # what is not JSON is refused now, not hours later
+    lmdb_file.seal(meta)  # what is not JSON is refused now, not hours later
     lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
     return path
 
@@ -114,14 +114,14 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
             clips.add(info)
-            values = image, sealed.seal(info), segments
+            values = image, lmdb_file.seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
         batch += [(key, value) for key, value in zip(_keys(count - 1), values) if value is not None]
         if count % BATCH == 0:
             yield batch
             batch = []
-    yield [*batch, (b"meta", sealed.seal({**meta, "schema": SCHEMA, "count": count, **clips.meta()}))]
+    yield [*batch, (b"meta", lmdb_file.seal({**meta, "schema": SCHEMA, "count": count, **clips.meta()}))]
 
 
 def pack(record: Record) -> Packed:
@@ -199,7 +199,7 @@ class Store(Sequence):
         index %= count
         image, info, segments = lmdb_file.read(self.path, *_keys(index))
         try:
-            info = sealed.unseal(info, SEGMENT_KEYS)
+            info = lmdb_file.unseal(info, SEGMENT_KEYS)
             for name, blob in (("image", image), ("segments", segments)):
                 if info.pop(f"{name}_crc32", None) != (None if blob is None else zlib.crc32(blob)):
                     raise ValueError(f"{name}: wrong checksum")
@@ -275,7 +275,7 @@ def _fingerprint(path: Path, *status: int) -> str:
 @functools.lru_cache(maxsize=64)
 def _meta(path: Path, value: bytes | None) -> dict:
     try:
-        meta = sealed.unseal(value, SEGMENT_KEYS)
+        meta = lmdb_file.unseal(value, SEGMENT_KEYS)
     except ValueError as error:
         raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
     if meta["schema"] > SCHEMA:

@@ -163,6 +163,12 @@ def test_other_tables_are_refused(tmp_path, content, message):
         ytvis.convert(root, tmp_path / "out")
 
 
+@pytest.mark.parametrize("option, message", [({"splits": "peer"}, "choose one of shares, peers"), ({"year": "2020"}, "2019, 2021")])
+def test_options_that_are_none_are_refused(tmp_path, option, message):
+    with pytest.raises(ConversionError, match=message):
+        ytvis.convert(layout(tmp_path / "in", table(1)), tmp_path / "out", **option)
+
+
 def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ConversionError, match="train.json is missing. Expected in .*train/instances.json"):

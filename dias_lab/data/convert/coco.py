@@ -6,9 +6,9 @@ https://cocodataset.org/#format-data. The numbering of the segments is that of G
 Panoptic: a mask PNG holds at each pixel a segment's id as R + 256 G + 65536 B, 0 where nothing is annotated. The store
 numbers the segments from 1 in the ascending order of these ids, things, stuff and crowds alike, and calls the rest void.
 
-Instances: masks of things that may overlap, decoded by pycocotools. Pixels that two or more masks cover are overlap, and
-what no mask covers is the background. Segments are numbered in the ascending order of their annotation ids. SPOT and OCLF
-take crowd regions as masks like all others, VideoSAUR leaves them out: the store keeps what is beneath them, for either.
+Instances: masks of things, decoded by pycocotools. What several masks cover is overlap, what none covers the background.
+Segments are numbered in the ascending order of their annotation ids. SPOT and OCLF take crowd regions as masks like all
+others, VideoSAUR leaves them out: the store keeps what is beneath them, for either.
 
 Masks lie on the pixels of the photo's file, as pycocotools has it. A photo that EXIF turns is stored upright, and its
 masks are turned with it; not so where the table states the size of the upright photo, on which they were drawn then.
@@ -186,7 +186,7 @@ class Instances(Part):
         """info["hidden"] lists the annotations without a pixel in the store."""
         width, height = self.images[number][1]
         annotations = sorted(self.annotations.get(number, []), key=lambda annotation: tables.order(annotation["id"]))
-        # where crowds lie over an object, this is added to its place; where they lie over each other, it stands alone
+        # added to an object's place where crowds lie over it; the place of crowds that lie over each other alone
         under = len(annotations) + 1
         cover = np.zeros((2, height, width), np.int32)  # how many objects and how many crowds cover a pixel
         top = np.zeros((2, height, width), np.int32)  # the place of an object and of a crowd there

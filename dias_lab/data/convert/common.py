@@ -31,7 +31,7 @@ from dias_lab.data.store import SPLITS
 from dias_lab.trace import BACKGROUND, LAST_SEGMENT, VOID
 
 THREADS = min(8, os.cpu_count() or 1)
-LISTED = 10  # so many problems are shown, and then their count
+LISTED = 10  # problems that an error shows; of the rest it says how many there are
 
 
 class ConversionError(ValueError):
@@ -174,7 +174,7 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
 
 
 def parted(salt: str, names: Sequence[str], validation: float, test: float) -> dict[str, list[str]]:
-    """The names of each split, by their hashes. Of three or more each split that is wanted has one; a single one is for train.
+    """The names of each split, by their hashes. Of three or more every wanted split has one; a single one is for train.
 
     The test share is drawn first, so that another validation share does not move it.
     """
@@ -274,7 +274,6 @@ def found(root: Path, missing: Path, layout: str) -> str:
     """What was expected and what is there, for an error."""
     folder = next((path for path in (missing.parent, root, *root.parents) if path.is_dir()), Path("/"))
     names = sorted(path.name for path in folder.iterdir())
-    text = f"Expected in {root}: {layout}; found in {folder}: {', '.join(names[:12]) or 'nothing'}"
-    text += ", ..." if len(names) > 12 else ""
+    text = f"Expected in {root}: {layout}; found in {folder}: {some(names, 12) or 'nothing'}"
     archive = next((f"{missing.name}{end}" for end in (".zip", ".tar") if f"{missing.name}{end}" in names), None)
     return text + (f". Unpack {archive} there" if archive else "")

@@ -49,7 +49,10 @@ def convert(
     root, out, masks = Path(root), Path(out), masks and Path(masks)
     if masks and masks.resolve() == root.resolve():
         raise ConversionError(f"{root} cannot hold both images and masks; put the masks into a folder of their own")
-    folders = _folders(root)
+    folders = _split_folders(root) or {"train": root}
+    if "train" not in folders:
+        there = some(path.name for path in folders.values())
+        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
     if out.resolve() in (folder.resolve() for folder in folders.values()):
         raise ConversionError(f"{out} holds the images, and would hold the contact sheet of the stores. Choose another folder")
     shares = {"validation": validation, "test": test}
@@ -98,23 +101,13 @@ def _listed(folder: Path) -> list[Path]:
         raise ConversionError(f"{folder} cannot be listed ({error.strerror}). {way_out}") from error
 
 
-def _split_folders(root: Path) -> dict[str, list[Path]]:
-    """By split the folders in `root` that are named for it."""
+def _split_folders(root: Path) -> dict[str, Path]:
+    """By split the folder in `root` that is named for it. Raises: ConversionError if there are two."""
     inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
     by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
-    return {split: folders for split, folders in by_split.items() if folders}
-
-
-def _folders(root: Path) -> dict[str, Path]:
-    """By split its folder: `root` itself, or those in it."""
-    by_split = _split_folders(root)
     if both := next((folders for folders in by_split.values() if len(folders) > 1), None):
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
-    folders = {split: found for split, [found] in by_split.items()}
-    if folders and "train" not in folders:
-        there = some(path.name for path in folders.values())
-        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
-    return folders or {"train": root}
+    return {split: folders[0] for split, folders in by_split.items() if folders}
 
 
 def _stem(path: Path) -> str:
@@ -140,7 +133,7 @@ def files_in(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
 
 def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path | None]:
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
-    own = {split: folders[0] for split, folders in _split_folders(masks).items() if split in images}
+    own = {split: folder for split, folder in _split_folders(masks).items() if split in images}
     if own:
         by_split = {split: files_in(own[split], "masks")[0] if split in own else {} for split in images}
     else:

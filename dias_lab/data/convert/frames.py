@@ -4,7 +4,7 @@ A folder is a clip, and its frames are sorted by the numbers in their names: fra
 the last number of a name; the frame's place, where these do not rise.
 Decimals, such as 0.5 and 0.25, are times.
 
-Masks are as `folder` says, but numbered alike in all frames of a clip: a number or colour is one object throughout.
+Masks are read as in `folder`, but a number or colour is the same segment in all frames of a clip.
 
 Axes: F frames, R pixels of a square.
 """

@@ -20,7 +20,7 @@ from dias_lab.data.convert.common import ConversionError, Split, some
 
 NAME = re.compile(r"(movi_[a-f])-(train|validation|test)\.tfrecord-\d{5}-of-(\d{5})")
 LAYOUT = "movi_c-train.tfrecord-00000-of-00305 movi_c-validation.tfrecord-00000-of-00008 ..."
-CATEGORIES = (  # of C, D and E, by number
+CATEGORIES = (  # of C to F, by number
     "Action Figures", "Bag", "Board Games", "Bottles and Cans and Cups", "Camera", "Car Seat", "Consumer Goods", "Hat",
     "Headphones", "Keyboard", "Legos", "Media Cases", "Mouse", "None", "Shoe", "Stuffed Toys", "Toys",
 )  # fmt: skip
@@ -36,8 +36,7 @@ class Frame(NamedTuple):
     number: int
     picture: bytes  # PNG
     mask: bytes  # PNG
-    instances: int
-    classes: list[int]  # of the instances; none are known in A and B
+    classes: list[int | None]  # of the instances
     boxes: dict[int, list[float]]  # by segment, as in the file
 
 
@@ -65,7 +64,7 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
             print(f"attention: {count} of the {int(total)} files of {split} are there" + ", and left out" * (split == "test"))
     named = {"test": list(clips["validation"])} | common.parted("movi", list(clips["train"]), validation, 0)
     meta = {"source": f"{dataset}, https://github.com/google-research/kubric"}
-    meta["classes"] = dict(enumerate(CATEGORIES)) if dataset[-1] in "cde" else None
+    meta["classes"] = dict(enumerate(CATEGORIES)) if dataset[-1] in "cdef" else None
     every = clips["train"] | clips["validation"]
     parts = {split: Split([every[name] for name in ones], _record, meta, _frames) for split, ones in named.items() if ones}
     return common.write(out, dataset, parts, {"root": root, "out": out, "validation": validation}, tfrecord.WAY_OUT, progress)
@@ -76,17 +75,16 @@ def _frames(place: tfrecord.Place) -> Iterator[Frame]:
     features = tfrecord.example(place, {*CLIP, *BOXES, *FRAMES, CATEGORY})
     try:
         video, masks, [clip] = (features[name] for name in CLIP)
-        classes, instances = features.get(CATEGORY, []), len(features[CATEGORY if CATEGORY in features else BOXES[1]])
-        boxes, clip = _boxes(features, instances, len(video)), f"{clip.decode()} of {place.path.name}"
+        classes = features.get(CATEGORY, [None] * len(features[BOXES[1]]))
+        boxes, clip = _boxes(features, len(classes), len(video)), f"{clip.decode()} of {place.path.name}"
         if not len(video) == len(masks) > 0:
             raise ValueError(f"its video has {len(video)} frames, its segmentations {len(masks)}")
     except KeyError as error:
         raise place.error(f"it has no feature {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise place.error(error) from error
-    common.refuse_too_many(instances, f"{place.path}: record {place.number}")
-    numbers = range(len(video))
-    return (Frame(place, clip, number, video[number], masks[number], instances, classes, boxes[number]) for number in numbers)
+    common.refuse_too_many(len(classes), f"{place.path}: record {place.number}")
+    return (Frame(place, clip, number, video[number], masks[number], classes, boxes[number]) for number in range(len(video)))
 
 
 def _boxes(features: dict, instances: int, frames: int) -> list[dict[int, list[float]]]:
@@ -104,7 +102,7 @@ def _boxes(features: dict, instances: int, frames: int) -> list[dict[int, list[f
 
 
 def _record(frame: Frame) -> store.Record:
-    name, most = f"{frame.place.path}: record {frame.place.number}: frame {frame.number}", frame.instances
+    name, most = f"{frame.place.path}: record {frame.place.number}: frame {frame.number}", len(frame.classes)
     blob, header = pictures.photo(frame.picture, name)
     labels, (width, height) = np.asarray(pictures.decoded(frame.mask, f"{name}'s mask", ("PNG",))), header.size
     if labels.shape != (height, width) or labels.max() > most:
@@ -114,5 +112,6 @@ def _record(frame: Frame) -> store.Record:
     # at half the size at which they were measured, boxes may end between two pixels
     rows = {one: np.multiply(row, scale).round(3).tolist() for one, row in frame.boxes.items() if one in seen}
     boxes = {one: [left, top, right, bottom] for one, (top, left, bottom, right) in rows.items()}
-    more = {"boxes": boxes} | ({"classes": {one: frame.classes[one - 1] for one in seen}} if frame.classes else {})
+    classes = {one: frame.classes[one - 1] for one in seen}
+    more = {"boxes": boxes} | ({"classes": classes} if None not in classes.values() else {})
     return common.frame(blob, labels.astype(np.uint8), frame.clip, frame.number, frame.place.path.name, **more)

@@ -33,8 +33,7 @@ def convert(
     """
     out, counts = Path(out), _counts(train, validation, test)
     chosen = painting.named(difficulty, scenes.DIFFICULTIES)
-    about = chosen._asdict() if isinstance(chosen, shapes.Difficulty) else dataclasses.asdict(chosen)
-    meta = {"source": "dias_lab.data.scenes", "difficulty": about}
+    meta = {"source": "dias_lab.data.scenes", "difficulty": dataclasses.asdict(chosen)}
     meta |= {} if isinstance(chosen, shapes.Difficulty) else {"classes": KINDS}
     options = {"out": out, **counts} | ({} if difficulty == scenes.DEFAULT else {"difficulty": difficulty})
 

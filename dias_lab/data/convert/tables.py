@@ -20,7 +20,7 @@ import numpy as np
 from dias_lab.data import pictures
 from dias_lab.data.convert.common import ConversionError, some
 
-SIDES = 1  # a polygon may leave its picture by so many of its sides, as sloppy outlines do
+SIDES = 1  # a polygon may leave its picture by this share of its sides, as sloppy outlines do
 
 
 class Problems(defaultdict):
@@ -50,7 +50,7 @@ def load(path: Path, kind: str, *lists: str) -> dict:
 
 
 def identity(value) -> int | str | None:
-    """An id; None if it is none."""
+    """An id: a number, or a text that is no number; None for a value that cannot be one."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else value or None
     if isinstance(value, float):
