@@ -1,8 +1,7 @@
 """Folders of frames, with or without masks -> stores of clips. And any folder or video file as one clip, to look at.
 
 A folder is a clip, and its frames are sorted by the numbers in their names: frame2 before frame10. `frame` in the store is
-the last number of a name; the frame's place, where these do not rise.
-Decimals, such as 0.5 and 0.25, are times.
+the last number of a name; the frame's place, where these do not rise, or names are times: 0.25, 0.5.
 
 Masks are read as in `folder`, but a number or colour is the same segment in all frames of a clip.
 
@@ -60,8 +59,9 @@ def write(
         print("the masks have no numbers but 0 and 255: 255 is taken as one object a clip, not as void")
     for clip in chosen if progress else ():
         step = min((after - before for before, after in itertools.pairwise(clip.numbers)), default=1)
-        steps = range(clip.numbers[0], clip.numbers[-1], step)  # where they are times, most are missing
-        if len(steps) < 10 * len(clip.files) + 100 and (lost := sorted({*steps} - {*clip.numbers})):
+        first, last = clip.numbers[0], clip.numbers[-1]
+        few = (last - first) // step < 10 * len(clip.files) + 100  # where they are times, most are missing
+        if few and (lost := sorted({*range(first, last, step)} - {*clip.numbers})):
             print(f"{clip.name} lacks the frames {some(lost)}; the others stay as they are")
 
     def frames(clip: Clip) -> Iterator[tuple]:
@@ -112,11 +112,11 @@ def _clip(name: str, parent: Path, masks: Path | None = None) -> Clip:
     drawn = folder.files_in(masks, "masks")[0] if masks and masks.is_dir() and any(map(Path.is_file, masks.iterdir())) else {}
     if strange := drawn.keys() - files.keys():
         raise ConversionError(f"{masks}: no frame in {parent} has the names {some(sorted(strange))}. Rename or remove them")
-    # times such as 0.5 and 0.25 do not end in 0, as numbers do somewhere in 1.9, 1.10
+    # decimals are times, such as 0.25 and 0.5; but where one ends in 0, as in 1.9 and 1.10, what follows the point is counted
     times = all(re.fullmatch(r"\d+\.(0|\d*[1-9])", stem) for stem in files)
     stems = sorted(files, key=float if times else common.natural)
     numbers = [int((re.findall(r"\d+", stem) or [-1])[-1]) for stem in stems]
-    if -1 in numbers or any(before >= after for before, after in itertools.pairwise(numbers)):
+    if times or -1 in numbers or any(before >= after for before, after in itertools.pairwise(numbers)):
         numbers = list(range(len(stems)))
     return Clip(name, numbers, [files[stem] for stem in stems], [drawn.get(stem) for stem in stems])
 

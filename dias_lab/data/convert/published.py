@@ -78,7 +78,7 @@ class PublishedFile:
         strange = [key[:32] for key in samples if len(key) != 6 or not key.isdigit()]
         if strange or not samples:
             found = f"its keys are {strange[:3]}, not six digits" if strange else "it holds no samples"
-            way_out = "another program made it. Name a file published for ClevrTex, COCO or VOC"
+            way_out = "another program made it. Name a file published for ClevrTex, COCO, VOC, MOVi or YTVIS"
             raise ConversionError(f"{self.path}: {found}: {way_out}")
         for number, key in enumerate(samples):
             if key != b"%06d" % number:

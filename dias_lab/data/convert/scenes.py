@@ -51,7 +51,6 @@ def convert_clips(
     """Make the built-in clips: toys that move.
 
     Args:
-        out: the folder of the stores, train.lmdb, validation.lmdb and test.lmdb
         train: how many clips to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
