@@ -17,30 +17,30 @@ SEGMENTS = range(1, LAST_SEGMENT + 1)
 
 
 class ClipIndex:
-    """Which items are the frames of one clip, gathered from one info after another. Of images it gathers nothing."""
+    """Which items make up each clip, from one frame's info after another. A store of images has none."""
 
     def __init__(self, kind: str):
         self.video, self.clips, self.names = kind == "video", [], set()
         self.last = None, 0, None  # clip, frame and size of the item before
 
     def add(self, info: dict):
-        """Raises StoreError where a clip has a gap of other clips, numbers that do not rise, or frames of two sizes."""
+        """Raises StoreError where a clip is interrupted by another, its numbers do not rise, or its frames differ in size."""
         if not self.video:
             return
         name, number, size = info.get("clip"), info.get("frame"), (info["width"], info["height"])
         if not isinstance(name, str) or type(number) is not int:
             raise StoreError(f"a frame needs info['clip'], a text, and info['frame'], a whole number; got {name!r}, {number!r}")
-        before, which = self.last, f"frame {number} of clip {name!r}"
-        if name != before[0] and name in self.names:
-            raise StoreError(f"{which} comes after another clip; the frames of a clip must be together")
-        if name == before[0] and number <= before[1]:
-            raise StoreError(f"{which} follows frame {before[1]}; the numbers must rise")
-        if name == before[0] and size != before[2]:
-            wrong = f"{which} has {size} pixels (width, height), the one before {before[2]}"
-            raise StoreError(f"{wrong}. Resize the frames, or make two clips of them")
-        if name != before[0]:
+        (clip, frame, pixels), which = self.last, f"frame {number} of clip {name!r}"
+        if name != clip:
+            if name in self.names:
+                raise StoreError(f"{which} comes after another clip; the frames of a clip must be together")
             self.clips.append([sum(self.clips[-1]) if self.clips else 0, 0])
             self.names.add(name)
+        elif number <= frame:
+            raise StoreError(f"{which} follows frame {frame}; the numbers must rise")
+        elif size != pixels:
+            wrong = f"{which} has {size} pixels (width, height), the one before {pixels}"
+            raise StoreError(f"{wrong}. Resize the frames, or make two clips of them")
         self.clips[-1][1] += 1
         self.last = name, number, size
 

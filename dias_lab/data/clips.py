@@ -1,13 +1,13 @@
 """From a store of frames to batches of clips: those of dataset.py, with frames.
 
-A training clip is of every so manieth frame of a clip of the store. Where it starts, its crop and its flip are drawn once,
-and all its frames share them; so a batch is a pure function of (seed, step, place), as a batch of images is.
+For training every `clip_stride`-th frame is taken, F in all. Where they start, crop and flip are drawn once for all of them.
 
 Axes: B clips, F frames, R pixels of the protocol's square, N slots, C h w feature maps; boxes are [S 4], left, top, right,
 bottom, of S = N - 1 objects: one slot is for the background.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from dias_lab.data import dataset, draws, features, painting
+from dias_lab.data import dataset, draws, features
 from dias_lab.data import store as stores
 from dias_lab.data.dataset import Batches, Squares, crop_box, cut, flipped, loaded
 from dias_lab.data.features import FeatureBatches
@@ -73,9 +73,9 @@ class ClipBatches(Batches):
         return {"image": torch.stack(images), **true, **self.about_clips(step, taken)}
 
     def take(self, clip: int, random: np.random.Generator) -> tuple[int, list[int], tuple[int, int, int, int], int]:
-        """What is seen of a clip: the clip, the items (fewer than F: the rest is padding), the crop, and the number of the view.
+        """What is seen of a clip: the clip, its items (padded where they are fewer than F), the crop, and the number of the view.
 
-        Views of odd numbers are flipped. With a cache it is the fixed view's.
+        Views of odd numbers are flipped. With a cache it is one of the fixed views, for all frames that of the first.
         """
         items, config, view = self.clips[clip], self.config, None
         span = (config.clip_frames - 1) * config.clip_stride + 1
@@ -114,7 +114,7 @@ class ClipBatches(Batches):
 
 
 class ClipSquares(Squares):
-    """Evaluation: the centre squares of whole clips, in order, one clip a batch. Without boxes, as in `ClipBatches`, but step.
+    """Evaluation: the centre squares of whole clips, in order, one clip a batch: the dict of `ClipBatches`, without step.
 
     `ClipSquares(store, config, limit, crowds)[number]`; see `Squares` for crowds.
     """
@@ -146,26 +146,14 @@ class ClipFeatureBatches(FeatureBatches, ClipBatches):
         return {"features": maps.unflatten(0, (len(taken), -1)), **self.about_clips(step, taken)}
 
 
-def clip_batches(
-    store, config, seed=None, step: int = 0, steps: int | None = None, places=None, requests=(), segments: bool = True
-) -> Iterator[dict]:  # fmt: skip
-    """Training batches of clips from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
-    steps = config.steps if steps is None else steps
-    return loaded(ClipBatches(store, config, seed, places, requests, segments), range(step, steps), config)
+clip_batches = functools.partial(dataset.batches, kind=ClipBatches)  # both with the arguments of images
+clip_feature_batches = functools.partial(features.feature_batches, kind=ClipFeatureBatches)
 
 
 def clip_squares(store, config, limit: int = 0, first: int = 0, every: int = 1, crowds: bool = True) -> Iterator[dict]:
-    """The first `limit` clips (0: all), one a batch: every so manieth, from the first on."""
+    """The first `limit` clips (0: all), one a batch: batches first, first + every, ... `crowds`: see `Squares`."""
     whole = ClipSquares(store, config, limit, crowds)
     return loaded(whole, range(first, len(whole), every), config)
-
-
-def clip_feature_batches(
-    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
-) -> Iterator[dict]:  # fmt: skip
-    """`clip_batches` from the cache of all frames, which is made first where there is none."""
-    folder = features.make(store, config, backbone, progress)
-    return loaded(ClipFeatureBatches(store, config, folder, places, requests), range(step, config.steps), config)
 
 
 def boxes_in(
@@ -184,9 +172,9 @@ def boxes_in(
             things = sorted(known)
         else:
             things = [one for one in np.unique(stores.thing_map(info, crowds)).tolist() if 0 < one <= LAST_SEGMENT]
-        if unknown := [one for one in things if one not in known]:
+        if set(things) - set(known):
             true = dataset.true_segments(clips.store, item, record, info["height"], info["width"], crowds).numpy()
-            known = known | dict(zip(unknown, painting.boxes_of(true, unknown).tolist()))
+            known = stores.boxes(true) | known
     where = f"{clips.store.path}: the frame of item {item}, clip {info['clip']!r},"
     if record.segments is None and "boxes" not in info:
         raise ValueError(f"{where} has neither boxes nor masks: condition='none' needs none")

@@ -35,10 +35,7 @@ class Batches(Dataset):
     """
 
     def __init__(self, store, config, seed: int | None = None, places: range | None = None, requests=(), segments=True):
-        """`places`: which ones of the global batch, for one process of several; by default all.
-
-        `segments=False` leaves them out, and the time to decode them: a training does not read them.
-        """
+        """`places` of the global batch, for one process of several; by default all. `segments=False` saves their decoding."""
         if len(store) == 0:
             raise ValueError(f"the store {store.path} is empty")
         self.store, self.config, self.requests, self.segments = store, config, requests, segments
@@ -75,7 +72,7 @@ class Squares(Dataset):
     """Evaluation batches: the centre squares of the items, in order. `Squares(store, size, batch_size)[number]`.
 
     Where the store knows classes, info has "classes" uint8 [B 256]: see `class_table`. `crowds=False` leaves crowd regions
-    out, as some protocols do. Raises StoreError if the store does not know what is beneath them.
+    out: StoreError if the store does not know what is beneath them.
     """
 
     def __init__(self, store, size: int, batch_size: int, limit: int = 0, crowds: bool = True):
@@ -98,15 +95,15 @@ class Squares(Dataset):
 
 
 def batches(
-    store, config, seed=None, step: int = 0, steps: int | None = None, places=None, requests=(), segments: bool = True
+    store, config, seed=None, step: int = 0, steps: int | None = None, places=None, requests=(), segments=True, kind=Batches
 ) -> Iterator[dict]:  # fmt: skip
     """Training batches from `step` up to `steps` (default: `config.steps`), decoded by `config.workers` processes."""
     steps = config.steps if steps is None else steps
-    return loaded(Batches(store, config, seed, places, requests, segments), range(step, steps), config)
+    return loaded(kind(store, config, seed, places, requests, segments), range(step, steps), config)
 
 
 def squares(store, config, limit: int = 0, first: int = 0, every: int = 1, crowds: bool = True) -> Iterator[dict]:
-    """Evaluation batches of the first `limit` items (0: all): every so manieth, from the first on. `crowds`: see `Squares`."""
+    """Evaluation batches of the first `limit` items (0: all): batches first, first + every, ... `crowds`: see `Squares`."""
     batch_size = config.batch_size // (config.accumulate * config.devices * config.num_nodes)
     dataset = Squares(store, config.image_size, max(batch_size, 1), limit, crowds)
     return loaded(dataset, range(first, len(dataset), every), config)

@@ -23,8 +23,8 @@ STREAMS = ("shuffle", "view", "slots", "restart", "decoding", "merging", "fixed 
 class Request(NamedTuple):
     """Random numbers that a part of a model wants in every pass.
 
-    `sample(random)` gives them by name, for one image (frame, or whole batch) from that one's own generator. It must be
-    picklable, since the processes that read batches draw, too: a function of a module, or functools.partial of one.
+    `sample(random)` gives them by name; each image (frame, or batch) has a generator of its own. It must be picklable, for
+    the processes that read batches: a function of a module, or functools.partial of one.
     """
 
     stream: str  # streams of different names never meet
@@ -43,7 +43,7 @@ def generator(seed: int, step: int, place: int, stream: str, frame: int = 0) -> 
 def draw(seed: int, step: int, places: Sequence[int], requests: Sequence[Request], frames: int = 0) -> dict[str, Tensor]:
     """What the requests ask for, by name, stacked over the images at `places` of the global batch: [B ...], on the CPU.
 
-    At these places may be clips of so many frames: then what is for each frame is [B F ...], and frame 0's what an image gets.
+    With `frames` there are clips at these places: what is drawn per frame is [B F ...], and frame 0 gets what an image would.
     """
     drawn = {}
     for request in requests:
@@ -85,8 +85,8 @@ def _chance(name, probability, random):
 
 
 def dropped(values: Tensor, share: float, key: Tensor) -> Tensor:
-    """Dropout of values [B ...]: a share of them is 0, the rest scaled up. Which ones follows from each one's key alone, an
-    integer [B], on any device: the random bits are those of SplitMix64 (Steele et al. 2014)."""
+    """Dropout of values [B ...]: a share of them is 0, the rest scaled up. Which ones follows from the keys alone, integers
+    [B], on any device: the random bits are those of SplitMix64 (Steele et al. 2014)."""
     if not share:
         return values
     number = _bits(_bits(key)[:, None] + torch.arange(values[0].numel(), device=values.device))  # [B ...], flattened

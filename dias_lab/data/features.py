@@ -1,10 +1,9 @@
 """Cache of frozen feature maps: the backbone runs once over fixed crops, and training reads what it gave.
 
 A cache is a folder beside the store: `features.bin`, a memory map float16 [items views L C], and `features.json`, which
-says what it was made of. The folder's name follows from that: the images, the transform, the backbone and a hash of its
-weights. `checksums.bin` holds a CRC-32 of every view, which is compared when a process reads that view for the first time
-(0.2 ms for 200 kB; caches of older versions have none). What is lost against training from pixels: no crop is new after
-the first epoch.
+says what it was made of: the images, the transform, the backbone and a hash of its weights. The folder's name follows from
+that. `checksums.bin` holds a CRC-32 of every view, compared when a process first reads that view (0.2 ms for 200 kB; caches
+of older versions have none). What is lost against training from pixels: no crop is new after the first epoch.
 
 Axes: B images, V views (crop k is view 2 k, its flip 2 k + 1), L = h * w locations, C feature channels.
 """
@@ -98,11 +97,11 @@ class FixedViews(Dataset):
 
 
 def feature_batches(
-    store, config, backbone, step: int = 0, progress: bool = False, places: range | None = None, requests=()
+    store, config, backbone, step=0, progress: bool = False, places: range | None = None, requests=(), kind=FeatureBatches
 ) -> Iterator[dict]:  # fmt: skip
     """`dataset.batches` from the cache, which is made first where there is none."""
-    dataset = FeatureBatches(store, config, make(store, config, backbone, progress), places, requests)
-    return loaded(dataset, range(step, config.steps), config)
+    folder = make(store, config, backbone, progress)
+    return loaded(kind(store, config, folder, places, requests), range(step, config.steps), config)
 
 
 def make(store, config, backbone, progress: bool = False) -> Path:

@@ -9,6 +9,7 @@ open a file once a process: hence one environment a file and process, opened on 
 """
 
 import errno
+import json
 import mmap
 import os
 import struct
@@ -220,3 +221,28 @@ def _index_checksum(file, page_size: int, pages: int) -> int:
             checksum = zlib.crc32(content[start : start + (16 if is_blob else page_size)], checksum)
             page += max(1, length) if is_blob else 1
     return checksum
+
+
+# Values that are JSON
+
+
+def seal(content: dict) -> bytes:
+    """JSON that ends in its own CRC-32."""
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"not JSON ({error}): {content}") from error
+    return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}'.encode()
+
+
+def unseal(value: bytes | None, numbered: Iterable[str]) -> dict:
+    """The content of sealed JSON; the keys in these fields are numbers again. Raises: ValueError."""
+    text, _, checksum = (value or b"").rpartition(b', "crc32": ')
+    text += b"}"
+    if checksum != b"%d}" % zlib.crc32(text):
+        raise ValueError("JSON: wrong checksum" if value else "JSON: missing")
+    content = json.loads(text)
+    for field in numbered:
+        if isinstance(content.get(field), dict):
+            content[field] = {int(key): value for key, value in content[field].items()}
+    return content

@@ -28,7 +28,7 @@ class Difficulty:
     max_objects: int = 4
     radius: tuple[float, float] = (0.18, 0.24)  # of a toy in the first frame
     speed: float = 0.025  # of the fastest toy, a frame; the slowest have a third of it
-    turn: float = 0.4  # a toy sways by up to so many radians
+    turn: float = 0.4  # radians by which a toy sways at most
     growth: float = 0.15  # a toy grows and shrinks by up to this share of its radius
     camera: float = 0.0  # the picture wanders so far from where it began
     occlusion: Literal[OCCLUSIONS] = "allowed"  # none: toys keep apart; sought: the last toy passes in front of the first

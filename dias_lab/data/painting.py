@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from dias_lab.config import nearest
-from dias_lab.data import toys
+from dias_lab.data import store, toys
 
 SIZE = 128
 BACKGROUNDS = ("plain", "textured", "surface", "regions")
 
 
 def grid(margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels' centres, [H W] each: 0..1 in the picture, and so many pixels more on every side."""
+    """Rows and columns of the pixels' centres, [H W] each: 0..1 in the picture, and `margin` pixels more on every side."""
     rows, columns = np.mgrid[-margin : SIZE + margin, -margin : SIZE + margin].astype(np.float32)
     return (rows + 0.5) / SIZE, (columns + 0.5) / SIZE
 
@@ -103,10 +103,5 @@ def finished(image: np.ndarray, random, noise: float) -> np.ndarray:
 
 def boxes_of(segments: np.ndarray, labels: Sequence[int] | None = None) -> np.ndarray:
     """int64 [K 4]: left, top, right, bottom of the pixels of K segments, by default from 1 to the highest; 0 without any."""
-    labels = range(1, int(segments.max()) + 1) if labels is None else labels
-    found = np.zeros((len(labels), 4), np.int64)
-    for box, label in zip(found, labels):
-        rows, columns = np.flatnonzero((segments == label).any(axis=1)), np.flatnonzero((segments == label).any(axis=0))
-        if rows.size:
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return found
+    labels, found = range(1, int(segments.max()) + 1) if labels is None else labels, store.boxes(segments)
+    return np.array([found.get(label, [0] * 4) for label in labels], np.int64).reshape(-1, 4)

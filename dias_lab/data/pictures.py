@@ -14,6 +14,7 @@ Axes: H W pixels of a picture.
 
 import contextlib
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -184,40 +185,38 @@ def _is_lossy(picture: Image.Image, file: BinaryIO) -> bool:
     return picture.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")  # in a TIFF
 
 
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The kinds of a PNG's chunks, and their lengths in bytes. Then the file is at the beginning of what the chunk holds."""
+    start = 8
+    while file.seek(start) and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, length
+        start += 8 + length + 4
+
+
 def _has_late_notes(file: BinaryIO) -> bool:
     """Whether a PNG has EXIF or text behind its pixels."""
-    place, pixels = file.tell(), False
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        pixels |= kind == b"IDAT"
-        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            break
-        file.seek(length + 4, io.SEEK_CUR)
-    else:
-        pixels = False
+    place, kinds = file.tell(), [kind for kind, _ in _chunks(file)]
     file.seek(place)
-    return pixels
+    behind = itertools.dropwhile(lambda kind: kind != b"IDAT", kinds)
+    return not {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}.isdisjoint(behind)
 
 
 def _check_chunks(file: BinaryIO) -> None:
     """ValueError for a PNG with a chunk that fails its checksum: Pillow does not compare that of the pixels."""
-    file.seek(8)
-    kind = b""
-    while kind != b"IEND":
-        head = file.read(8)
-        length, kind = struct.unpack(">I4s", head) if len(head) == 8 else (0, b"")
+    for kind, length in _chunks(file):
         content, checksum = file.read(length), file.read(4)
-        if len(head) < 8 or len(checksum) < 4:
-            raise ValueError("it is truncated")
-        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+        if len(checksum) == 4 and zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             raise ValueError(f"its data fail PNG's own checksum, in the chunk {kind.decode('latin-1')}: bits have changed")
+        if kind == b"IEND" and len(checksum) == 4:
+            return
+    raise ValueError("it is truncated")
 
 
 def _as_rgb(picture: Image.Image, name) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         picture = _eight_bits(picture, name)
-    elif max(_numbers(picture.info.get("transparency")), default=0) > 255:
+    elif isinstance(clear := picture.info.get("transparency"), (int, tuple)) and np.max(clear) > 255:
         raise PictureError(f"{name} has 16-bit colours of which one is transparent. Save it with 8 bits")
     if picture.has_transparency_data:
         veiled = picture.convert("RGBA")
@@ -239,7 +238,3 @@ def _eight_bits(picture: Image.Image, name) -> Image.Image:
     clear = picture.info.get("transparency")
     grey = (values // 256).astype(np.uint8)
     return Image.fromarray(grey if clear is None else np.where(np.asarray(picture) == clear, np.uint8(255), grey))
-
-
-def _numbers(value) -> tuple:
-    return value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()

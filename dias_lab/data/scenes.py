@@ -2,8 +2,7 @@
 
 A toy is no region of one colour, so what groups pixels by colour cuts it into parts; a model must learn which parts come
 together. In the difficulty "shapes" (shapes.py) an object is a region of one texture, and clustering suffices: the contrast.
-
-Clips, in which toys move, are of the same make (moving.py).
+In clips (moving.py) the same toys move.
 
 Axes: F frames, H = W = 128 pixels, K objects.
 """
@@ -27,9 +26,9 @@ class Difficulty:
 
     min_objects: int = 2
     max_objects: int = 4
-    kinds: int = 12  # the first so many of toys.KINDS
+    kinds: int = 12  # how many of toys.KINDS, from the first on
     colours: Literal[COLOURS] = "kind"  # each kind has its three, or every toy draws three
-    background: Literal[BACKGROUNDS] = "surface"  # greyish, twice; of any colour; wall and floor
+    background: Literal[BACKGROUNDS] = "surface"  # plain, textured: greyish; surface: any colour; regions: wall and floor
     radius: tuple[float, float] = (0.19, 0.26)  # of a toy, as a share of the picture's side
     occlusion: float = 0.25  # largest share of a toy that later ones may hide
     turn: float = 0.2  # largest angle, radians

@@ -7,18 +7,18 @@ pattern about as wide as a feature location, and a light falls across the whole 
 Axes: H = W = 128 pixels.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-SIZE = 128
-
+from dias_lab.data.painting import SIZE, check_seed
 
 Y, X = np.mgrid[:SIZE, :SIZE] + 0.5  # centres of the pixels, [H W] each
 
 
-class Difficulty(NamedTuple):
-    """What makes scenes harder. The default is fixed: a test pins its pictures."""
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes scenes harder. The default is fixed: a test pins its pictures. Raises ValueError for what cannot be drawn."""
 
     min_objects: int = 2
     max_objects: int = 5
@@ -26,13 +26,19 @@ class Difficulty(NamedTuple):
     occlusion: float = 0.4  # largest share of an object that the ones before it may hide
     separation: float = 0.2  # smallest colour distance between two surfaces of a scene
 
+    def __post_init__(self):
+        if not 1 <= self.min_objects <= self.max_objects <= 12:
+            raise ValueError(f"1 <= min_objects <= max_objects <= 12, got {self}")
+        if not (0 <= self.contrast <= 1 and 0 <= self.occlusion < 1 and 0 <= self.separation <= 0.6):
+            raise ValueError(f"contrast 0 to 1, occlusion 0 to below 1, separation 0 to 0.6; got {self}")
+
 
 def scene(seed: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray, np.ndarray]:
     """One scene: image uint8 [128 128 3] and segments uint8 [128 128], 0 background, 1.. objects from back to front.
 
-    Raises ValueError for a negative seed or an impossible difficulty.
+    Raises ValueError for a negative seed.
     """
-    _check(seed, difficulty)
+    check_seed(seed)
     random = np.random.Generator(np.random.Philox(key=seed))
     count = int(random.integers(difficulty.min_objects, difficulty.max_objects + 1))
     segments = _place(random, count, difficulty)
@@ -41,15 +47,6 @@ def scene(seed: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray,
     image = np.take_along_axis(surfaces, segments[None, :, :, None].astype(int), axis=0)[0]
     image = image * _light(random)[..., None] + random.normal(0, 0.01, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8), segments
-
-
-def _check(seed, difficulty):
-    if int(seed) != seed or not 0 <= seed < 2**63:
-        raise ValueError(f"a scene's seed is a whole number from 0, got {seed!r}")
-    if not 1 <= difficulty.min_objects <= difficulty.max_objects <= 12:
-        raise ValueError(f"1 <= min_objects <= max_objects <= 12, got {difficulty}")
-    if not (0 <= difficulty.contrast <= 1 and 0 <= difficulty.occlusion < 1 and 0 <= difficulty.separation <= 0.6):
-        raise ValueError(f"contrast 0 to 1, occlusion 0 to below 1, separation 0 to 0.6; got {difficulty}")
 
 
 def _place(random, count, difficulty) -> np.ndarray:

@@ -30,12 +30,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from tqdm import tqdm
 
-from dias_lab.data import checking, lmdb_file, pictures, sealed
+from dias_lab.data import checking, lmdb_file, pictures
 from dias_lab.data.lmdb_file import StoreError
 from dias_lab.data.pictures import png
-from dias_lab.trace import OVERLAP, VOID
+from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
 
 SCHEMA = 2  # 1: without what lies beneath crowds
 SPLITS = ("train", "validation", "test")
@@ -74,6 +75,12 @@ def segments_of(info: dict) -> dict[int, bool]:
     return {one: thing for one, thing in (info.get("things") or {}).items() if one not in (info.get("beneath") or {})}
 
 
+def boxes(segments: np.ndarray) -> dict[int, list[int]]:
+    """By segment of a map [H W] left, top, right and bottom of its pixels; right and bottom are outside."""
+    found = enumerate(ndimage.find_objects(segments, LAST_SEGMENT), start=1)
+    return {segment: [x.start, y.start, x.stop, y.stop] for segment, place in found if place for y, x in [place]}
+
+
 def source_name(info: dict) -> str:
     """What to call an item in a figure: its file's name, or what its source says."""
     source = info["source"]
@@ -96,7 +103,7 @@ def write(path: str | Path, records: Iterable[Record], meta: dict) -> Path:
     if meta.get("kind", "image") not in ("image", "video"):
         raise StoreError(f"meta['kind'] for {path} is {meta['kind']!r}; it is image or video")
     meta = {"kind": "image", "classes": None, "source": None, "command": None, **meta}
-    sealed.seal(meta)  # what is not JSON is refused now, not hours later
+    lmdb_file.seal(meta)  # what is not JSON is refused now, not hours later
     lmdb_file.write(path, _batches(path, records, meta), functools.partial(verify, decode=False))
     return path
 
@@ -107,14 +114,14 @@ def _batches(path: Path, records: Iterable[Record], meta: dict) -> Iterator[list
         try:
             image, segments, info = record if isinstance(record, Packed) else pack(record)
             clips.add(info)
-            values = image, sealed.seal(info), segments
+            values = image, lmdb_file.seal(info), segments
         except StoreError as error:
             raise StoreError(f"item {count - 1} for {path}, {error}") from error
         batch += [(key, value) for key, value in zip(_keys(count - 1), values) if value is not None]
         if count % BATCH == 0:
             yield batch
             batch = []
-    yield [*batch, (b"meta", sealed.seal({**meta, "schema": SCHEMA, "count": count, **clips.meta()}))]
+    yield [*batch, (b"meta", lmdb_file.seal({**meta, "schema": SCHEMA, "count": count, **clips.meta()}))]
 
 
 def pack(record: Record) -> Packed:
@@ -147,9 +154,9 @@ def open(path: str | Path) -> "Store":
 
 
 def refuse_a_mixture(path: Path, check_index: bool = False) -> None:
-    """StoreError if the path is a split and another one in its folder has the mark of another conversion.
+    """StoreError if a split beside this one has the mark of another conversion, as one that was stopped leaves it.
 
-    A conversion that was stopped leaves such: the same image may be in both. `check_index`: open no damaged file.
+    The same image may be in both. `check_index`: open no damaged file.
     """
     marks = {}
     for split in SPLITS if path.stem in SPLITS else ():
@@ -192,7 +199,7 @@ class Store(Sequence):
         index %= count
         image, info, segments = lmdb_file.read(self.path, *_keys(index))
         try:
-            info = sealed.unseal(info, SEGMENT_KEYS)
+            info = lmdb_file.unseal(info, SEGMENT_KEYS)
             for name, blob in (("image", image), ("segments", segments)):
                 if info.pop(f"{name}_crc32", None) != (None if blob is None else zlib.crc32(blob)):
                     raise ValueError(f"{name}: wrong checksum")
@@ -268,7 +275,7 @@ def _fingerprint(path: Path, *status: int) -> str:
 @functools.lru_cache(maxsize=64)
 def _meta(path: Path, value: bytes | None) -> dict:
     try:
-        meta = sealed.unseal(value, SEGMENT_KEYS)
+        meta = lmdb_file.unseal(value, SEGMENT_KEYS)
     except ValueError as error:
         raise StoreError(f"{path}: its record `meta` is damaged ({error}). Convert the data again") from error
     if meta["schema"] > SCHEMA:

@@ -79,14 +79,9 @@ def summarise(path: Path, progress: bool = False) -> Summary:
 
 
 def _item(record: store.Record) -> tuple[dict, np.ndarray | None]:
-    """What is known about an item, and how many pixels each label has; crowds over something else are overlap."""
-    if record.segments is None:
-        return record.info, None
-    histogram = np.bincount(_decode(record.segments, "L").ravel(), minlength=256)
-    under_crowds = list(record.info.get("beneath") or {})
-    histogram[OVERLAP] += histogram[under_crowds].sum()
-    histogram[under_crowds] = 0
-    return record.info, histogram
+    """What is known about an item, and how many pixels each label has."""
+    labels = _labels(record)
+    return record.info, None if labels is None else np.bincount(labels.ravel(), minlength=256)
 
 
 def table(summaries: Iterable[Summary]) -> str:
@@ -152,19 +147,21 @@ def _spread(first: int, length: int, count: int) -> list[int]:
 
 
 def _sample(opened: store.Store, names: dict, index: int) -> Sample:
-    image, segments, info = opened[index]
+    record = opened[index]
+    info = record.info
     labels = {segment: names[kind] for segment, kind in (info.get("classes") or {}).items() if kind in names}
-    segments = None if segments is None else _shown(_decode(segments, "L"), info)
     name = f"{info['clip']}: {info['frame']}" if "clip" in info else store.source_name(info)
-    return Sample(_decode(image, "RGB"), segments, name, labels)
+    return Sample(_decode(record.image, "RGB"), _labels(record), name, labels)
 
 
 def _decode(blob: bytes, mode: str) -> np.ndarray:
     return np.asarray(pictures.opened(blob, "a stored picture").convert(mode))
 
 
-def _shown(segments: np.ndarray, info: dict) -> np.ndarray:
-    """What is under crowds as overlap."""
+def _labels(record: store.Record) -> np.ndarray | None:
+    """The map [H W]; crowds over something else are overlap."""
+    if record.segments is None:
+        return None
     table = np.arange(256, dtype=np.uint8)
-    table[list(info.get("beneath") or {})] = OVERLAP
-    return table[segments]
+    table[list(record.info.get("beneath") or {})] = OVERLAP
+    return table[_decode(record.segments, "L")]

@@ -105,7 +105,7 @@ WRONG = {
     "scenes of the same name": lambda root: shutil.copytree(root / "clevrtex_full/1", root / "clevrtex_full/7"),
     "000003_flat.png cannot be decoded": lambda root: cut(root / f"{STEM}_flat.png"),
     "000003.*the image cannot be decoded": lambda root: cut(root / f"{STEM}.png"),
-    "000003_flat.png is a picture of mode L": lambda root: shutil.copy(root / f"{STEM}_depth_0001.png", root / f"{STEM}_flat.png"),
+    "000003_flat.png has the mode L": lambda root: shutil.copy(root / f"{STEM}_depth_0001.png", root / f"{STEM}_flat.png"),
     r"000003_flat.png has 7\d\d segments; .*at most 253": lambda root: noise(root / f"{STEM}_flat.png"),
     r"the image needs uint8 \(12, 12\)": lambda root: Image.new("RGB", (12, 12)).save(root / f"{STEM}.png"),
 }  # fmt: skip

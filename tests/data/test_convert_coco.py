@@ -202,7 +202,7 @@ WRONG = {
     r"2.png lacks the segments \[5\]": lambda root: colours(masks() * (masks() != 5)).save(root / MASK),
     "image 2 has 254 segments; .*at most 253": many_segments,
     "2.png 24 x 31, its image 31 x 24": lambda root: colours(masks().T).save(root / MASK),
-    "2.png has the mode L, a panoptic mask RGB": lambda root: Image.fromarray(masks().astype(np.uint8)).save(root / MASK),
+    "2.png has the mode L; a mask of colours has one of RGB": lambda root: Image.fromarray(masks().astype(np.uint8)).save(root / MASK),
     "2.png is empty.*fetch": lambda root: cut(root / MASK),
     "2.jpg.*image cannot be decoded.*Fetch": lambda root: cut(root / PHOTO),
     "2.jpg is no picture": lambda root: (root / PHOTO).write_text("<html>not found</html>"),

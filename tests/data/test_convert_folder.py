@@ -99,6 +99,13 @@ def test_folders_for_the_splits(tmp_path):
     assert [len(items(path)) for path in paths.values()] == [1, 1] and "test" not in paths
 
 
+def test_stores_do_not_lie_among_the_images(tmp_path):
+    """A contact sheet would be an image of the next conversion."""
+    put(tmp_path / "in/a.png")
+    with pytest.raises(ConversionError, match="in holds the images, and would hold the contact sheet.*Choose another folder"):
+        folder.convert(tmp_path / "in", tmp_path / "in/../in")
+
+
 def test_one_image_of_each_split_is_enough_and_one_less_is_not(tmp_path):
     for number in range(3):
         put(tmp_path / f"in/{number}.png")
@@ -386,6 +393,9 @@ WRONG = {
     "in cannot be listed .*Not a directory": lambda root: ((root / "in").rename(root / "x"), (root / "in").touch()),
     "has val, but no train": lambda root: put(root / "in/val/a.png"),
     "has both val and validation": lambda root: [put(root / f"in/{name}/a.png") for name in ("train", "val", "validation")],
+    "masks has both val and validation": lambda root: [
+        put(root / name / "a.png") for name in ("in/train", "in/val", "masks/train", "masks/val", "masks/validation")
+    ],
     "a are in several splits, .*ambiguous": lambda root: [put(root / f"in/{name}/a.png") for name in ("train", "val")],
 }  # fmt: skip
 

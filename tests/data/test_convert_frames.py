@@ -74,8 +74,38 @@ def test_names_without_rising_numbers_count_places(tmp_path):
 
 def test_numbers_may_be_times(tmp_path, capsys):
     clip(tmp_path / "in/a", (1_700_000_000_000_000, 1_700_000_000_033_333, 1_700_000_000_033_334))
-    found = items(frames.convert(tmp_path / "in", tmp_path / "out", progress=True)["train"])
-    assert found[2].info["frame"] == 1_700_000_000_033_334 and "lacks" not in capsys.readouterr().out
+    clip(tmp_path / "in/b", (1, 2, 10**30))
+    found = items(frames.convert(tmp_path / "in", tmp_path / "out", validation=0, test=0, progress=True)["train"])
+    assert found[5].info["frame"] == 10**30 and found[2].info["frame"] == 1_700_000_000_033_334 and "lacks" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [["0.1", "0.15", "0.2", "1.0"], ["1.8", "1.9", "1.10", "1.11"], ["9.05", "9.50", "10.00"]])
+def test_decimals_are_times_unless_they_count(tmp_path, names):
+    for name in names:
+        put(tmp_path / f"in/a/{name}.png")
+    found = items(frames.convert(tmp_path / "in", tmp_path / "out")["train"])
+    assert [Path(item.info["source"]["file"]).stem for item in found] == names
+    assert [item.info["frame"] for item in found] == ([8, 9, 10, 11] if "1.10" in names else list(range(len(names))))
+
+
+def test_what_a_conversion_wrote_and_links_upwards_are_no_clips(tmp_path):
+    clip(tmp_path / "in/ä é")
+    (tmp_path / "in/ä é/up").symlink_to(tmp_path / "in")
+    for _ in range(2):
+        [path] = frames.convert(tmp_path / "in", tmp_path / "in/out").values()
+        put(tmp_path / "in/out/contact_sheet.png")
+        assert {item.info["clip"] for item in items(path)} == {"ä é"} and len(items(path)) == 5
+
+
+def test_masks_without_frames_and_folders_between(tmp_path):
+    clip(tmp_path / "in", (1,))
+    clip(tmp_path / "in/a")
+    put(tmp_path / "masks/a/frame0.png", mask((1, 3)))  # masks/ has none of its own, for the clip that is the root
+    found = items(frames.convert(tmp_path / "in", tmp_path / "out", tmp_path / "masks", 0, 0)["train"])
+    assert [item.info["source"]["file"] for item in found if item.segments] == ["a/frame0.png"]
+    put(tmp_path / "masks/A/frame0.png", mask((1, 3)))
+    with pytest.raises(ConversionError, match="in has no frames for the masks in .*masks/A. Rename or remove"):
+        frames.convert(tmp_path / "in", tmp_path / "out", tmp_path / "masks", 0, 0)
 
 
 def test_a_number_is_one_object_in_all_frames(tmp_path):

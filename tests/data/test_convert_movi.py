@@ -1,6 +1,7 @@
 """MOVi's TFRecord files, written here as TFDS lays them out, without TensorFlow; cut, damaged and hostile ones."""
 
 import io
+import shutil
 import struct
 from pathlib import Path
 
@@ -148,11 +149,28 @@ def test_clips_keep_frames_masks_boxes_and_classes(tmp_path):
 
 
 def test_masks_of_16_bits_and_files_of_one_split(tmp_path):
-    deep = features(segmentations=[png(mask(frame).astype(np.uint16)) for frame in range(FRAMES)])
+    masks = [png(mask(frame).astype(np.uint16)) for frame in range(FRAMES)]
+    deep = features(segmentations=masks, **{"instances/category": None})  # A and B have shapes in place of categories
     write(tmp_path / "in/movi_a-validation.tfrecord-00000-of-00001", example(deep))
     [path] = movi.convert(tmp_path / "in", tmp_path / "out").values()
-    assert path.stem == "test" and store.open(path).meta["classes"] is None  # categories of A have other names
+    assert path.stem == "test" and store.open(path).meta["classes"] is None and "classes" not in items(path)[0].info
+    assert boxes(items(path)[2]) == {1: [2, 2, 10, 6], 2: [4, 8, 6, 16]}
     assert all((np.asarray(pictures.decoded(item.segments)) == mask(frame)).all() for frame, item in enumerate(items(path)))
+
+
+def test_boxes_may_end_between_two_pixels(tmp_path):
+    """As in the variants of half the size, whose boxes were measured at full size."""
+    rows = np.array([[2.5, 3.5, 3, 4]] * 4 + [[8, 4, 16, 6]]).ravel() / SIDE
+    write(tmp_path / "in/movi_c-validation.tfrecord-00000-of-00001", example(features(**{"instances/bboxes/ragged_flat_values": rows})))
+    [path] = movi.convert(tmp_path / "in", tmp_path / "out").values()
+    assert boxes(items(path)[0]) == {1: [3.5, 2.5, 4, 3]}
+
+
+def test_two_resolutions_are_not_mixed(tmp_path):
+    shutil.copytree(data(tmp_path / "in") / "256x256", tmp_path / "in/128x128")
+    with pytest.raises(ConversionError, match="00000-of-00002, .* more than once.*Name one of .*128x128/1.0.0, .*256x256/1.0.0"):
+        movi.convert(tmp_path / "in", tmp_path / "out")
+    assert len(movi.convert(tmp_path / "in/128x128", tmp_path / "out")) == 3
 
 
 def test_files_that_are_not_there_are_said(tmp_path, capsys):

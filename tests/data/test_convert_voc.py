@@ -202,7 +202,7 @@ WRONG = {
     "the split train would be empty": lambda f: (f / LIST).write_text("\n"),
     "are in val.txt, too": lambda f: (f / LIST).write_text("000063\n"),
     r"colours that VOC's palette lacks: \(": lambda f: recoloured(f / f"{OBJECT}.png"),
-    "mode L, so it has no colours. .*have often lost their numbers": lambda f: Image.fromarray(objects()).save(f / f"{OBJECT}.png"),
+    "has the mode L; a mask of colours has .*have often lost their numbers": lambda f: Image.fromarray(objects()).save(f / f"{OBJECT}.png"),
     "instance 254": lambda f: save(with_number(254), f / f"{OBJECT}.png"),
     "gives the instances 9 no class": lambda f: save(with_number(9), f / f"{OBJECT}.png"),
     r"its instances \(20, 27\)": lambda f: save(classes()[:-1], f / f"{CLASS}.png"),

@@ -89,6 +89,16 @@ def test_a_track_in_no_frame_keeps_its_place(tmp_path):
     assert all((labels(item) == 2 * square(4 * at)).all() and item.info["things"] == {2: True} for at, item in enumerate(found))
 
 
+def test_a_frame_that_exif_turns_is_stored_upright_with_its_boxes(tmp_path):
+    root, upside_down = layout(tmp_path / "in", table(1)), Image.Exif()
+    upside_down[pictures.ORIENTATION] = 3
+    for path in root.rglob("*.jpg"):
+        Image.open(path).save(path, exif=upside_down)
+    last = items(ytvis.convert(root, tmp_path / "out")["train"])[3]
+    assert (labels(last) == 2 * square(12)[::-1, ::-1]).all()
+    assert last.info["boxes"] == {2: [WIDTH - 20, HEIGHT - 13, WIDTH - 12, HEIGHT - 5]}
+
+
 def clips_of(paths: dict) -> dict[str, list[int]]:
     return {split: sorted({int(item.info["clip"]) for item in items(path)}) for split, path in paths.items()}
 
@@ -151,6 +161,12 @@ def test_other_tables_are_refused(tmp_path, content, message):
     (root / "train/instances.json").write_text(content)
     with pytest.raises(ConversionError, match=message):
         ytvis.convert(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("option, message", [({"splits": "peer"}, "choose one of shares, peers"), ({"year": "2020"}, "2019, 2021")])
+def test_options_that_are_none_are_refused(tmp_path, option, message):
+    with pytest.raises(ConversionError, match=message):
+        ytvis.convert(layout(tmp_path / "in", table(1)), tmp_path / "out", **option)
 
 
 def test_what_is_missing_is_said(tmp_path):

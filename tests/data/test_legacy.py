@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from dias_lab.__main__ import main
-from dias_lab.data import dataset, store
+from dias_lab.data import dataset, pictures, store
 from dias_lab.data.convert import legacy, published, untrusted
 from dias_lab.data.convert.common import ConversionError
 from dias_lab.metrics import segmentation_scores
@@ -334,6 +334,16 @@ def test_every_layout_of_clips(tmp_path, kind, release, protocol):
             assert record.info["classes"] == {segment: {1: 9, 2: 4, 3: 7}[segment] for segment in seen}
         else:
             assert (decode(record.image) == coloured(number, frame)).all()  # red is red again
+
+
+def test_a_frame_that_exif_turns_is_stored_upright(tmp_path):
+    upside_down, turned, sample = Image.Exif(), io.BytesIO(), ytvis(0, "smoothsa")
+    upside_down[pictures.ORIENTATION] = 3
+    Image.fromarray(coloured(0, 0)).save(turned, "JPEG", exif=upside_down)
+    sample["video"][0] = turned.getvalue()
+    first, second, *_ = store.open(legacy.convert(write(tmp_path / "val.lmdb", [sample]), tmp_path / "test.lmdb"))
+    assert (decode(first.segments) == moving(0, 0)[::-1, ::-1]).all() and (decode(second.segments) == moving(0, 1)).all()
+    assert first.info["boxes"][1] == [WIDTH - 9, HEIGHT - 9, WIDTH - 2, HEIGHT - 3]
 
 
 WRONG_CLIPS = {

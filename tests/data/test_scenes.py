@@ -54,10 +54,10 @@ def test_k_means_on_colours_does_not_solve_the_test_scenes():
     assert 0.40 < scores["fg_ari"].nanmean() < 0.70
 
 
-@pytest.mark.parametrize("seed, difficulty", [(-1, Difficulty()), (0, Difficulty(3, 2)), (0, Difficulty(contrast=2))])
+@pytest.mark.parametrize("seed, difficulty", [(-1, {}), (0, dict(min_objects=3, max_objects=2)), (0, dict(contrast=2))])
 def test_impossible_scenes_are_refused(seed, difficulty):
     with pytest.raises(ValueError, match=str(seed) if seed < 0 else "objects|contrast"):
-        scene(seed, difficulty)
+        scene(seed, Difficulty(**difficulty))
 
 
 def test_converted_splits_are_disjoint_and_hold_the_scenes(tmp_path):

@@ -35,23 +35,20 @@ def convert(
     """
     root, out = Path(root), Path(out)
     common.share("validation", validation, "clevrtex_full")
+    common.choose("splits", splits, ("reference", "usual"))
     full = _scenes(root, "clevrtex_full")
     if splits == "reference":
         test, by_name = _scenes(root, "clevrtex_outd"), {path.name: path for path in full}
         names = common.divide("clevrtex", list(by_name), validation)
         train, held = ([by_name[name] for name in part] for part in names)
-    elif splits == "usual":
+    else:
         tenth, fifth = int(0.1 * len(full)), int(0.2 * len(full))  # rounded down, as in clevrtex_eval.py
         test, held, train = full[:tenth], full[tenth:fifth], full[fifth:]
-    else:
-        raise ConversionError(f"splits={splits!r}; choose one of reference, usual")
     parts = {}
     for split, scenes in {"test": test, "validation": held, "train": train}.items():
         folder = "clevrtex_outd" if (splits, split) == ("reference", "test") else "clevrtex_full"
         source = f"ClevrTex, {folder}, https://www.robots.ox.ac.uk/~vgg/data/clevrtex"
         parts[split] = Split(scenes, _record, {"source": source, "splits": splits})
-    if splits == "reference" and not validation:
-        del parts["validation"]
     options = {"root": root, "out": out, "validation": validation, "splits": splits}
     return common.write(out, "clevrtex", parts, options, WAY_OUT, progress)
 
@@ -85,7 +82,7 @@ def _flat(path: Path) -> Path:
 
 def _record(path: Path) -> store.Record:
     mask = _flat(path)
-    labels = common.numbered(common.colours(mask, WAY_OUT), mask)
+    labels = common.numbered(common.colours(mask), mask)
     source = {"id": path.stem, "file": "/".join(path.parts[-3:])}
     blob, header = pictures.photo(path)
     labels = pictures.turned(labels, header.orientation)

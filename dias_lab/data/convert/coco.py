@@ -6,15 +6,15 @@ https://cocodataset.org/#format-data. The numbering of the segments is that of G
 Panoptic: a mask PNG holds at each pixel a segment's id as R + 256 G + 65536 B, 0 where nothing is annotated. The store
 numbers the segments from 1 in the ascending order of these ids, things, stuff and crowds alike, and calls the rest void.
 
-Instances: masks of things that may overlap, decoded by pycocotools. Pixels that two or more masks cover are overlap, and
-what no mask covers is the background. Segments are numbered in the ascending order of their annotation ids. SPOT and OCLF
-take crowd regions as masks like all others, VideoSAUR leaves them out: the store keeps what is beneath them, for either.
+Instances: masks of things, decoded by pycocotools. What several masks cover is overlap, what none covers the background.
+Segments are numbered in the ascending order of their annotation ids. SPOT and OCLF take crowd regions as masks like all
+others, VideoSAUR leaves them out: the store keeps what is beneath them, for either.
 
 Masks lie on the pixels of the photo's file, as pycocotools has it. A photo that EXIF turns is stored upright, and its
 masks are turned with it; not so where the table states the size of the upright photo, on which they were drawn then.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from pycocotools import mask as masks
 
-from dias_lab.data import pictures, store
+from dias_lab.data import store
 from dias_lab.data.convert import common, tables
 from dias_lab.data.convert.common import ConversionError, Split
 from dias_lab.data.convert.part import Part
@@ -50,8 +50,7 @@ def convert(
     common.share("validation", validation, "train2017")
     if limit is not None and limit < 1:
         raise ConversionError(f"limit={limit}; give a number of images from 1, or None for all")
-    if annotations not in (kinds := {"panoptic": Panoptic, "instances": Instances}):
-        raise ConversionError(f"annotations={annotations!r}; choose one of {', '.join(kinds)}")
+    common.choose("annotations", annotations, kinds := {"panoptic": Panoptic, "instances": Instances})
     train, test = (kinds[annotations](root, part) for part in ("train2017", "val2017"))
     training, held = common.divide("coco", train.numbers, validation)
     splits = {}  # the smallest first: an error shows early
@@ -66,8 +65,6 @@ def convert(
         splits[split] = Split(numbers[:limit], part.record, meta)
     problems = [line for part in (train, test) for line in part.problems.lines(part.table)]
     common.refuse(problems, f"Mend the tables, or fetch photos and annotations again into {root}")
-    if not validation:
-        del splits["validation"]
     options = {"root": root, "out": out, "validation": validation, "limit": limit, "annotations": annotations}
     paths = common.write(out, "coco", splits, options, f"Fetch the file again into {root}", progress)
     for part in (train, test) if progress else ():
@@ -120,8 +117,7 @@ class Panoptic(Part):
                 self.problems["has segments that are no objects"].append(f"image {number}")
             good = [one for _, one in named if type(one.get("id")) is int and 0 < one["id"] < NUM_IDS]
             self.problems["has segment ids out of range"] += [name for name, one in named if one not in good]
-            twice = [key for key, count in Counter(one["id"] for one in good).items() if count > 1]
-            self.problems["has segments twice"] += [f"{key} of image {number}" for key in twice]
+            self.problems.twice("has segments twice", (f"{one['id']} of image {number}" for one in good))
             segments += named
             if number in self.images:
                 self.annotations[number] = annotation | {"segments_info": sorted(good, key=lambda one: one["id"])}
@@ -134,14 +130,8 @@ class Panoptic(Part):
         for number in numbers:
             name, size = self.annotations[number]["file_name"], self.images[number][1]
             self.mask_paths[number] = path = self.mask_files.find(name)
-            try:
-                found = path and pictures.header(path, formats=("PNG",))
-            except pictures.PictureError as error:
-                self.problems["lists pictures that cannot be used"].append(str(error))
-                continue
-            if not found:
-                self.problems["misses files"].append(f"{self.masks.name}/{name}")
-            elif found.size != size:
+            found = self.header(path, f"{self.masks.name}/{name}", formats=("PNG",))
+            if found and found.size != size:
                 sizes = f"{path} {' x '.join(map(str, found.size))}, its image {' x '.join(map(str, size))}"
                 self.problems["has masks of other sizes than their images (width x height)"].append(sizes)
 
@@ -151,10 +141,7 @@ class Panoptic(Part):
     def record(self, number) -> store.Record:
         mask, segments = self.mask_paths[number], self.annotations[number]["segments_info"]
         common.refuse_too_many(len(segments), f"{self.table}: image {number}")
-        picture = common.open_mask(mask, "Fetch it again")
-        if picture.mode != "RGB":
-            raise ConversionError(f"{mask} has the mode {picture.mode}, a panoptic mask RGB. Fetch it again")
-        there, places = common.ranked(common.packed_colours(picture))
+        there, places = common.ranked(common.colours(mask, ("RGB",)))
         listed, marked = {segment["id"] for segment in segments}, set(there) - {0}
         if listed != marked:
             wrong = f"{mask} lacks the segments {sorted(listed - marked)[:5]} and has {sorted(marked - listed)[:5]}"
@@ -199,7 +186,7 @@ class Instances(Part):
         """info["hidden"] lists the annotations without a pixel in the store."""
         width, height = self.images[number][1]
         annotations = sorted(self.annotations.get(number, []), key=lambda annotation: tables.order(annotation["id"]))
-        # where crowds lie over an object, this is added to its place; where they lie over each other, it stands alone
+        # added to an object's place where crowds lie over it; the place of crowds that lie over each other alone
         under = len(annotations) + 1
         cover = np.zeros((2, height, width), np.int32)  # how many objects and how many crowds cover a pixel
         top = np.zeros((2, height, width), np.int32)  # the place of an object and of a crowd there

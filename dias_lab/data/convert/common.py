@@ -1,13 +1,12 @@
-"""What the converters share: writing the splits of a data set, opening and numbering masks, and helpful errors.
+"""What the converters share: dividing a data set, writing its splits, opening and numbering masks, and helpful errors.
 
-A store that is there already is replaced when its successor is complete and not before, so a conversion that failed or
-was killed is simply started again. What would mix two conversions in one folder is refused at the start: a split that
-this conversion does not make (its images may now be in another split), and stores of another data set. All splits of a
-conversion have one mark, so that what a kill leaves beside older splits is noticed when it is opened.
+A store that is there is replaced only by one that is complete, so a conversion that failed is simply started again. What
+would mix two conversions in one folder is refused, and all splits of one have the same mark: see `store.refuse_a_mixture`.
 
 Axes: H W pixels of a picture.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -24,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from dias_lab.data import lmdb_file, pictures, store
@@ -33,7 +31,7 @@ from dias_lab.data.store import SPLITS
 from dias_lab.trace import BACKGROUND, LAST_SEGMENT, VOID
 
 THREADS = min(8, os.cpu_count() or 1)
-LISTED = 10  # so many problems are shown, and then their count
+LISTED = 10  # problems that an error shows; of the rest it says how many there are
 
 
 class ConversionError(ValueError):
@@ -43,13 +41,13 @@ class ConversionError(ValueError):
 class Split(NamedTuple):
     """One split to be written. `record` makes the store's record of an item; several threads call it at once.
 
-    The items of a split with `frames` are clips, whose frames that makes: one clip after another, by one thread.
+    With `frames` an item is a clip: one thread takes its frames from there, clip after clip, and `record` gets each frame.
     """
 
     items: Sequence
     record: Callable[[Any], store.Record]
     meta: dict  # source, classes, and what else should be known about the split
-    frames: Callable[[Any], Iterable] | None = None  # of a clip those that `record` gets, in their order
+    frames: Callable[[Any], Iterable] | None = None
 
 
 def write(
@@ -58,15 +56,16 @@ def write(
     """Write out/<split>.lmdb for each split, in their order; return the paths, train first.
 
     `options` are the converter's, for meta's command. `way_out` ends the error about an item that cannot be stored.
-
     Raises: ConversionError for an empty split, for stores in `out` that would not fit the new ones, and for pictures
     that cannot be used, all of a split at once; OSError if `out` cannot be written.
     """
+    # a share of 0 means that there is no such split
+    splits = {split: part for split, part in splits.items() if part.items or options.get(split) != 0}
     if empty := [split for split, part in splits.items() if not part.items]:
         counts = ", ".join(f"{split} {len(part.items)}" for split, part in splits.items())
         wrong = f"{dataset} of {options['root']}: the split {empty[0]} would be empty (images: {counts})"
         raise ConversionError(f"{wrong}. Choose other shares (0: no such split) or other files")
-    _refuse_a_mixture(out, dataset, splits)
+    _refuse_other_stores(out, dataset, splits)
     out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lmdb_file.remove_stale(out / f"{split}.lmdb")
@@ -95,7 +94,7 @@ def _packed(item, record: Callable, what: str, way_out: str) -> store.Packed | C
 
 
 def _sound(packed: Iterable[store.Packed | ConversionError]) -> Iterator[store.Packed]:
-    """The records until one is an error; the rest is then read in search of others. Raises: ConversionError with all."""
+    """The records, up to the first error; the rest is only searched for more errors. Raises: ConversionError with all."""
     problems = []
     for one in packed:
         if isinstance(one, ConversionError):
@@ -115,18 +114,14 @@ def command(dataset: str, **options) -> str:
     return shlex.join(words)
 
 
-def _refuse_a_mixture(out: Path, dataset: str, splits: dict[str, Split]) -> None:
-    for split in SPLITS:
-        path = out / f"{split}.lmdb"
-        if not path.exists():
-            continue
-        if split not in splits:
+def _refuse_other_stores(out: Path, dataset: str, splits: dict[str, Split]) -> None:
+    for split, path in ((split, out / f"{split}.lmdb") for split in SPLITS):
+        if path.exists() and split not in splits:
             found = f"{path} is there, and this conversion makes no {split} split: its images may be in another one now"
             raise ConversionError(f"{found}. Remove it or choose another folder")
-        try:
+        there = dataset
+        with contextlib.suppress(FileNotFoundError, store.StoreError):  # damaged, or no store: converting again is the cure
             there = store.Store(path).meta["dataset"]
-        except store.StoreError:
-            continue  # damaged, or no store: converting again is the cure
         if there != dataset:
             raise ConversionError(f"{path} holds the data set {there}, not {dataset}. Choose another folder")
 
@@ -148,6 +143,12 @@ def in_order(function: Callable, items: Iterable, threads: int = THREADS) -> Ite
 
 
 # Splits
+
+
+def choose(name: str, value: str, among: Iterable[str]) -> None:
+    """Raises: ConversionError unless an option's value is one of these."""
+    if value not in among:
+        raise ConversionError(f"{name}={value!r}; choose one of {', '.join(among)}")
 
 
 def share(name: str, value: float, of: str) -> float:
@@ -173,7 +174,7 @@ def divide(salt: str, names: Sequence, wanted: float, among: Collection | None =
 
 
 def parted(salt: str, names: Sequence[str], validation: float, test: float) -> dict[str, list[str]]:
-    """The names of each split, by their hashes. Of three or more each split that is wanted has one; a single one is for train.
+    """The names of each split, by their hashes. Of three or more every wanted split has one; a single one is for train.
 
     The test share is drawn first, so that another validation share does not move it.
     """
@@ -188,19 +189,11 @@ def parted(salt: str, names: Sequence[str], validation: float, test: float) -> d
 # Masks
 
 
-def open_mask(path: Path, way_out: str) -> Image.Image:
-    """The picture in a PNG. Raises: ConversionError if it cannot be read, is damaged or has another format."""
-    try:
-        return pictures.decoded(path, formats=("PNG",))
-    except PictureError as error:
-        raise ConversionError(f"{error}. {way_out}") from error
-
-
-def colours(path: Path, way_out: str) -> Integer[np.ndarray, "H W"]:
-    """A PNG's colours as R + 256 G + 65536 B, int32. Raises: ConversionError if it has none, or does not open."""
-    picture = open_mask(path, way_out)
-    if picture.mode not in ("P", "RGB", "RGBA"):
-        raise ConversionError(f"{path} is a picture of mode {picture.mode}, so it has no colours. {way_out}")
+def colours(path: Path, modes: tuple[str, ...] = ("P", "RGB", "RGBA")) -> Integer[np.ndarray, "H W"]:
+    """A PNG's colours as `packed_colours`. Raises: PictureError if it does not open, or its mode is another."""
+    picture = pictures.decoded(path, formats=("PNG",))
+    if picture.mode not in modes:
+        raise PictureError(f"{path} has the mode {picture.mode}; a mask of colours has one of {', '.join(modes)}")
     return packed_colours(picture)
 
 
@@ -219,8 +212,9 @@ def ranked(values: Integer[np.ndarray, "H W"]) -> tuple[list[int], Integer[np.nd
 
 
 def numbered(values: Integer[np.ndarray, "H W"], where: Path, among: Iterable[int] = ()) -> UInt8[np.ndarray, "H W"]:
-    """Segments 1, 2, ... in the ascending order of the values, and of others `among` which they stand; 0 is the background.
+    """Segments 1, 2, ... in the ascending order of the values; 0 is the background.
 
+    `among`: values of other masks, too, where one object has the same number in all of them.
     Raises: ConversionError if there are more segments than a store holds.
     """
     distinct, places = ranked(values)
@@ -249,16 +243,10 @@ def natural(name) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
 
 
-def boxes(labels: UInt8[np.ndarray, "H W"]) -> dict[int, list[int]]:
-    """By segment left, top, right and bottom in pixels; right and bottom are outside."""
-    found = enumerate(ndimage.find_objects(labels, LAST_SEGMENT), start=1)
-    return {segment: [at[1].start, at[0].start, at[1].stop, at[0].stop] for segment, at in found if at}
-
-
 def frame(image: bytes, labels: np.ndarray | None, clip: str, number: int, file: str, **more) -> store.Record:
     """The record of a clip's frame, all of whose segments are things."""
     info = {"source": {"id": f"{clip}/{number:05d}", "file": file}, "clip": clip, "frame": number}
-    known = {} if labels is None else {"things": all_things(labels), "boxes": boxes(labels)}
+    known = {} if labels is None else {"things": all_things(labels), "boxes": store.boxes(labels)}
     return store.Record(image, labels, info | known | more)
 
 
@@ -286,7 +274,6 @@ def found(root: Path, missing: Path, layout: str) -> str:
     """What was expected and what is there, for an error."""
     folder = next((path for path in (missing.parent, root, *root.parents) if path.is_dir()), Path("/"))
     names = sorted(path.name for path in folder.iterdir())
-    text = f"Expected in {root}: {layout}; found in {folder}: {', '.join(names[:12]) or 'nothing'}"
-    text += ", ..." if len(names) > 12 else ""
+    text = f"Expected in {root}: {layout}; found in {folder}: {some(names, 12) or 'nothing'}"
     archive = next((f"{missing.name}{end}" for end in (".zip", ".tar") if f"{missing.name}{end}" in names), None)
     return text + (f". Unpack {archive} there" if archive else "")

@@ -27,7 +27,7 @@ def convert(
     images, masks = (next((path for path in paths if path.is_dir()), None) for paths in inside)
     if images is None:
         raise ConversionError(f"{root / 'JPEGImages'} is missing. {common.found(root, root / 'JPEGImages', LAYOUT)}")
-    found, meta = frames.clips(images, masks), {"source": f"DAVIS, {root}, https://davischallenge.org"}
+    found, meta = frames.clips(images, masks, out), {"source": f"DAVIS, {root}, https://davischallenge.org"}
     parts = common.parted("davis", list(found), validation, test)
     lists = [root / "ImageSets" / year / "train.txt" for year in ("2017", "2016", "480p")]
     if path := next((path for path in lists if path.exists()), None):

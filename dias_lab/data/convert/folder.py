@@ -24,7 +24,7 @@ from dias_lab.data.convert.common import ConversionError, Split, some
 from dias_lab.data.pictures import LOSSLESS, SUFFIXES, PictureError
 from dias_lab.trace import BACKGROUND, VOID
 
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("valid", "val", "validation"), "test": ("test",)}
 SHARE = 0.1  # held out for validation and for test, unless the user says how much
 MEND = "Mend the file or take it out"
 
@@ -46,10 +46,15 @@ def convert(
 
     Raises: ConversionError naming the file that cannot be used; OSError if `out` cannot be written.
     """
-    root, out, masks = Path(root), Path(out), masks if masks is None else Path(masks)
+    root, out, masks = Path(root), Path(out), masks and Path(masks)
     if masks and masks.resolve() == root.resolve():
         raise ConversionError(f"{root} cannot hold both images and masks; put the masks into a folder of their own")
-    folders = _folders(root)
+    folders = _split_folders(root) or {"train": root}
+    if "train" not in folders:
+        there = some(path.name for path in folders.values())
+        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
+    if out.resolve() in (folder.resolve() for folder in folders.values()):
+        raise ConversionError(f"{out} holds the images, and would hold the contact sheet of the stores. Choose another folder")
     shares = {"validation": validation, "test": test}
     for split, value in shares.items():
         if value is not None and split in folders:
@@ -96,23 +101,13 @@ def _listed(folder: Path) -> list[Path]:
         raise ConversionError(f"{folder} cannot be listed ({error.strerror}). {way_out}") from error
 
 
-def _split_folders(root: Path) -> dict[str, list[Path]]:
-    """By split the folders in `root` that are named for it."""
+def _split_folders(root: Path) -> dict[str, Path]:
+    """By split the folder in `root` that is named for it. Raises: ConversionError if there are two."""
     inside = {path.name.lower(): path for path in _listed(root) if path.is_dir()}
     by_split = {split: [inside[name] for name in names if name in inside] for split, names in SPLIT_FOLDERS.items()}
-    return {split: folders for split, folders in by_split.items() if folders}
-
-
-def _folders(root: Path) -> dict[str, Path]:
-    """By split its folder: `root` itself, or those in it."""
-    by_split = _split_folders(root)
     if both := next((folders for folders in by_split.values() if len(folders) > 1), None):
         raise ConversionError(f"{root} has both {' and '.join(path.name for path in both)}. Rename one")
-    folders = {split: found for split, [found] in by_split.items()}
-    if folders and "train" not in folders:
-        there = some(path.name for path in folders.values())
-        raise ConversionError(f"{root} has {there}, but no train. Add it or rename them")
-    return folders or {"train": root}
+    return {split: folders[0] for split, folders in by_split.items() if folders}
 
 
 def _stem(path: Path) -> str:
@@ -138,7 +133,7 @@ def files_in(folder: Path, what: str) -> tuple[dict[str, Path], list[str]]:
 
 def _pairs(images: dict[str, dict[str, Path]], masks: Path) -> dict[Path, Path | None]:
     """Each image's mask. Masks without image are refused: their names probably differ by more than the ending."""
-    own = {split: folders[0] for split, folders in _split_folders(masks).items() if split in images}
+    own = {split: folder for split, folder in _split_folders(masks).items() if split in images}
     if own:
         by_split = {split: files_in(own[split], "masks")[0] if split in own else {} for split in images}
     else:
@@ -197,8 +192,8 @@ def _record(root: Path, path: Path, mask: Path | None, binary: bool, voided: lis
     return store.Record(blob, labels, {**info, "things": common.all_things(labels)})
 
 
-def values_of(path: Path) -> tuple[str, np.ndarray]:
-    """A mask's mode, and its numbers or colours [H W], as a viewer shows it."""
+def values_of(path: Path) -> tuple[np.ndarray, bool]:
+    """A mask's numbers or colours [H W], as a viewer shows it, and whether they are numbers of 8 bits."""
     picture = pictures.decoded(path, formats=LOSSLESS)
     mode, orientation = picture.mode, pictures.header(path).orientation
     if mode in ("RGB", "RGBA"):
@@ -210,18 +205,23 @@ def values_of(path: Path) -> tuple[str, np.ndarray]:
             raise PictureError(f"{path} has the number {low}; masks have numbers from 0, and void is 255 with 8 bits")
     else:
         raise PictureError(f"{path} has the mode {mode}; masks are palette, 8 or 16-bit grey, or RGB pictures")
-    return mode, pictures.turned(values, orientation)
+    return pictures.turned(values, orientation), mode in ("L", "P")
+
+
+def numbers_of(path: Path) -> tuple[set[int], bool]:
+    """The numbers or colours in a mask, and whether they are of 8 bits. Of one that will be refused there are none."""
+    try:
+        values, eight_bits = values_of(path)
+    except PictureError:
+        return set(), False
+    return set(common.ranked(values)[0]), eight_bits
 
 
 def only_0_and_255(masks: Iterable[Path]) -> bool:
     """Whether there are masks of 8-bit numbers, and 255 is the only one besides 0 in all of them."""
     found = set()
-    for path in masks:
-        try:
-            mode, values = values_of(path)
-        except PictureError:  # it is refused when it is converted
-            continue
-        found |= set(np.unique(values).tolist()) if mode in ("L", "P") else set()
+    for numbers, eight_bits in map(numbers_of, masks):
+        found |= numbers if eight_bits else set()
         if found - {BACKGROUND, VOID}:
             return False
     return VOID in found
@@ -229,7 +229,7 @@ def only_0_and_255(masks: Iterable[Path]) -> bool:
 
 def labels_of(path: Path, binary: bool, among: Iterable[int] = ()) -> np.ndarray:
     """A mask as the store has it: uint8 [H W]. `among`: numbers of other masks, where an object has one in all of them."""
-    mode, values = values_of(path)
-    void = (values == VOID) & (mode in ("L", "P") and not binary)
+    values, eight_bits = values_of(path)
+    void = (values == VOID) & (eight_bits and not binary)
     labels = common.numbered(np.where(void, BACKGROUND, values), path, among)
     return np.where(void, np.uint8(VOID), labels)

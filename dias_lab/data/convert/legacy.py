@@ -2,13 +2,11 @@
 
 Source: the converters of Genera1Z/DIAS, SmoothSA, RandSF.Q and VQ-VFM-OCL, v1 to v4.
 
-A file does not say of which release it is. That follows from the fields of its samples, from the format of its masks
-and, in VOC, from the area of index 0. What index 0 means and what is lost differs by release (`LAYOUTS`). Segments are
-ranked by their ids or colours and keep their ranks: COCO's are the same in every layout, v1 and v2 having gaps where
-stuff was. Only VOC's move down by one in v3 and v4, where the background is 1.
-
-Clips have no version either, but masks of their own kind in each release. MOVi's frames were handed to OpenCV in RGB, which
-takes them for BGR: red and blue are exchanged in the file, and not in the store.
+A file does not say of which release it is. That follows from the fields of its samples, the format of its masks and, in
+VOC, the area of index 0. What index 0 means and what is lost differs by release (`LAYOUTS`). Segments keep the ranks of
+their ids or colours: COCO's are the same in every layout (v1 and v2 have gaps where stuff was), and only VOC's move down by
+one in v3 and v4, where the background is 1. MOVi's frames were handed to OpenCV in RGB, which takes them for BGR: red and
+blue, exchanged in the file, are put right.
 
 `val` becomes test: scores are reported on it, so no checkpoint should be chosen on it.
 """
@@ -113,12 +111,6 @@ class Published:
             raise ConversionError(f"{self.file.path}: {problem}")
         return fits[0]
 
-    def summary(self) -> str:
-        """What the file is and what it lacks, in words."""
-        kind = "clips" if "video" in self.layout.fields else "images"
-        what = f"{len(self.file.keys)} {kind} of {self.layout.dataset}, layout {'/'.join(self.layout.releases)}"
-        return f"{what}, split {self.split}. Lost: {'; '.join([NO_NAMES, *self.layout.lost])}"
-
     def records(self, progress: bool = False) -> Iterator[store.Record]:
         """The store's records in the order of the file. Raises: ConversionError that names the item's key."""
         for key in tqdm(self.file.keys, f"{self.layout.dataset} {self.split}", disable=not progress, mininterval=1):
@@ -133,25 +125,17 @@ class Published:
                 raise self.file.error(error, key) from error
             yield store.Record(blob, pictures.turned(labels, header.orientation), {"source": source, **info})
 
-    def convert(self, out: str | Path, progress: bool = False) -> Path:
-        """Write the store and return its path. Raises: ConversionError; OSError if `out` cannot be written."""
-        root, out = self.file.path, Path(out)
-        if out.resolve() == root.resolve():
-            raise ConversionError(f"{out} is the published file itself; give the store another name")
-        options = {"root": root, "out": out, "layout": self.layout.releases[-1], "split": self.split}
-        meta = {
-            "dataset": self.layout.dataset,
+    def meta(self, out: Path) -> dict:
+        layout, options = self.layout, {"root": self.file.path, "out": out}
+        return {
+            "dataset": layout.dataset,
             "split": self.split,
-            "kind": "video" if "video" in self.layout.fields else "image",
-            "source": f"{root.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
-            "command": command("legacy", **options),
-            "layout": "/".join(self.layout.releases),
-            "lost": [NO_NAMES, *self.layout.lost],
+            "kind": "video" if "video" in layout.fields else "image",
+            "source": f"{self.file.path.name} as published with DIAS, SmoothSA or VQ-VFM-OCL, https://github.com/Genera1Z",
+            "command": command("legacy", **options, layout=layout.releases[-1], split=self.split),
+            "layout": "/".join(layout.releases),
+            "lost": [NO_NAMES, *layout.lost],
         }
-        try:
-            return store.write(out, self.records(progress), meta)
-        except store.StoreError as error:
-            raise ConversionError(f"{root}: {error}. Unpack the release again") from error
 
 
 def convert(
@@ -176,9 +160,15 @@ def convert(
         published = Published(root, dataset, layout, split)
     except ConversionError as error:
         raise NotPublished(str(error)) from error
-    path = published.convert(out, progress)
+    if Path(out).resolve() == Path(root).resolve():
+        raise ConversionError(f"{out} is the published file itself; give the store another name")
+    try:
+        path = store.write(out, published.records(progress), meta := published.meta(out))
+    except store.StoreError as error:
+        raise ConversionError(f"{root}: {error}. Unpack the release again") from error
     if progress:
-        print(f"wrote {path}: {published.summary()}")
+        what = f"{len(published.file.keys)} {meta['kind']}s of {meta['dataset']}, layout {meta['layout']}, split {meta['split']}"
+        print(f"wrote {path}: {what}. Lost: {'; '.join(meta['lost'])}")
     return path
 
 
@@ -189,8 +179,8 @@ def _frame(layout: Layout, number: int, sample: Sample, source: dict) -> store.R
         raise ValueError(f"the mask of frame {number} has the segment {sample.indices.max()}, its clip has {most} at most")
     if layout.dataset == "movi":
         image = pictures.png(Image.merge("RGB", pictures.rgb(image, "its image").split()[::-1]), compress_level=1)
-    blob = pictures.photo(image, "its image").blob
-    record = common.frame(blob, sample.indices, source["key"], number, source["file"])
+    blob, header = pictures.photo(image, "its image")
+    record = common.frame(blob, pictures.turned(sample.indices, header.orientation), source["key"], number, source["file"])
     if sample.clazz is not None:
         record.info["classes"] = {segment: int(sample.clazz[segment - 1]) for segment in record.info["things"]}
     return record

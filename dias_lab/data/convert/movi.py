@@ -20,13 +20,14 @@ from dias_lab.data.convert.common import ConversionError, Split, some
 
 NAME = re.compile(r"(movi_[a-f])-(train|validation|test)\.tfrecord-\d{5}-of-(\d{5})")
 LAYOUT = "movi_c-train.tfrecord-00000-of-00305 movi_c-validation.tfrecord-00000-of-00008 ..."
-CATEGORIES = (  # of C, D and E, by number
+CATEGORIES = (  # of C to F, by number
     "Action Figures", "Bag", "Board Games", "Bottles and Cans and Cups", "Camera", "Car Seat", "Consumer Goods", "Hat",
     "Headphones", "Keyboard", "Legos", "Media Cases", "Mouse", "None", "Shoe", "Stuffed Toys", "Toys",
 )  # fmt: skip
 BOXES = ["instances/bboxes/ragged_flat_values", "instances/bboxes/ragged_row_lengths_0"]
 FRAMES = ["instances/bbox_frames/ragged_flat_values", "instances/bbox_frames/ragged_row_lengths_0"]
-CLIP = ["video", "segmentations", "instances/category", "metadata/video_name"]
+CLIP = ["video", "segmentations", "metadata/video_name"]
+CATEGORY = "instances/category"  # not in A and B
 
 
 class Frame(NamedTuple):
@@ -35,7 +36,7 @@ class Frame(NamedTuple):
     number: int
     picture: bytes  # PNG
     mask: bytes  # PNG
-    classes: list[int]  # of the instances
+    classes: list[int | None]  # of the instances
     boxes: dict[int, list[float]]  # by segment, as in the file
 
 
@@ -52,6 +53,9 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
     if len(names := {name for _, name, *_ in found}) != 1:
         several = f"{root} has several: {some(sorted(names))}" if names else f"{root} has no files of MOVi"
         raise ConversionError(f"{several}. {common.found(root, root / '-', LAYOUT)}")
+    if twice := [name for name, count in Counter(path.name for path, *_ in found).items() if count > 1]:
+        folders = some(sorted({path.parent for path, *_ in found}))
+        raise ConversionError(f"{root} has {some(twice, 1)} more than once, as of two resolutions. Name one of {folders}")
     clips, [dataset] = {"train": {}, "validation": {}, "test": {}}, names
     for path, _, split, _ in found:
         clips[split] |= {f"{path.name} {place.number}": place for place in tfrecord.places(path)}
@@ -60,7 +64,7 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
             print(f"attention: {count} of the {int(total)} files of {split} are there" + ", and left out" * (split == "test"))
     named = {"test": list(clips["validation"])} | common.parted("movi", list(clips["train"]), validation, 0)
     meta = {"source": f"{dataset}, https://github.com/google-research/kubric"}
-    meta["classes"] = dict(enumerate(CATEGORIES)) if dataset[-1] in "cde" else None
+    meta["classes"] = dict(enumerate(CATEGORIES)) if dataset[-1] in "cdef" else None
     every = clips["train"] | clips["validation"]
     parts = {split: Split([every[name] for name in ones], _record, meta, _frames) for split, ones in named.items() if ones}
     return common.write(out, dataset, parts, {"root": root, "out": out, "validation": validation}, tfrecord.WAY_OUT, progress)
@@ -68,9 +72,10 @@ def convert(root: Path, out: Path, validation: float = 0.05, progress: bool = Fa
 
 def _frames(place: tfrecord.Place) -> Iterator[Frame]:
     """The frames of a record. Raises: ConversionError that names file and record."""
-    features = tfrecord.example(place, {*CLIP, *BOXES, *FRAMES})
+    features = tfrecord.example(place, {*CLIP, *BOXES, *FRAMES, CATEGORY})
     try:
-        video, masks, classes, [clip] = (features[name] for name in CLIP)
+        video, masks, [clip] = (features[name] for name in CLIP)
+        classes = features.get(CATEGORY, [None] * len(features[BOXES[1]]))
         boxes, clip = _boxes(features, len(classes), len(video)), f"{clip.decode()} of {place.path.name}"
         if not len(video) == len(masks) > 0:
             raise ValueError(f"its video has {len(video)} frames, its segmentations {len(masks)}")
@@ -104,7 +109,9 @@ def _record(frame: Frame) -> store.Record:
         wrong = f"its mask is {labels.shape} with numbers up to {labels.max()}, its picture {height, width} with {most} instances"
         raise ConversionError(f"{name}: {wrong}. {tfrecord.WAY_OUT}")
     seen, scale = common.all_things(labels), [height, width, height, width]
-    rows = {one: np.multiply(row, scale).round().astype(int).tolist() for one, row in frame.boxes.items() if one in seen}
+    # at half the size at which they were measured, boxes may end between two pixels
+    rows = {one: np.multiply(row, scale).round(3).tolist() for one, row in frame.boxes.items() if one in seen}
     boxes = {one: [left, top, right, bottom] for one, (top, left, bottom, right) in rows.items()}
-    more = {"boxes": boxes, "classes": {one: frame.classes[one - 1] for one in seen}}
+    classes = {one: frame.classes[one - 1] for one in seen}
+    more = {"boxes": boxes} | ({"classes": classes} if None not in classes.values() else {})
     return common.frame(blob, labels.astype(np.uint8), frame.clip, frame.number, frame.place.path.name, **more)

@@ -53,22 +53,24 @@ class Part:
         """Compare the images with their files' headers. Reads no pixels."""
         for number in numbers:
             name, size = self.images[number]
-            path = self.files.find(name)
-            if path is None:
-                self.problems["misses files"].append(f"{self.name}/{name}")
+            self.photos[number] = path = self.files.find(name)
+            if not (found := self.header(path, f"{self.name}/{name}")):
                 continue
-            try:
-                found = pictures.header(path)
-            except pictures.PictureError as error:
-                self.problems["lists pictures that cannot be used"].append(str(error))
-                continue
-            self.photos[number] = path
             if found.orientation > 1:
                 self.turned.append(name)
             if size not in (found.size, found.file_size):
                 true = " x ".join(map(str, found.file_size))
                 stated = f"{self.name}/{name} {size[0]} x {size[1]}, its file has {true}"
                 self.problems["states other sizes than the files have (width x height)"].append(stated)
+
+    def header(self, path: Path | None, name: str, **options) -> pictures.Header | None:
+        """Of a file that the table calls so; None if there is none, or it cannot be used."""
+        try:
+            if path:
+                return pictures.header(path, **options)
+            self.problems["misses files"].append(name)
+        except pictures.PictureError as error:
+            self.problems["lists pictures that cannot be used"].append(str(error))
 
     def check_segments(self, segments: Sequence[tuple[str, dict]]) -> None:
         """Of each segment, of which its name is given: its category and whether it is a crowd."""

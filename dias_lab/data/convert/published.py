@@ -1,11 +1,9 @@
 """One LMDB file as published with DIAS, SmoothSA and VQ-VFM-OCL: its samples, whatever they mean (`legacy` knows).
 
-Source: the converters of Genera1Z/DIAS, Genera1Z/SmoothSA and Genera1Z/VQ-VFM-OCL.
-
 The keys are 000000, 000001, ... and `__keys__`, a pickled list of them that nobody needs. A value is a pickled dict:
 `image`, the original file; `segment`, an array that is the WebP or PNG file of an index map [H W]; and what else its
-data set has. Of a clip `video` and `segment` are lists of such files, or an AVI file each, and `clazz` is [F S]. No pickle is
-run, and a process of its own opens the file, and decodes AVI: the script `untrusted`.
+data set has. Of a clip `video` and `segment` are lists of such files, or an AVI file each, and `clazz` is [F S]. All this is
+read by the script `untrusted`, in a process of its own.
 """
 
 import contextlib
@@ -80,7 +78,7 @@ class PublishedFile:
         strange = [key[:32] for key in samples if len(key) != 6 or not key.isdigit()]
         if strange or not samples:
             found = f"its keys are {strange[:3]}, not six digits" if strange else "it holds no samples"
-            way_out = "another program made it. Name a file published for ClevrTex, COCO or VOC"
+            way_out = "another program made it. Name a file published for ClevrTex, COCO, VOC, MOVi or YTVIS"
             raise ConversionError(f"{self.path}: {found}: {way_out}")
         for number, key in enumerate(samples):
             if key != b"%06d" % number:

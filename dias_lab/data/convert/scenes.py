@@ -33,24 +33,24 @@ def convert(
     """
     out, counts = Path(out), _counts(train, validation, test)
     chosen = painting.named(difficulty, scenes.DIFFICULTIES)
-    about = chosen._asdict() if isinstance(chosen, shapes.Difficulty) else dataclasses.asdict(chosen)
-    meta = {"source": "dias_lab.data.scenes", "difficulty": about}
-    if not isinstance(chosen, shapes.Difficulty):
-        meta["classes"] = KINDS
+    meta = {"source": "dias_lab.data.scenes", "difficulty": dataclasses.asdict(chosen)}
+    meta |= {} if isinstance(chosen, shapes.Difficulty) else {"classes": KINDS}
     options = {"out": out, **counts} | ({} if difficulty == scenes.DEFAULT else {"difficulty": difficulty})
-    record = functools.partial(_scene, difficulty=difficulty)
+
+    def record(seed: int) -> store.Record:
+        return _record(f"scene {seed}", *scenes.item(seed, chosen)[:3])
+
     splits = {name: Split(range(SPLITS[name], SPLITS[name] + count), record, meta) for name, count in counts.items()}
     return common.write(out, "scenes", splits, options, "This is a defect of dias_lab", progress)
 
 
 def convert_clips(
-    out: str | Path, train: int = 200, validation: int = 20, test: int = 40, frames: int = 24,
-    difficulty: str = moving.DEFAULT, progress: bool = False,
+    out: Path, train: int = 200, validation: int = 20, test: int = 40, frames: int = 24,
+    difficulty: Literal[tuple(moving.DIFFICULTIES)] = moving.DEFAULT, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Make the built-in clips: toys that move.
 
     Args:
-        out: the folder of the stores, train.lmdb, validation.lmdb and test.lmdb
         train: how many clips to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
@@ -66,10 +66,15 @@ def convert_clips(
     about = dataclasses.asdict(painting.named(difficulty, moving.DIFFICULTIES))
     meta = {"kind": "video", "source": "dias_lab.data.scenes", "difficulty": about, "classes": KINDS}
     world = functools.lru_cache(maxsize=4)(functools.partial(moving.World, difficulty=difficulty))
-    record, splits = functools.partial(_frame, world=world), {}
-    for name, count in counts.items():
-        seeds = range(SPLITS[name], SPLITS[name] + count)
-        splits[name] = Split(list(itertools.product(seeds, range(frames))), record, meta)
+
+    def record(place: tuple[int, int]) -> store.Record:
+        seed, frame = place
+        image, segments = world(seed).frame(frame)
+        made = _record(f"clip {seed}, frame {frame}", image, segments, world(seed).kinds)
+        return made._replace(info=made.info | {"clip": f"clip {seed}", "frame": frame, "boxes": store.boxes(segments)})
+
+    seeds = {name: range(SPLITS[name], SPLITS[name] + count) for name, count in counts.items()}
+    splits = {name: Split(list(itertools.product(ones, range(frames))), record, meta) for name, ones in seeds.items()}
     options = {"out": out, **counts, "frames": frames} | ({} if difficulty == moving.DEFAULT else {"difficulty": difficulty})
     return common.write(out, "clips", splits, options, "This is a defect of dias_lab", progress)
 
@@ -80,19 +85,6 @@ def _counts(train: int, validation: int, test: int) -> dict[str, int]:
         if not 1 <= count <= 10_000_000:
             raise ValueError(f"{split}={count}: a split has 1 to 10,000,000 scenes, so that splits' seeds stay apart")
     return counts
-
-
-def _scene(seed: int, difficulty: str) -> store.Record:
-    return _record(f"scene {seed}", *scenes.item(seed, difficulty)[:3])
-
-
-def _frame(place: tuple[int, int], world) -> store.Record:
-    seed, frame = place
-    image, segments = world(seed).frame(frame)
-    record = _record(f"clip {seed}, frame {frame}", image, segments, world(seed).kinds)
-    shown = list(record.info["things"])
-    record.info.update(clip=f"clip {seed}", frame=frame, boxes=dict(zip(shown, painting.boxes_of(segments, shown).tolist())))
-    return record
 
 
 def _record(source: str, image, segments, kinds: list[str]) -> store.Record:

@@ -20,7 +20,7 @@ import numpy as np
 from dias_lab.data import pictures
 from dias_lab.data.convert.common import ConversionError, some
 
-SIDES = 1  # a polygon may leave its picture by so many of its sides, as sloppy outlines do
+SIDES = 1  # a polygon may leave its picture by this share of its sides, as sloppy outlines do
 
 
 class Problems(defaultdict):
@@ -38,26 +38,19 @@ class Problems(defaultdict):
 
 def load(path: Path, kind: str, *lists: str) -> dict:
     """What the file holds. Raises: ConversionError unless these lists are in it, with an object in each of their places."""
-    problem = None
     try:
         table = json.loads(path.read_bytes())
-        if not isinstance(table, dict):
-            problem = f"it holds a {type(table).__name__}"
-        elif missing := [name for name in lists if not isinstance(table.get(name), list)]:
-            problem = f"it has no list of {' or '.join(missing)}"
-        else:
-            places = [(f"{name}[{at}]", one) for name in lists for at, one in enumerate(table[name])]
-            wrong = [place for place, one in places if not isinstance(one, dict)]
-            problem = f"{some(wrong)} are no objects" if wrong else None
+        if missing := [name for name in lists if not (isinstance(table, dict) and isinstance(table.get(name), list))]:
+            raise ValueError(f"it has no list of {' or '.join(missing)}")
+        if wrong := [f"{name}[{at}]" for name in lists for at, one in enumerate(table[name]) if not isinstance(one, dict)]:
+            raise ValueError(f"{some(wrong)} are no objects")
     except (ValueError, RecursionError) as error:
-        problem = error
-    if problem:
-        raise ConversionError(f"{path} is not {kind} annotations ({problem}). Fetch it again")
+        raise ConversionError(f"{path} is not {kind} annotations ({error}). Fetch it again") from error
     return table
 
 
 def identity(value) -> int | str | None:
-    """An id; None if it is none."""
+    """An id: a number, or a text that is no number; None for a value that cannot be one."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else value or None
     if isinstance(value, float):

@@ -67,7 +67,7 @@ def all_keys(transaction: lmdb.Transaction) -> tuple[dict, list]:
 
 
 def content(transaction: lmdb.Transaction, key: bytes) -> tuple[dict, list[bytes]]:
-    """The fields of a value by name: each is said to be "bytes", a "vector" or something else, and has so many bytes."""
+    """By name what each field of a value is ("bytes", a "vector" or something else) and its length; and their bytes."""
     value = transaction.get(key)
     if len(value) > MAX_VALUE:
         raise ValueError(f"it has {len(value)} bytes; no published value has more than {MAX_VALUE}")

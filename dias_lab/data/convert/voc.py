@@ -70,8 +70,6 @@ def convert(
             "images_without_masks": sum(name not in part.masked for name in names),
         }
         parts[split] = Split(names, part.record, meta)
-    if not validation:
-        del parts["validation"]
     options = {"root": root, "out": out, "validation": validation, "splits": splits, "year": year, "trainaug": trainaug}
     paths = common.write(out, "voc", parts, options | {"drop_test_images": drop_test_images}, WAY_OUT, progress)
     if progress and (leak := parts["train"].meta["test_images_in_it"]):
@@ -92,18 +90,14 @@ def _kit(root: Path) -> tuple[Path, list[int]]:
 
 def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | None, trainaug) -> tuple:
     """The training part, the test part, and what the splits are called."""
-    if splits not in ("auto", "dias", "lists"):
-        raise ConversionError(f"splits={splits!r}; choose one of auto, dias, lists")
-    if splits == "auto":
-        splits = "dias" if there == list(YEARS) and year is None and trainaug is None else "lists"
-    if splits == "dias":
-        if there != list(YEARS) or year is not None or trainaug is not None:
-            found = f"{kit} has {some(there)}, and year={year}, trainaug={trainaug}"
-            way_out = "Choose the splits lists, or unpack the other year beside it"
-            raise ConversionError(f"the splits dias take both years whole; {found}. {way_out}")
-        train, test = _Year(kit, 2012), _Year(kit, 2007)
-        train.names, test.names = sorted(train.masked), sorted(test.masked)
-        return train, test, splits
+    common.choose("splits", splits, ("auto", "dias", "lists"))
+    whole = there == list(YEARS) and year is None and trainaug is None
+    if splits == "dias" and not whole:
+        found = f"{kit} has {some(there)}, and year={year}, trainaug={trainaug}"
+        way_out = "Choose the splits lists, or unpack the other year beside it"
+        raise ConversionError(f"the splits dias take both years whole; {found}. {way_out}")
+    if splits != "lists" and whole:
+        return _Year(kit, 2012), _Year(kit, 2007), "dias"
     year = year or there[-1]
     if year not in there:
         found = common.found(root, kit / f"VOC{year}", LAYOUT)
@@ -111,15 +105,16 @@ def _lists(root: Path, kit: Path, there: list[int], splits: str, year: int | Non
     train, test = _Year(kit, year), _Year(kit, year)
     train.read_list(Path(trainaug) if trainaug else None, "train")
     test.read_list(None, "val")
-    return train, test, "trainaug" if trainaug else splits
+    return train, test, "trainaug" if trainaug else "lists"
 
 
 class _Year:
-    """VOC2007 or VOC2012 and the names of the images to take from it."""
+    """VOC2007 or VOC2012 and the names of the images to take from it: all with masks, or those of a list."""
 
     def __init__(self, kit: Path, year: int):
-        self.year, self.folder, self.listed, self.names = year, kit / f"VOC{year}", "all of SegmentationObject", []
+        self.year, self.folder, self.listed = year, kit / f"VOC{year}", "all of SegmentationObject"
         self.masked = {path.stem for path in (self.folder / "SegmentationObject").glob("[!.]*.png")}
+        self.names = sorted(self.masked)
         self.has_classes = (self.folder / "SegmentationClass").is_dir()
         photos = self.folder / "JPEGImages"
         if not photos.is_dir():
@@ -182,7 +177,7 @@ _NUMBERS = {int(packed): number for number, packed in enumerate(palette().astype
 
 def indices(path: Path) -> UInt8[np.ndarray, "H W"]:
     """A mask's numbers, by its colours: what a tool saved with another palette, or none, is mapped back or refused."""
-    there, places = common.ranked(common.colours(path, WAY_OUT))
+    there, places = common.ranked(common.colours(path))
     if strange := [colour for colour in there if colour not in _NUMBERS]:
         shown = [(colour % 256, colour // 256 % 256, colour // 65536) for colour in strange]
         raise ConversionError(f"{path} has colours that VOC's palette lacks: {some(shown, 3)}. {WAY_OUT}")

@@ -19,9 +19,9 @@ from dias_lab.data import store
 from dias_lab.data.convert import common, tables
 from dias_lab.data.convert.coco import Instances
 from dias_lab.data.convert.common import ConversionError, Split
+from dias_lab.data.convert.folder import SPLIT_FOLDERS
 from dias_lab.data.convert.tables import identity
 
-FOLDERS = {"train": ("train",), "validation": ("valid", "val"), "test": ("test",)}
 TABLES = "{0}.json {0}/instances.json annotations/{0}.json annotations/instances_{0}.json instances_{0}.json"
 HQ = "ytvis_hq-{0}.json"
 PHOTOS = "{0}/JPEGImages {0}_all_frames/JPEGImages JPEGImages {0}"
@@ -43,6 +43,8 @@ def convert(
     Raises: ConversionError for what contradicts itself, all at once, and files that are missing or damaged; OSError.
     """
     root, out, parts = Path(root), Path(out), {}
+    common.choose("year", year, ("2019", "2021", "2022", "hq"))
+    common.choose("splits", splits, ("shares", "peers", "lists"))
     later = [] if splits != "lists" else ["validation", "test"] if year == "hq" else ["validation"]
     train, *others = (Videos(root, split, year) for split in ("train", *later))
     names = list(train.videos)
@@ -70,7 +72,7 @@ class Videos(Instances):
 
     def __init__(self, root: Path, split: str, year: str):
         found, (listed, frames) = [], (HQ, "train") if year == "hq" else (TABLES, split)
-        for patterns, names in ((listed, FOLDERS[split]), (PHOTOS, FOLDERS[frames])):
+        for patterns, names in ((listed, SPLIT_FOLDERS[split]), (PHOTOS, SPLIT_FOLDERS[frames])):
             paths = [root / pattern.format(name) for name in names for pattern in patterns.split()]
             found.append(next((path for path in paths if path.exists()), None))
             if not found[-1]:
@@ -111,4 +113,5 @@ class Videos(Instances):
 
     def stored(self, number, labels: np.ndarray, segments: dict[int, dict], **more) -> store.Record:
         clip, frame = self.places[number]
-        return super().stored(number, labels, segments, **more, clip=clip, frame=frame, boxes=common.boxes(labels))
+        record = super().stored(number, labels, segments, **more, clip=clip, frame=frame)
+        return record._replace(info=record.info | {"boxes": store.boxes(record.segments)})  # upright, if EXIF turned them
