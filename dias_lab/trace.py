@@ -207,7 +207,8 @@ class AttentionTrace:
     def clip(self, number: int) -> "AttentionTrace":
         """The trace of one clip, counted from 0. ValueError for others."""
         if number not in range(self.num_clips):
-            raise ValueError(f"the trace has no clip {number!r}; it has {self.num_clips}, of {self.frames or 'no'} frames")
+            there = f"it has {self.num_clips}, of {self.frames} frames" if self.frames else "it has none: no about['frames']"
+            raise ValueError(f"the trace has no clip {number!r}; {there}")
         return self[number * self.frames : (number + 1) * self.frames]
 
     def at(self, step: int) -> "AttentionTrace":

@@ -329,8 +329,9 @@ def test_frames_of_clips(clips, trace, tmp_path):
         np.testing.assert_array_equal(clip.attention, trace.attention)
     assert (trace.frames, trace.num_clips) == (None, 0)
     assert replace(trace, about={**trace.about, "frames": 1}).about["axes"] == CLIP_AXES  # "T B N h w" was filled in
-    for one, number in ((clips, 3), (clips, -1), (trace, 0)):
-        with pytest.raises(ValueError, match=f"no clip {number}; it has {one.num_clips}, of {one.frames or 'no'} frames"):
+    told = f"it has {clips.num_clips}, of {clips.frames} frames", r"it has none: no about\['frames'\]"
+    for one, number, there in ((clips, 3, told[0]), (clips, -1, told[0]), (trace, 0, told[1])):
+        with pytest.raises(ValueError, match=f"no clip {number}; {there}"):
             one.clip(number)
 
 

@@ -77,9 +77,9 @@ def frames(trace: AttentionTrace, clip: int = 0, which="last", every: int = 4, s
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     trace = trace.clip(clip)
-    places = range(0, len(trace), every)
-    trace, which = trace[places], trace.num_iterations - 1 if which == "last" else which
-    rows = [("picture", trace.images), (stop_name(which), segments_over(trace.images, trace.segments_of(which)))]
+    places, which = range(0, len(trace), every), trace.num_iterations - 1 if which == "last" else which
+    trace, labels = trace[places], trace[places].segments_of(which)
+    rows = [("picture", trace.images), (stop_name(which), segments_over(trace.images, labels))]
     if trace.segments is not None:
         rows.insert(1, ("true segments", overlay.colour_true_segments(trace.segments)))
     figure, axes = empty_panels(len(rows), len(places), size, trace.images.shape[1] / trace.images.shape[2])

@@ -918,7 +918,7 @@ class Explorer {
       run.heads.forEach((head, stop) => head.classList.toggle("now", stop === state.stop));
       this.fates(index).forEach(({ away, tag, words }, slot) => {
         const { button, tags } = run.tiles[slot], row = run.rows[slot];
-        tags.forEach((one, place) => write(one, place && !away ? "" : tag)); // rows have no room for what a slot took
+        tags.forEach((one, place) => write(one, place ? (away ? tag.replace(/merged|left out/, "out") : "") : tag)); // rows have little room
         button.ariaPressed = `${chosen === slot}`;
         button.ariaLabel = `slot ${slot}${words && `, ${words}`}: show it alone`;
         for (const element of [button, row]) element.classList.toggle("merged", away), (element.title = words);

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import fisher_exact
 from verdicts import said
 
 from dias_lab.analysis import intervals, verdicts
 
-NAMES = dict(intervals=intervals, verdicts=verdicts, np=np, pd=pd, Markdown=str)
+NAMES = dict(intervals=intervals, verdicts=verdicts, fisher_exact=fisher_exact, Markdown=str)
 
 
 def of_clips(fg_ari: float, switches: float, spread=0.01) -> pd.DataFrame:
@@ -42,11 +43,17 @@ def test_what_the_measured_numbers_say():
 
 
 def test_what_breaks_identity():
-    table = pd.DataFrame({"mean": [0.3, 0.02, 0.05], "size": [10, 100, 200], "sum": [3, 2, 10]}, ["exit", "crossing", "none"])
+    counts = pd.DataFrame({"size": [20, 100, 40, 200], "sum": [6, 2, 3, 10]}, ["exit", "crossing", "occluded", "none"])
+    table = counts.assign(mean=counts["sum"] / counts["size"])
     text = said("08", 2, by_event=table, **NAMES)
-    assert "exit: 30.0 in 100 (3 of 10), costs more than when nothing happens (6.0 times)" in text
-    assert "crossing: 2.0 in 100 (2 of 100), costs less than" in text
-    assert "cannot be compared" in said("08", 2, by_event=table.drop("none"), **NAMES)
+    assert "exit: 30.0 in 100 (6 of 20), **above** what nothing at all costs" in text
+    assert "crossing: 2.0 in 100 (2 of 100), not told apart from what nothing" in text  # as few as these may be by chance
+    assert "occluded: 7.5 in 100 (3 of 40), not told apart from" in text and "nothing of these: 5.0 in 100 (10 of 200)" in text
+    table.loc["crossing"] = [1000, 2, 0.002]
+    assert "crossing: 0.2 in 100 (2 of 1000), **below** what nothing" in said("08", 2, by_event=table, **NAMES)
+    table.loc["none"] = [200, 0, 0.0]
+    assert "(6 of 20), **above** what nothing" in said("08", 2, by_event=table, **NAMES)
+    assert "nothing to compare it with" in said("08", 2, by_event=table.drop("none"), **NAMES)
 
 
 def test_what_the_predictor_foresees():
@@ -59,13 +66,9 @@ def test_what_the_predictor_foresees():
 
 
 def test_other_settings_of_the_same_weights():
-    class Model:
-        class config:
-            next_iterations = 2
-
-    swept = {"1 iteration": of_clips(0.5, 1), "2 iterations": of_clips(0.6, 1), "refresh every 2": of_clips(0.7, 1)}
-    text = said("08", 4, swept=swept, model=Model, **NAMES)
-    assert "1 iteration in place of 2 iterations: **hurts**" in text
-    assert "refresh every 2 in place of 2 iterations: **helps**" in text
-    swept["1 iteration"] = of_clips(0.601, 1, spread=0.1)
-    assert "changes nothing that can be told" in said("08", 4, swept=swept, model=Model, **NAMES)
+    swept = {"as trained: 2 iterations": of_clips(0.6, 1), "iterations: 1": of_clips(0.5, 1), "refresh every 2 frames": of_clips(0.7, 1)}
+    text = said("08", 4, swept=swept, **NAMES)
+    assert "beside them as trained: 2 iterations" in text
+    assert "* iterations: 1: **hurts** (video FG-ARI -10.0" in text and "* refresh every 2 frames: **helps** (video FG-ARI +10.0" in text
+    swept["iterations: 1"] = of_clips(0.601, 1, spread=0.1)
+    assert "iterations: 1: changes nothing that can be told" in said("08", 4, swept=swept, **NAMES)

@@ -404,7 +404,8 @@ def test_slots_of_two_runs_that_match_have_one_colour(visit, scenes):
 @pytest.mark.parametrize("width", [400, 404, 864])  # a narrow window, and notebook columns: the panel has 368 to 380 pixels
 @pytest.mark.parametrize("iterations, slots", [(3, 7), (8, 7), (11, 13), (6, 24)])
 def test_the_whole_table_fits_a_narrow_panel_and_ticks_stand_apart(visit, width, iterations, slots):
-    trace = with_merging(iterations=iterations, slots=slots, merges={3: 1, slots - 1: slots - 2}, after=iterations - 1)
+    merges, told = {3: 1, slots - 1: slots - 2}, iterations != 8  # of 8 iterations it is not known into whom slots are merged
+    trace = with_merging(iterations=iterations, slots=slots, merges=merges, after=iterations - 1, told=told)
     page = visit(explore(trace), width=width)
     ready(page)
     sizes = page.locator(".scroll").evaluate("one => [one.clientWidth, one.scrollWidth]")

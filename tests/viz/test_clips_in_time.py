@@ -245,10 +245,12 @@ def test_films_that_cannot_be_made_are_named(clips, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             film(clips, **options)
-    with pytest.raises(ValueError, match="no clip 0; it has 0, of no frames"):
+    with pytest.raises(ValueError, match="no clip 0; it has none"):
         frames(some_trace())
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         frames(clips, every=0)
+    with pytest.raises(ValueError, match="no map 'first'"):
+        frames(clips, which="first")
     with pytest.raises(ValueError, match="saved as .gif, .webp, .png, got 'x.avi'"):
         film(clips, size=16).save(tmp_path / "x.avi")
     assert not list(tmp_path.iterdir())
