@@ -84,6 +84,8 @@ def evaluate(
     if out and len(run_dir + reference) > 1:
         raise Refused("--out is for one run; the scores of several go below each")
     _refuse_unclear(run_dir, reference, method, preset)
+    if limit < 0:
+        raise Refused(f"--limit {limit}: the number of first images, or 0 for all")
     path = data if data.suffix == ".lmdb" else data / f"{split}.lmdb"
     if not path.exists():
         raise Refused(f"there is no store {path}; make it with python -m dias_lab convert")
@@ -107,7 +109,7 @@ def trace(
     images: list[Path], out: Path, run_dir: Path | None = None, shipped: Flag = False, reference: Path | None = None,
     method: Method = None, preset: Preset = None, seed: int = 0, clips: Flag = False, frames: int | None = None,
 ):  # fmt: skip
-    """Write the attention maps of photos to a trace that figures and explorer open.
+    """Write the attention maps of photos, or of clips, to a trace that figures and explorer open.
 
     An attention map says how much each slot looks at each place of an image; a trace holds them for all iterations.
 
@@ -122,6 +124,10 @@ def trace(
         frames: only the first of each clip; all are cut to the shortest one
     """
     _refuse_unclear(run_dir, reference, method, preset, shipped)
+    if missing := [str(path) for path in images if not path.exists()]:
+        raise Refused(f"there is no file or folder {', '.join(missing)}")
+    if frames is not None and frames < 1:
+        raise Refused(f"--frames {frames}: a clip has at least one")
     if reference:
         model = _published(reference, method, preset)
     else:
@@ -131,6 +137,8 @@ def trace(
         raise Refused(f"this model starts from the boxes of a clip's first frame, and pictures have none: {way_out}")
     side, in_time = dias_lab.methods.tracing.photo_side(images, model.config.image_size), model.config.clip_frames > 0
     about = {"run": "shipped" if shipped else str(run_dir or reference)}
+    if frames is not None and not (clips or in_time):
+        raise Refused("--frames is for clips: this is a model of images; with --clips it sees each path as one, frame by frame")
     if clips or in_time:
         pictures, names = _clips(images, side, frames)  # [B F 3 R R]
         about |= {"frames": pictures.shape[1], "axes": dias_lab.trace.CLIP_AXES}

@@ -95,3 +95,19 @@ def test_a_model_of_clips_takes_no_store_of_images(small_scenes, small_config, f
     model = build(small_config.replace(data=str(few_clips), clip_frames=2))
     with pytest.raises(ValueError, match=r"pictures: images\[:, None\]"):
         model.trace(np.zeros((1, 3, 64, 64), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("trace --shipped --images nowhere --out x.npz", "there is no file or folder nowhere"),
+        ("trace --shipped --clips --frames 0 --images . --out x.npz", "--frames 0: a clip has at least one"),
+        ("trace --shipped --clips --frames -3 --images . --out x.npz", "--frames -3: a clip has at least one"),
+        ("trace --shipped --frames 2 --images . --out x.npz", "--frames is for clips"),
+        ("evaluate --run-dir x --data y --limit -1", "--limit -1: the number of first images"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words.split()) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x.npz").exists()
