@@ -22,7 +22,7 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.data.draws import Request, draw
 from dias_lab.methods.base import Given, Method, Output, locations, to_device
-from dias_lab.methods.clip_output import FRAME_AXIS, ClipOutput, Corrected, State
+from dias_lab.methods.clip_output import ClipOutput, Corrected, State
 from dias_lab.methods.parts import build_transition
 from dias_lab.methods.tracing import traced
 from dias_lab.modules.initializer import BoxSlots
@@ -35,6 +35,7 @@ AT_ONCE = 32  # frames, of all clips together, that an evaluation encodes and de
 class ClipMethod(Method):
     fresh = ("transition.", "boxes.")  # what an image model lacks, whose weights a clip model starts from
     output = ClipOutput
+    decoded = ()  # what `reconstruct` gives besides, as fields of the output
     truncate = False  # whether gradients go through a frame's last iteration only
 
     def __init__(self, config):
@@ -67,8 +68,8 @@ class ClipMethod(Method):
         whole = parts[0]
         if len(parts) > 1:
             joined = {
-                name: None if value is None else torch.cat([getattr(part, name) for part in parts], dim=FRAME_AXIS[name])
-                for name, value in whole.per_frame(lambda value, axis: value).items()
+                name: None if getattr(whole, name) is None else torch.cat([getattr(part, name) for part in parts], dim=axis)
+                for name, axis in whole.axes.items()
             }
             whole = replace(whole, **joined, iterations=sum((part.iterations for part in parts), ()))
         if frames is not None and frames.shape != whole.slots.shape[:2]:
@@ -175,10 +176,11 @@ class ClipMethod(Method):
         leader = None if found[0].leader is None else torch.stack([one.leader for one in found], dim=2)
         draws = {name: given.draws[name].flatten(0, 1) for name in self.decoder.drawn(given.draws)} if self.training else {}
         parts = flat, slots.flatten(0, 1), keep.flatten(0, 1), draws, given.decoder_attention, attention[-1].flatten(0, 1)
-        decoded = *self.reconstruct(*parts), self.sampled(draws)
-        reconstruction, seen, sampled = (None if part is None else part.unflatten(0, (B, F)) for part in decoded)
+        decoded = self.sampled(draws), *self.reconstruct(*parts)
+        sampled, reconstruction, seen, *more = (None if part is None else part.unflatten(0, (B, F)) for part in decoded)
         own = dict(iterations=tuple(len(one.attention) for one in found), leader=leader, sampled=sampled)
-        return self.output(features, slots, attention, keep, reconstruction, seen, **own, **found[0].more), state
+        own |= dict(zip(self.decoded, more, strict=True)) | found[0].more
+        return self.output(features, slots, attention, keep, reconstruction, seen, **own), state
 
     def first(self, projected: Float[Tensor, "B L K"], given: Given) -> Corrected:
         """The first frame: what the image method does."""

@@ -2,7 +2,8 @@
 
     model = reference.load("archive-dias/dias_r-coco/42-0027.pth", preset="coco")
     model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
-    model = reference.load("42-0040.pth", method="smoothsa", preset="ytvis")  # for videos; movi_c, movi_d, movi_e likewise
+    model = reference.load("42-0040.pth", method="smoothsa", preset="ytvis")  # for videos; movi_c, movi_d, movi_e likewise,
+    # and so are those of method="randsfq", "slotcontrast", "videosaur"
     reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
 
 Which names belong to what is in names.py.
@@ -26,7 +27,7 @@ from dias_lab import runs
 from dias_lab.config import Config, nearest
 from dias_lab.methods import Method, build, checkpoint
 from dias_lab.modules.decoder import resize_position
-from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, WITHOUT
+from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, TIME, WITHOUT
 
 # Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
 NUMBERS = [np.dtype, *(np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)]
@@ -45,7 +46,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
-    known = {name for name in NAMES if " " not in name}  # "spot original" is told from "spot" by the names in the file
+    known = {name.partition(" ")[0] for name in NAMES}  # "spot original" is told from "spot" by the names in the file
     if method not in known:
         raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
@@ -65,6 +66,8 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
         layout = "spot original"
         if any(name.startswith("second_encoder.") for name in state):  # a second backbone
             stage = {"stage": 2}
+    if layout == "randsfq clips" and isinstance(state, Mapping) and any("decode.readout." in str(name) for name in state):
+        stage = TIME
     config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage, **fields, **own})
     model = build(config)
     model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
@@ -112,8 +115,8 @@ def kind_of(state) -> str | None:
     if not isinstance(state, Mapping):
         return None
     axes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
-    for kind, (sign, ndim, _) in SIGNS.items():
-        if any(ndim in (None, axes[name]) for name in fnmatch.filter(axes, sign)):
+    for kind, (signs, ndim, _) in SIGNS.items():
+        if all(any(ndim in (None, axes[name]) for name in fnmatch.filter(axes, sign)) for sign in signs.split()):
             return kind
     return None
 

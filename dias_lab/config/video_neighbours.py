@@ -1,0 +1,44 @@
+"""What the neighbours of DIAS that are for clips alone read; their papers are named in methods/.
+
+`changes` are what a release has on all data, `on_presets` its sizes there (Genera1Z/RandSF.Q, Genera1Z/VQ-VFM-OCL), and what
+suits toys: their features have six channels, which are too few to predict where a location goes in sharp words.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from dias_lab.config.fields import NotNegativeFloat, Part, PositiveFloat, Rule
+
+VIDEOS = ("ytvis", "movi_c", "movi_d", "movi_e")
+NARROW = dict(slot_dim=64, slot_mlp_dim=256, project_dim=64, project_hidden_dim=768)
+Cosine = Annotated[float, Rule(lambda value: -1 <= value <= 1, "is a cosine from -1 to 1")]
+
+
+class RandSFQ(Part):
+    changes: ClassVar = dict(
+        truncation="none", transition="rsfq", transition_dropout=0.5, contrast_weight=0.5, similarity_weight=0.0
+    )  # fmt: skip
+
+
+class SlotContrast(Part):
+    changes: ClassVar = dict(
+        initializer="separate", next_iterations=3, transition="encoder", transition_dropout=0.1, decoder="mlp", contrast_weight=0.5
+    )  # fmt: skip
+    on_presets: ClassVar = dict.fromkeys(VIDEOS, NARROW)
+
+
+@dataclass(frozen=True)
+class VideoSAUR(Part):
+    """Time similarity: of each location the decoder also tells which locations of the next frame are like it. VideoSAUR reads
+    these, and RandSF.Q, which starts without it.
+    """
+
+    readers: ClassVar = ("videosaur", "randsfq")
+    changes: ClassVar = dict(initializer="separate", next_iterations=3, transition="encoder", transition_dropout=0.1)
+    on_presets: ClassVar = dict.fromkeys(VIDEOS, NARROW | dict(decoder_layers=3, decoder_mlp_dim=1024)) | {
+        "clips": dict(decoder_layers=2, decoder_mlp_dim=256, slot_frames=False, similarity_temperature=0.1),
+    }
+
+    similarity_weight: NotNegativeFloat = 0.1  # weight of this loss; 0: without it
+    similarity_temperature: PositiveFloat = 1.0  # a location's target is the softmax of cosine similarities over this
+    similarity_threshold: Cosine = -1.0  # similarities below it do not count; -1: all do
