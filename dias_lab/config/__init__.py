@@ -187,7 +187,8 @@ def method_class(name: str, clips: bool | None = None) -> type:
     entry = METHODS.get(name, Entry(""))
     place = entry.clips if clips or clips is None and not entry.place else entry.place
     if not place:
-        known = [one for one, entry in METHODS.items() if (entry.clips if clips else entry.place or clips is None)]
-        raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{nearest(name, known)}")
+        known = sorted(one for one, entry in METHODS.items() if (entry.clips if clips else entry.place or clips is None))
+        said = f"; there are: {', '.join(known)}" if name in METHODS else nearest(name, known)
+        raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{said}")
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -5,13 +5,12 @@ suits toys: their features have six channels, which are too few to predict where
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from dias_lab.config.fields import NotNegativeFloat, Part, PositiveFloat, Rule
+from dias_lab.config.fields import Cosine, NotNegativeFloat, Part, PositiveFloat
 
 VIDEOS = ("ytvis", "movi_c", "movi_d", "movi_e")
 NARROW = dict(slot_dim=64, slot_mlp_dim=256, project_dim=64, project_hidden_dim=768)
-Cosine = Annotated[float, Rule(lambda value: -1 <= value <= 1, "is a cosine from -1 to 1")]
 
 
 class RandSFQ(Part):
@@ -22,7 +21,8 @@ class RandSFQ(Part):
 
 class SlotContrast(Part):
     changes: ClassVar = dict(
-        initializer="separate", next_iterations=3, transition="encoder", transition_dropout=0.1, decoder="mlp", contrast_weight=0.5
+        initializer="separate", next_iterations=3, transition="encoder", transition_dropout=0.1, decoder="mlp",
+        contrast_weight=0.5,
     )  # fmt: skip
     on_presets: ClassVar = dict.fromkeys(VIDEOS, NARROW)
 
@@ -42,3 +42,10 @@ class VideoSAUR(Part):
     similarity_weight: NotNegativeFloat = 0.1  # weight of this loss; 0: without it
     similarity_temperature: PositiveFloat = 1.0  # a location's target is the softmax of cosine similarities over this
     similarity_threshold: Cosine = -1.0  # similarities below it do not count; -1: all do
+
+    def check(self):
+        if self.method == "randsfq" and self.similarity_weight and self.decoder_locations:
+            raise ValueError(
+                f"time similarity is told at every location, and decoder_locations is {self.decoder_locations}: take 0, or "
+                "similarity_weight=0"
+            )

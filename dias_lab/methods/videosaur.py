@@ -67,8 +67,8 @@ class VideoSAUR(TimeSimilarity):
 class SlotMixer(nn.Module):
     """Each location gathers its own mixture of slots, and one MLP makes features of it.
 
-    Locations, which know nothing but their place, ask the slots in a few layers who they want; then they mix the slots as
-    they are, each head its own channels. So one pass of the MLP a location is enough, whatever the number of slots.
+    Locations, which know nothing but their place, ask the slots in `num_layers` layers whom they want; then they mix the slots
+    as they are, each head its own channels. So one pass of the MLP, of as many hidden layers, is enough for all slots.
     """
 
     framed = False
@@ -84,7 +84,7 @@ class SlotMixer(nn.Module):
         for layer in self.layers:
             layer.self_attention = Itself()
         self.to_query, self.to_key = (nn.Linear(slot_dim, slot_dim, bias=False) for _ in range(2))
-        widths = [slot_dim, mlp_dim, mlp_dim, mlp_dim]
+        widths = [slot_dim] + [mlp_dim] * num_layers
         hidden = [part for a, b in zip(widths, widths[1:]) for part in (nn.Linear(a, b), nn.GELU())]
         self.render = nn.Sequential(nn.LayerNorm(slot_dim), *hidden, nn.Linear(mlp_dim, out_dim))
 
