@@ -22,7 +22,7 @@ from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, Smo
 from dias_lab.config.presets import FORMS, PRESETS
 from dias_lab.config.slots import Decoder, Slots
 from dias_lab.config.training import Training
-from dias_lab.config.video_neighbours import RandSFQ, SlotContrast, VideoSAUR
+from dias_lab.config.video_neighbours import RandSFQ, SlotContrast, SlotContrastOriginal, VideoSAUR, VideoSAUROriginal
 from dias_lab.files import read_object
 
 # fields that came after runs of older versions: what is their default now is what those did
@@ -49,6 +49,8 @@ METHODS = {
     "videosaur": Entry("", VideoSAUR, "dias_lab.methods.videosaur:VideoSAUR"),
     "slotcontrast": Entry("", SlotContrast, "dias_lab.methods.slotcontrast:SlotContrast"),
     "randsfq": Entry("", RandSFQ, "dias_lab.methods.randsfq:RandSFQ"),
+    "videosaur_original": Entry("", VideoSAUROriginal, "dias_lab.reference.originals:VideoSAUROriginal"),
+    "slotcontrast_original": Entry("", SlotContrastOriginal, "dias_lab.reference.originals:SlotContrastOriginal"),
 }
 _parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
 for _point in entry_points(group="dias_lab.methods"):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, PositiveFloat, Share
 
-OTHER_DECODERS = ("spot", "vqdino", "slate", "videosaur")  # methods that bring a decoder of their own
+OTHER_DECODERS = ("spot", "vqdino", "slate", "videosaur", "videosaur_original")  # methods that bring a decoder of their own
 
 
 @dataclass(frozen=True)

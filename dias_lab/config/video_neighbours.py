@@ -33,7 +33,7 @@ class VideoSAUR(Part):
     these, and RandSF.Q, which starts without it.
     """
 
-    readers: ClassVar = ("videosaur", "randsfq")
+    readers: ClassVar = ("videosaur", "videosaur_original", "randsfq")
     changes: ClassVar = dict(initializer="separate", next_iterations=3, transition="encoder", transition_dropout=0.1)
     on_presets: ClassVar = dict.fromkeys(VIDEOS, NARROW | dict(decoder_layers=3, decoder_mlp_dim=1024)) | {
         "clips": dict(decoder_layers=2, decoder_mlp_dim=256, slot_frames=False, similarity_temperature=0.1),
@@ -42,10 +42,23 @@ class VideoSAUR(Part):
     similarity_weight: NotNegativeFloat = 0.1  # weight of this loss; 0: without it
     similarity_temperature: PositiveFloat = 1.0  # a location's target is the softmax of cosine similarities over this
     similarity_threshold: Cosine = -1.0  # similarities below it do not count; -1: all do
+    similarity_alone: bool = False  # VideoSAUR only: nothing is reconstructed besides, as its authors have it on MOVi
 
     def check(self):
+        if self.similarity_alone and (self.method == "randsfq" or not self.similarity_weight):
+            raise ValueError("similarity_alone is an option of VideoSAUR, with similarity_weight above 0: else nothing is learnt")
         if self.method == "randsfq" and self.similarity_weight and self.decoder_locations:
             raise ValueError(
                 f"time similarity is told at every location, and decoder_locations is {self.decoder_locations}: take 0, or "
                 "similarity_weight=0"
             )
+
+
+class VideoSAUROriginal(Part):
+    """Of its authors' own code, as slots are in SlotContrast's, too; for published weights."""
+
+    changes: ClassVar = dict(truncation="none", next_iterations=2, transition="encoder", condition="none")
+
+
+class SlotContrastOriginal(Part):
+    changes: ClassVar = dict(VideoSAUROriginal.changes, decoder="mlp", contrast_weight=0.5)

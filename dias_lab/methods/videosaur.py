@@ -32,7 +32,8 @@ class SimilarityOutput(ClipOutput):
 
 
 class TimeSimilarity(PlainClips, DINOSAUR):
-    """A method whose decoder, with `similarity_weight`, tells C + L channels: features, and logits."""
+    """A method whose decoder, with `similarity_weight`, tells C + L channels: features, and logits; or, with
+    `similarity_alone`, the logits alone: then nothing is reconstructed, and the reconstruction is 0."""
 
     output = SimilarityOutput
     decoded = ("similarity",)
@@ -45,11 +46,14 @@ class TimeSimilarity(PlainClips, DINOSAUR):
         """The reconstruction, the decoder's map, and the logits [B L h w], or None."""
         rebuilt, decoded = super().reconstruct(features, *more, **options)
         rebuilt = self.readout(rebuilt.movedim(1, -1)).movedim(-1, 1)  # [B E h w]
-        C = features.shape[1]
-        return rebuilt[:, :C], decoded, rebuilt[:, C:] if self.config.similarity_weight else None
+        C = 0 if self.config.similarity_alone else features.shape[1]
+        similarity = rebuilt[:, C:] if self.config.similarity_weight else None
+        return rebuilt[:, :C] if C else torch.zeros_like(features), decoded, similarity
 
     def losses(self, output: SimilarityOutput, progress: float) -> tuple[dict, dict]:
         terms, weights = super().losses(output, progress)
+        if self.config.similarity_alone:
+            del terms["reconstruction"], weights["reconstruction"]
         if self.config.similarity_weight and output.slots.shape[1] > 1:
             how = self.config.similarity_temperature, self.config.similarity_threshold
             terms["similarity"] = losses.time_similarity_loss(output.similarity, output.features, *how, output.frames)
@@ -59,9 +63,15 @@ class TimeSimilarity(PlainClips, DINOSAUR):
 
 class VideoSAUR(TimeSimilarity):
     def build_decoder(self) -> nn.Module:
-        config, out = self.config, self.backbone.feature_dim + (self.num_locations if self.config.similarity_weight else 0)
+        config = self.config
         sizes = config.decoder_layers, config.decoder_heads, config.decoder_mlp_dim or 1024
-        return SlotMixer(out, config.slot_dim, self.num_locations, *sizes)
+        return SlotMixer(self.out_dim, config.slot_dim, self.num_locations, *sizes)
+
+    @property
+    def out_dim(self) -> int:
+        """Channels that the decoder gives of each location."""
+        features = 0 if self.config.similarity_alone else self.backbone.feature_dim
+        return features + (self.num_locations if self.config.similarity_weight else 0)
 
 
 class SlotMixer(nn.Module):

@@ -27,6 +27,7 @@ from dias_lab import runs
 from dias_lab.config import Config, nearest
 from dias_lab.methods import Method, build, checkpoint
 from dias_lab.modules.decoder import resize_position
+from dias_lab.reference import originals
 from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, TIME, WITHOUT
 
 # Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
@@ -39,7 +40,8 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     """The model whose published weights are in a file (.pth or .safetensors) or a state dict, in evaluation mode.
 
     Its config is `Config.preset(preset, form="released", method=method, **fields)`, with what the published model has
-    otherwise (FIELDS in names.py). SPOT's own code and its re-implementation are told apart by their names. Half
+    otherwise (FIELDS in names.py). Authors' own code and re-implementations (of SPOT, VideoSAUR, SlotContrast) are told apart by
+    their names; where the number of slots is not in the file, it is the preset's, or `num_slots`. Half
     precision becomes float32; position tables of another size are resized bilinearly, with a warning. The file is read
     as tensors only: nothing in it is executed.
 
@@ -60,8 +62,13 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
     state = path_or_state_dict if given else read(path)
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # SPOT's files hold more
-        state = state["model"]
+    for wrapper in ("model", "state_dict"):  # SPOT's files, and those of Lightning, hold more
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if kind_of(state) == f"{method}_original clips":
+        own["method"], layout = f"{method}_original", kind_of(state)
+    if "_original" in layout and kind_of(state) == layout:
+        stage = originals.sizes(state)
     if layout == "spot" and kind_of(state) == "spot original":
         layout = "spot original"
         if any(name.startswith("second_encoder.") for name in state):  # a second backbone
@@ -176,6 +183,8 @@ def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
         raise ValueError(f"holds no dense floats, but {value.dtype} ({value.layout}, {value.device})")
     value = value.detach().to("cpu", torch.float32)
+    while value.ndim > len(shape) and len(value) == 1:  # some tables have one axis more
+        value = value[0]
     if resize and value.ndim == len(shape) == 3 and value.shape[::2] == shape[::2] and 0 not in value.shape:
         with contextlib.suppress(ValueError):  # not a square: misshapen
             value = resize_position(value, shape[1])

@@ -3,8 +3,8 @@
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
 Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
 Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table), of Genera1Z/RandSF.Q (RandSF.Q, 254, its variant with
-time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), and of gkakogeorgiou/spot (stage 1, 260;
-stage 2, 409).
+time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of gkakogeorgiou/spot (stage 1, 260;
+stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
 A method joins by a table in NAMES.
 """
 
@@ -61,6 +61,23 @@ DECODER = ENCODER | {
 RSFQ = {ours: f"transit.transit.{theirs}" for ours, theirs in DECODER.items()}
 RSFQ |= {"transition.time": "transit.te", "transition.project": "transit.proji"}
 TRANSITION = {"boxes": "initializ"} | {ours: f"transit.{theirs}" for ours, theirs in ENCODER.items()}
+LAYER = {
+    "norm_self": "norm1", "qkv": "self_attn.qkv", "out_proj": "self_attn.out_proj", "norm_mlp": "norm2", "mlp.0": "linear1",
+    "mlp.2": "linear2",
+}
+CORRECTOR, PREDICTOR = "processor.module.corrector", "processor.module.predictor.blocks.0"
+ORIGINAL = {
+    "initializer": "initializer",
+    "backbone.model": "encoder.module.backbone.model",
+    "project": "encoder.module.output_transform.layers",
+    "aggregator.to_query": f"{CORRECTOR}.to_q",
+    "aggregator.to_key": f"{CORRECTOR}.to_k",
+    "aggregator.to_value": f"{CORRECTOR}.to_v",
+    "aggregator.gru": f"{CORRECTOR}.gru",
+    "aggregator.norm_features": f"{CORRECTOR}.norm_features",
+    "aggregator.norm_slots": f"{CORRECTOR}.norm_slots",
+    "decoder.position": "decoder.module.pos_emb",
+} | {f"transition.layer.{ours}": f"{PREDICTOR}.{theirs}" for ours, theirs in LAYER.items()}
 QKV = [f"proj_{matrix}.weight" for matrix in "qkv"]  # one below the other they are torch's in_proj_weight
 CROSS = "dec.blocks.*.encoder_decoder_attn"
 
@@ -87,6 +104,22 @@ NAMES = {
         "decoder.to_query.weight": "decode.attent.q_proj_weight",
         "decoder.to_key.weight": "decode.attent.k_proj_weight",
         "decoder.render": "decode.render",
+    },
+    "videosaur_original clips": ORIGINAL | {
+        **{f"decoder.layers.*.{ours}": f"decoder.module.allocator.blocks.*.{theirs}" for ours, theirs in LAYER.items()},
+        "decoder.norm_memory": "decoder.module.norm_memory",
+        "decoder.norm_query": "decoder.module.norm_q",
+        "decoder.norm_key": "decoder.module.norm_k",
+        "decoder.to_query": "decoder.module.to_q",
+        "decoder.to_key": "decoder.module.to_k",
+        "decoder.render.layers": "decoder.module.renderer.layers",
+        "decoder.render.out": "decoder.module.output_transform",
+    },
+    "slotcontrast_original clips": ORIGINAL | {
+        "aggregator.norm_mlp": f"{CORRECTOR}.mlp.layers.0",
+        "aggregator.mlp.0": f"{CORRECTOR}.mlp.layers.1",
+        "aggregator.mlp.2": f"{CORRECTOR}.mlp.layers.3",
+        "decoder.mlp": "decoder.module.mlp.layers",
     },
     "spot": ENCODING | AGGREGATOR_MLP | TRANSFORMER | {"decoder.start": "decode.bos"},
     "dinosaur": ENCODING | {
@@ -136,6 +169,7 @@ FIELDS = {
     **dict.fromkeys(("dias", "smoothsa", "smoothsa clips", "spot", "randsfq clips"), UNNORMED),
     **dict.fromkeys(("slotcontrast clips", "videosaur clips"), dict(backbone=DINO_2, backbone_norm=True)),
     "dinosaur": dict(backbone=DINO_2, backbone_norm=True, project_dim=256, project_hidden_dim=768),
+    **dict.fromkeys(("videosaur_original clips", "slotcontrast_original clips"), {}),  # the file's own sizes: originals.py
     "spot original": dict(backbone=DINO, image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"),
 }  # fmt: skip
 
@@ -159,6 +193,10 @@ SIGNS = {
     "videosaur clips": ("decode.allocat.*", None, f'{THESE} VideoSAUR, for videos: method="videosaur" {CLIPS}'),
     "slotcontrast clips": ("transit.linear1.weight decode.backbone.0.weight", None,
                            f'{THESE} SlotContrast, for videos: method="slotcontrast" {CLIPS}'),
+    "videosaur_original clips": ("decoder.module.allocator.*", None,
+                                 f'{THESE} VideoSAUR, of its authors\' own code: method="videosaur", for clips'),
+    "slotcontrast_original clips": ("decoder.module.mlp.*", None,
+                                    f'{THESE} SlotContrast, of its authors\' own code: method="slotcontrast", for clips'),
     "smoothsa": ("initializ.logstd2", None, f'{THESE} SmoothSA for images: method="smoothsa" and a preset for images'),
     "spot original": ("slot_attn.slot_attention.*", None, f'{THESE} SPOT, of its authors\' own code: method="spot"'),
     "spot": ("decode.bos", 4, f'{THESE} SPOT, as re-implemented beside SmoothSA: method="spot"'),
