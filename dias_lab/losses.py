@@ -80,9 +80,12 @@ def matched_segments_loss(logits: Float[Tensor, "B N L"], teacher: Float[Tensor,
     return F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), matched.argmax(dim=1).flatten())
 
 
-def code_loss(logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"]) -> Float[Tensor, ""]:
-    """Cross-entropy of each location's logits to the number of its code; nats per location."""
-    return F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), index.flatten())
+def code_loss(
+    logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"], counted: Bool[Tensor, "B"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each location's logits to the number of its code; nats per location. `counted`: images that count."""
+    loss = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), index.flatten(), reduction="none")
+    return mean_over(loss.view_as(index), counted)
 
 
 def contrast_loss(

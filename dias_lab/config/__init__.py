@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dias_lab.config import video_neighbours as videos
 from dias_lab.config.backbone import Backbone
 from dias_lab.config.clips import Clips
 from dias_lab.config.data import Data
@@ -22,7 +23,6 @@ from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, Smo
 from dias_lab.config.presets import FORMS, PRESETS
 from dias_lab.config.slots import Decoder, Slots
 from dias_lab.config.training import Training
-from dias_lab.config.video_neighbours import RandSFQ, SlotContrast, SlotContrastOriginal, VideoSAUR, VideoSAUROriginal
 from dias_lab.files import read_object
 
 # fields that came after runs of older versions: what is their default now is what those did
@@ -46,11 +46,16 @@ METHODS = {
     "dinosaur": Entry("dias_lab.methods.dinosaur:DINOSAUR", DINOSAUR),
     "vqdino": Entry("dias_lab.methods.vqdino:VQDINO", VQDINO),
     "slate": Entry("dias_lab.methods.slate:SLATE", SLATE),
-    "videosaur": Entry("", VideoSAUR, "dias_lab.methods.videosaur:VideoSAUR"),
-    "slotcontrast": Entry("", SlotContrast, "dias_lab.methods.slotcontrast:SlotContrast"),
-    "randsfq": Entry("", RandSFQ, "dias_lab.methods.randsfq:RandSFQ"),
-    "videosaur_original": Entry("", VideoSAUROriginal, "dias_lab.reference.originals:VideoSAUROriginal"),
-    "slotcontrast_original": Entry("", SlotContrastOriginal, "dias_lab.reference.originals:SlotContrastOriginal"),
+    "steve": Entry("", videos.STEVE, "dias_lab.methods.steve:STEVE"),
+    "tfdt": Entry("", videos.TfdT, "dias_lab.methods.tfdt:TfdT"),
+    "videosaur": Entry("", videos.VideoSAUR, "dias_lab.methods.videosaur:VideoSAUR"),
+    "slotcontrast": Entry("", videos.SlotContrast, "dias_lab.methods.slotcontrast:SlotContrast"),
+    "randsfq": Entry("", videos.RandSFQ, "dias_lab.methods.randsfq:RandSFQ"),
+    # what published weights need
+    "videosaur_original": Entry("", videos.VideoSAUROriginal, "dias_lab.reference.originals:VideoSAUROriginal"),
+    "slotcontrast_original": Entry("", videos.SlotContrastOriginal, "dias_lab.reference.originals:SlotContrastOriginal"),
+    "steve_published": Entry("", videos.STEVE, "dias_lab.reference.codes:PublishedSTEVE"),
+    "tfdt_published": Entry("", videos.TfdT, "dias_lab.reference.codes:PublishedTfdT"),
 }
 _parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
 for _point in entry_points(group="dias_lab.methods"):

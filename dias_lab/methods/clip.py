@@ -90,7 +90,7 @@ class ClipMethod(Method):
             found = self.encode(piece, None if features is None else piece)  # [B f C h w]
             if state is None:
                 given = self.start(found, initial_slots, decoder_attention, keep, draws, boxes)
-            output, state = self.run(found, given, state)
+            output, state = self.run(found, given._replace(images=None if features is not None else piece), state)
             yield output
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ class ClipMethod(Method):
             raise ValueError(f"the state is of {len(state.keep)} streams, and the frames are {len(frame)}")
         features = self.encode(frame[:, None])
         given = self.start(features, initial_slots if begins else state.initial, decoder_attention, keep, draws, boxes)
-        output, state = self.run(features, given, state)
+        output, state = self.run(features, given._replace(images=frame[:, None]), state)
         return output.frame(0), state
 
     def start(self, features, initial_slots, decoder_attention, keep, draws, boxes) -> Given:
@@ -175,12 +175,17 @@ class ClipMethod(Method):
         attention = torch.stack(maps, dim=2).unflatten(4, features.shape[3:])  # [T B F N h w]
         leader = None if found[0].leader is None else torch.stack([one.leader for one in found], dim=2)
         draws = {name: given.draws[name].flatten(0, 1) for name in self.decoder.drawn(given.draws)} if self.training else {}
-        parts = flat, slots.flatten(0, 1), keep.flatten(0, 1), draws, given.decoder_attention, attention[-1].flatten(0, 1)
+        target, own = self.target(flat, given)
+        parts = target, slots.flatten(0, 1), keep.flatten(0, 1), draws, given.decoder_attention, attention[-1].flatten(0, 1)
         decoded = self.sampled(draws), *self.reconstruct(*parts)
         sampled, reconstruction, seen, *more = (None if part is None else part.unflatten(0, (B, F)) for part in decoded)
-        own = dict(iterations=tuple(len(one.attention) for one in found), leader=leader, sampled=sampled)
+        own |= dict(iterations=tuple(len(one.attention) for one in found), leader=leader, sampled=sampled)
         own |= dict(zip(self.decoded, more, strict=True)) | found[0].more
-        return self.output(features, slots, attention, keep, reconstruction, seen, **own), state
+        return self.output(target.unflatten(0, (B, F)), slots, attention, keep, reconstruction, seen, **own), state
+
+    def target(self, features: Float[Tensor, "B*F C h w"], given: Given) -> tuple[Tensor, dict]:
+        """What the slots reconstruct, [B*F C h w], and what else the output has of it. `given.images` are [B F 3 R R]."""
+        return features, {}
 
     def first(self, projected: Float[Tensor, "B L K"], given: Given) -> Corrected:
         """The first frame: what the image method does."""

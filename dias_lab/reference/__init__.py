@@ -11,6 +11,7 @@ Which names belong to what is in names.py.
 
 import contextlib
 import fnmatch
+import itertools
 import pickle
 import re
 import warnings
@@ -48,7 +49,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
-    known = {name.partition(" ")[0] for name in NAMES}  # "spot original" is told from "spot" by the names in the file
+    known = {name.partition(" ")[0].partition("_")[0] for name in NAMES}  # authors' own are told apart by the names in the file
     if method not in known:
         raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
@@ -56,8 +57,10 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     own = {"method": method, "backbone_weights": "checkpoint"}
     asked = Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
     layout, stage = f"{method} clips" if asked.clip_frames else method, {}
+    if f"{method}_published clips" in NAMES:  # of these there is no other
+        own["method"], layout = f"{method}_published", f"{method}_published clips"
     if layout not in NAMES:
-        there = ", ".join(name.removesuffix(" clips") for name in NAMES if name.endswith(" clips"))
+        there = ", ".join(dict.fromkeys(name.split("_")[0].removesuffix(" clips") for name in NAMES if name.endswith(" clips")))
         raise ValueError(f"preset {preset!r} is for clips, and of {method} no such weights are known here; there are: {there}")
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
@@ -65,9 +68,8 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     for wrapper in ("model", "state_dict"):  # SPOT's files, and those of Lightning, hold more
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if kind_of(state) == f"{method}_original clips":
-        own["method"], layout = f"{method}_original", kind_of(state)
-    if "_original" in layout and kind_of(state) == layout:
+    if asked.clip_frames and kind_of(state) == f"{method}_original clips":
+        own["method"], layout = f"{method}_original", f"{method}_original clips"
         stage = originals.sizes(state)
     if layout == "spot" and kind_of(state) == "spot original":
         layout = "spot original"
@@ -171,7 +173,8 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     if listed:
         kind = kind_of(state)
         listed += [] if kind in (None, layout) else [SIGNS[kind][2]]
-        what = f"{layout.removesuffix(' clips')} model for clips" if layout.endswith(" clips") else f"{layout} model"
+        clips = layout.endswith(" clips")
+        what = f"{layout.removesuffix(' clips').split('_')[0]} model for clips" if clips else f"{layout} model"
         raise ValueError(f"{source} does not hold a published {what} of this config: {'; '.join(listed)}")
     return {ours: values[0] if len(values) == 1 else torch.cat(values) for ours, values in found.items()}
 
@@ -183,8 +186,8 @@ def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
         raise ValueError(f"holds no dense floats, but {value.dtype} ({value.layout}, {value.device})")
     value = value.detach().to("cpu", torch.float32)
-    while value.ndim > len(shape) and len(value) == 1:  # some tables have one axis more
-        value = value[0]
+    if without_ones(value.shape) == without_ones(shape):  # some tables have more of them in front
+        value = value.reshape(shape)
     if resize and value.ndim == len(shape) == 3 and value.shape[::2] == shape[::2] and 0 not in value.shape:
         with contextlib.suppress(ValueError):  # not a square: misshapen
             value = resize_position(value, shape[1])
@@ -193,6 +196,11 @@ def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     if not value.isfinite().all():
         raise ValueError("holds NaN or infinities")
     return value
+
+
+def without_ones(shape) -> tuple[int, ...]:
+    """A shape without the axes of 1 in front."""
+    return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _some(items: list[str]) -> str:

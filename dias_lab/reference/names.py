@@ -2,9 +2,9 @@
 
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
 Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
-Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table), of Genera1Z/RandSF.Q (RandSF.Q, 254, its variant with
-time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of gkakogeorgiou/spot (stage 1, 260;
-stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
+Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261), of Genera1Z/RandSF.Q
+(RandSF.Q, 254, its variant with time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of
+gkakogeorgiou/spot (stage 1, 260; stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
 A method joins by a table in NAMES.
 """
 
@@ -61,6 +61,14 @@ DECODER = ENCODER | {
 RSFQ = {ours: f"transit.transit.{theirs}" for ours, theirs in DECODER.items()}
 RSFQ |= {"transition.time": "transit.te", "transition.project": "transit.proji"}
 TRANSITION = {"boxes": "initializ"} | {ours: f"transit.{theirs}" for ours, theirs in ENCODER.items()}
+CODES = ENCODING | TRANSITION | {ours: theirs for ours, theirs in TRANSFORMER.items() if "project" not in ours} | {
+    "aggregator.mlp.0": "aggregat.ffn.0",
+    "aggregator.mlp.2": "aggregat.ffn.3",  # a dropout stands between
+    "quantizer.encode": "mediat.encode",
+    "decoder.start": "decode.bos",
+    "decoder.position": "decode.posit_embed._pe",
+    "decoder.readout": "decode.readout",
+}  # fmt: skip
 LAYER = {
     "norm_self": "norm1", "qkv": "self_attn.qkv", "out_proj": "self_attn.out_proj", "norm_mlp": "norm2", "mlp.0": "linear1",
     "mlp.2": "linear2",
@@ -104,6 +112,11 @@ NAMES = {
         "decoder.to_query.weight": "decode.attent.q_proj_weight",
         "decoder.to_key.weight": "decode.attent.k_proj_weight",
         "decoder.render": "decode.render",
+    },
+    "steve_published clips": CODES | {"quantizer.codebook": "mediat.codebook.templat.weight"},
+    "tfdt_published clips": CODES | {
+        "quantizer.codebook": "mediat.quant.codebook.weight",
+        "quantizer.to_code": "mediat.quant.project",
     },
     "videosaur_original clips": ORIGINAL | {
         **{f"decoder.layers.*.{ours}": f"decoder.module.allocator.blocks.*.{theirs}" for ours, theirs in LAYER.items()},
@@ -167,7 +180,10 @@ TIME = dict(similarity_weight=0.1, contrast_weight=0.0)  # of RandSF.Q's variant
 DINO, DINO_2 = "vit_base_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m"
 FIELDS = {
     **dict.fromkeys(("dias", "smoothsa", "smoothsa clips", "spot", "randsfq clips"), UNNORMED),
-    **dict.fromkeys(("slotcontrast clips", "videosaur clips"), dict(backbone=DINO_2, backbone_norm=True)),
+    **dict.fromkeys(
+        ("slotcontrast clips", "videosaur clips", "steve_published clips", "tfdt_published clips"),
+        dict(backbone=DINO_2, backbone_norm=True),
+    ),
     "dinosaur": dict(backbone=DINO_2, backbone_norm=True, project_dim=256, project_hidden_dim=768),
     **dict.fromkeys(("videosaur_original clips", "slotcontrast_original clips"), {}),  # the file's own sizes: originals.py
     "spot original": dict(backbone=DINO, image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"),
@@ -187,7 +203,9 @@ THESE, CLIPS = "these are the weights of", "and a preset for clips, ytvis, movi_
 SIGNS = {
     "dias_lab": ("aggregator.to_query.weight", None,
                  "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir"),
-    "vq": ("mediat.*", None, f"{THESE} a model with a codebook (SLATE, VQDINO): published ones are not read here"),
+    "steve_published clips": ("mediat.codebook.* transit.*", None, f'{THESE} STEVE, for videos: method="steve" {CLIPS}'),
+    "tfdt_published clips": ("mediat.quant.* transit.*", None, f'{THESE} VVO-TfdT, for videos: method="tfdt" {CLIPS}'),
+    "vq": ("mediat.*", None, f"{THESE} a codebook, or a model with one (SLATE, VQDINO): published ones are not read here"),
     "smoothsa clips": ("transit.te.weight initializ.logstd2", None, f'{THESE} SmoothSA for videos: method="smoothsa" {CLIPS}'),
     "randsfq clips": ("transit.te.weight", None, f'{THESE} RandSF.Q, for videos: method="randsfq" {CLIPS}'),
     "videosaur clips": ("decode.allocat.*", None, f'{THESE} VideoSAUR, for videos: method="videosaur" {CLIPS}'),

@@ -38,6 +38,8 @@ def short(method, folder, **fields):
 VARIANTS = {
     **{method: dict(method=method) for method in METHODS},
     "randsfq, tsim": dict(method="randsfq", similarity_weight=0.1, contrast_weight=0.0),
+    "steve": dict(method="steve"),
+    "tfdt": dict(method="tfdt"),
     "videosaur, boxes": dict(method="videosaur", condition="boxes", num_slots=9, cache_views=0),
 }
 
@@ -48,7 +50,8 @@ def test_it_trains_resumes_bit_for_bit_is_evaluated_streams_and_is_traced(name, 
     result = fit(config, tmp_path / "whole", progress=False)
     assert result["steps"] == 3 and 0 <= result["scores"]["decoder"]["video_fg_ari"] <= 1
     log = [line for line in runs.read_lines(tmp_path / "whole" / "metrics.jsonl") if "loss" in line]
-    similar = config.similarity_weight > 0 and config.method != "slotcontrast"
+    similar = config.similarity_weight > 0 and config.method in ("videosaur", "randsfq")
+    assert ("quantization" in log[0]) == (config.method in ("steve", "tfdt"))
     assert (("similarity" in log[0]), ("contrast" in log[0])) == (similar, config.contrast_weight > 0)
     interrupted(config, tmp_path / "again", 2, monkeypatch)
     whole, again = states(tmp_path / "whole", tmp_path / "again")
@@ -112,15 +115,15 @@ def test_what_is_reconstructed_alone_has_no_logits(config, clips):
     assert model.losses(output, 0.3)[1] == {"reconstruction": 1.0}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", (*METHODS, "steve", "tfdt"))
 def test_boxes_alone_are_the_slots_and_padding_is_a_box_of_size_0(method, config, clips):
-    model = build(config.replace(method=method, condition="boxes")).train()
+    model = build(config.replace(method=method, condition="boxes", codebook_size=16)).train()
     assert not any(name.startswith("initializer") for name, _ in model.named_parameters())
     boxes = torch.rand(B, 4, 4)
     boxes[:, 2:] = -1
     output, zeros = (model(clips, boxes=one, draws=model.draw(range(B), seed=1)) for one in (boxes, boxes.clamp_min(0)))
     assert output.slots.shape == (B, F, 4, 12) and output.keep.all() and torch.equal(output.slots, zeros.slots)
-    assert torch.equal(*output.slots.unbind(2)[2:]) == (method != "randsfq" and model.config.transition_dropout == 0)
+    assert not torch.equal(*output.slots.unbind(2)[2:])  # dropout tells them apart, in training alone
     output = model.eval()(clips, boxes=boxes)
     assert torch.equal(*output.slots.unbind(2)[2:])
     with pytest.raises(ValueError, match="6 rows of boxes for num_slots = 5: each is a slot"):
@@ -156,6 +159,39 @@ def test_logits_of_a_long_clip_are_joined(config, clips, monkeypatch):
 def test_settings_that_contradict_each_other_are_refused(fields, words, config):
     with pytest.raises(ValueError, match=words):
         build(config.replace(**fields))
+
+
+@pytest.mark.parametrize("method", ["steve", "tfdt"])
+def test_codes_are_the_target_of_all_frames(method, config, clips):
+    model = build(config.replace(method=method, codebook_size=16, code_dim=10)).train()
+    draws, frames = model.draw(range(B), seed=1), torch.tensor([[True] * F, [True, False, False]])
+    output = model(clips, draws=draws, frames=frames)
+    assert output.logits.shape == (B, F, 16, 8, 8) and output.features.shape == output.reconstruction.shape == (B, F, 10, 8, 8)
+    terms, weights = model.losses(output, 0.3)
+    assert weights == {"reconstruction": 1.0, "quantization": 1.0, "perplexity": 0.0}
+    changed = clips.clone()
+    changed[1, 1:] += 3
+    other = model.losses(model(changed, draws=draws, frames=frames), 0.3)[0]
+    torch.testing.assert_close(terms["reconstruction"], other["reconstruction"])
+    names = reached(model, terms["reconstruction"])
+    assert {"aggregator.to_key.weight", "transition.layer.mlp.0.weight", "decoder.readout.weight"} <= names
+    assert not any(name.startswith("quantizer") for name in names) and reached(model, terms["quantization"]) <= {
+        name for name, _ in model.named_parameters() if name.startswith("quantizer")
+    }  # fmt: skip
+    images = build(model.config.replace(clip_frames=0, method={"steve": "slate", "tfdt": "vqdino"}[method], code_dim=10)).train()
+    images.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("transition.")})
+    theirs = images(clips[:, 0], draws={name: value if name == "slots" else value[:, 0] for name, value in draws.items() if name != "transition"})
+    torch.testing.assert_close(output.logits[:, 0], theirs.logits)
+
+
+def test_pixels_are_needed_where_codes_come_from_them(config, clips):
+    model = build(config.replace(method="steve", codebook_size=16, code_dim=10)).eval()
+    with pytest.raises(ValueError, match="come from pixels: give the images"):
+        model(None, features=model.encode(clips))
+    with pytest.raises(ValueError, match="steve's tokens come from pixels, and a cache keeps features alone"):
+        config.replace(method="steve", cache_views=1)
+    with pytest.raises(ValueError, match="steve quantises pixels: code_dim must be above 0"):
+        config.replace(method="steve", code_dim=0)
 
 
 # The measured numbers of the decoders
