@@ -85,12 +85,13 @@ class ClipMethod(Method):
         """
         whole, state = _checked(images, features), None
         size = whole.shape[1] if self.training else max(AT_ONCE // len(whole), 1)
-        for piece in whole.split(size, dim=1):
-            piece = self.normalise(piece) if piece.dtype == torch.uint8 else piece
-            found = self.encode(piece, None if features is None else piece)  # [B f C h w]
+        for f in range(0, whole.shape[1], size):
+            shown, known = (None if one is None else one[:, f : f + size] for one in (images, features))
+            shown = self.normalise(shown) if shown is not None and shown.dtype == torch.uint8 else shown
+            found = self.encode(shown, known)  # [B f C h w]
             if state is None:
                 given = self.start(found, initial_slots, decoder_attention, keep, draws, boxes)
-            output, state = self.run(found, given._replace(images=None if features is not None else piece), state)
+            output, state = self.run(found, given._replace(images=shown), state)
             yield output
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
     state = path_or_state_dict if given else read(path)
-    for wrapper in ("model", "state_dict"):  # SPOT's files, and those of Lightning, hold more
+    for wrapper in ("model", "state_dict")[: 1 + asked.clip_frames]:  # SPOT's files hold more; so do Lightning's, for clips
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if asked.clip_frames and kind_of(state) == f"{method}_original clips":

@@ -139,6 +139,18 @@ def test_evaluation_starts_from_the_means_of_separate_gaussians(config, clips):
         assert torch.equal(a, b) != differ
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_clip_shorter_than_the_window_is_taken_as_it_is(method, config, clips):
+    """What it lacks is missed by nothing: its frames are what they are at the start of a longer one."""
+    model = build(config.replace(method=method)).eval()
+    draws = model.draw(range(B), seed=1)
+    whole = model(clips, draws=draws)
+    for frames in (1, 2):
+        torch.testing.assert_close(model(clips[:, :frames], draws=draws).slots, whole.slots[:, :frames], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="F at least 1"):
+        model(clips[:, :0])
+
+
 def test_logits_of_a_long_clip_are_joined(config, clips, monkeypatch):
     model = build(config.replace(method="videosaur")).eval()
     whole = model(clips)
@@ -186,8 +198,11 @@ def test_codes_are_the_target_of_all_frames(method, config, clips):
 
 def test_pixels_are_needed_where_codes_come_from_them(config, clips):
     model = build(config.replace(method="steve", codebook_size=16, code_dim=10)).eval()
+    features, draws = model.encode(clips), model.draw(range(B), seed=1)
     with pytest.raises(ValueError, match="come from pixels: give the images"):
-        model(None, features=model.encode(clips))
+        model(None, features=features)
+    both = model(clips, features=features, draws=draws)  # as on a GPU
+    assert torch.equal(both.logits, model(clips, draws=draws).logits)
     with pytest.raises(ValueError, match="steve's tokens come from pixels, and a cache keeps features alone"):
         config.replace(method="steve", cache_views=1)
     with pytest.raises(ValueError, match="steve quantises pixels: code_dim must be above 0"):
