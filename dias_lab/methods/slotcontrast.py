@@ -2,7 +2,7 @@
 
 Source: Manasyan et al. 2025, arXiv:2412.14295, as re-implemented in Genera1Z/RandSF.Q: one Gaussian a slot (or boxes),
 truncated gradients and three iterations on every frame, where the authors' own code (martius-lab/slotcontrast) has learned
-vectors, full gradients, and two iterations on later frames.
+vectors, full gradients, and two iterations on later frames: reference/originals.py has it.
 
 An encoder layer predicts, Slot Attention corrects, an MLP decoder paints; the contrast, with its weight, is
 `losses.contrast_loss`. All of it is in `config` (config/video_neighbours.py), and nothing is left to write.

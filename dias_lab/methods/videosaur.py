@@ -1,8 +1,8 @@
 """VideoSAUR: slots also say where each location goes, as the similarity of its features to those of the next frame.
 
-Source: Zadaianchuk et al. 2023, arXiv:2306.04829, as re-implemented in Genera1Z/RandSF.Q; what the authors' own code
-(martius-lab/videosaur) has otherwise: attention without self-attention's place in the mixer, one head in the last
-attention, keys of the last block as the target, two iterations on later frames.
+Source: Zadaianchuk et al. 2023, arXiv:2306.04829, as re-implemented in Genera1Z/RandSF.Q. The authors' own code
+(martius-lab/videosaur) takes the keys of the backbone's last block for the similarity, sharper targets (`similarity_temperature`
+0.075 to 0.25, `similarity_threshold` 0), two iterations on later frames, and other layers: reference/originals.py has them.
 
 An encoder layer predicts, Slot Attention corrects, and a mixer decodes: features, and for each location logits over all
 locations of the next frame, which `losses.time_similarity_loss` compares.
