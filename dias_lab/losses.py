@@ -1,8 +1,10 @@
-"""The losses: reconstruction of the feature map or its codes, self-distillation between maps, a teacher's segments, contrast.
+"""The losses: reconstruction of the feature map or its codes, self-distillation between maps, a teacher's segments, contrast,
+time similarity.
 
 Sources: DIAS, Zhao et al. 2025, arXiv:2507.23755, and its release (Genera1Z/DIAS); a teacher's segments: SPOT,
 Kakogeorgiou et al. 2024, arXiv:2312.00648; contrast: SlotContrast, Manasyan et al. 2025, arXiv:2412.14295, and its code
-martius-lab/slotcontrast. The release of DIAS hands attention maps,
+martius-lab/slotcontrast; time similarity: VideoSAUR, Zadaianchuk et al. 2023, arXiv:2306.04829, and its code
+martius-lab/videosaur. The release of DIAS hands attention maps,
 which are already a softmax over slots, to a cross-entropy that takes the softmax again. Its value is squeezed: with n
 slots it lies between ln((e + n - 1) / e) and ln n for perfect and uniform maps (1.165 and 1.946 at 7 slots). That is
 form "release"; form "cross_entropy" takes the logarithm of the map itself.
@@ -78,9 +80,12 @@ def matched_segments_loss(logits: Float[Tensor, "B N L"], teacher: Float[Tensor,
     return F.cross_entropy(logits.transpose(1, 2).flatten(0, 1), matched.argmax(dim=1).flatten())
 
 
-def code_loss(logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"]) -> Float[Tensor, ""]:
-    """Cross-entropy of each location's logits to the number of its code; nats per location."""
-    return F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), index.flatten())
+def code_loss(
+    logits: Float[Tensor, "B K h w"], index: Int[Tensor, "B h w"], counted: Bool[Tensor, "B"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each location's logits to the number of its code; nats per location. `counted`: images that count."""
+    loss = F.cross_entropy(logits.movedim(1, -1).flatten(0, -2), index.flatten(), reduction="none")
+    return mean_over(loss.view_as(index), counted)
 
 
 def contrast_loss(
@@ -100,6 +105,41 @@ def contrast_loss(
     own = similarity.log_softmax(dim=1).diagonal(dim1=1, dim2=2)  # [F-1 B*N]
     both = there[:-1] & there[1:]
     return -own.where(both, 0).sum() / both.sum().clamp_min(1)
+
+
+def time_similarity(
+    features: Float[Tensor, "B F C h w"], temperature: float = 1.0, threshold: float = -1.0
+) -> Float[Tensor, "B F-1 L L"]:
+    """For each location (row) the distribution over the next frame's locations (columns) that its features point to.
+
+    A softmax over them of the cosine similarity over `temperature`; similarities below `threshold` get 0 (-1: none does), a
+    row without any above is uniform. It gets no gradient.
+    """
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        values = features if features.dtype == torch.float64 else features.float()
+        direction = F.normalize(values.flatten(3), dim=2)  # [B F C L]
+        similarity = direction[:, :-1].transpose(2, 3) @ direction[:, 1:]
+        logits = similarity / temperature
+        if threshold > -1:
+            low = similarity < threshold
+            logits = logits.masked_fill(low & ~low.all(dim=3, keepdim=True), -torch.inf)
+            logits = logits.masked_fill(low.all(dim=3, keepdim=True), 0)
+        return logits.softmax(dim=3)
+
+
+def time_similarity_loss(
+    logits: Float[Tensor, "B F L h w"], features: Float[Tensor, "B F C h w"], temperature: float = 1.0, threshold: float = -1.0,
+    frames: Bool[Tensor, "B F"] | None = None,
+) -> Float[Tensor, ""]:  # fmt: skip
+    """Cross-entropy of each location's logits over the next frame's locations to `time_similarity`; nats per location.
+
+    The last frame's logits do not count, nor do pairs with a frame outside `frames`. 0 for one frame.
+    """
+    target = time_similarity(features, temperature, threshold)
+    told = logits[:, :-1].flatten(3).log_softmax(dim=2)  # [B F-1 next L]
+    loss = -(target.transpose(2, 3) * told).sum(dim=2).mean(dim=2)  # [B F-1]
+    both = torch.ones_like(loss) if frames is None else (frames[:, :-1] & frames[:, 1:]).to(loss)
+    return (loss * both).sum() / both.sum().clamp_min(1)
 
 
 def schedule(kind: str, progress: float, start: float = 0.0) -> float:

@@ -15,6 +15,8 @@ from dias_lab.losses import (
     matched_segments_loss,
     reconstruction_loss,
     schedule,
+    time_similarity,
+    time_similarity_loss,
 )
 from dias_lab.modules.matching import match_segments
 
@@ -156,3 +158,32 @@ def test_only_images_that_count_do():
         found = reconstruction_loss(reconstruction, features, places, counted)
         torch.testing.assert_close(found, reconstruction_loss(reconstruction[:1], features[:1], first))
         assert reconstruction_loss(reconstruction, features, places, torch.zeros(2, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize(
+    "temperature, threshold, first, last, loss",
+    [
+        (1.0, -1.0, [0.172513, 0.157024, 0.162815, 0.178466], [0.131144, 0.152334, 0.158797, 0.171930], 2.013316816),
+        (0.15, 0.0, [0.310499, 0, 0, 0.389290], [0, 0, 0, 0.143885], 2.078107131),
+        (0.15, 0.3, [1 / 6] * 4, [0.0] * 4, 2.028783634),
+    ],
+)
+def test_measured_numbers_of_time_similarity(temperature, threshold, first, last, loss):
+    features = swell(2, 3, 6, 12).transpose(2, 3)[..., None]  # [B F C L 1]
+    found = time_similarity(features, temperature, threshold)
+    assert found.shape == (2, 2, 6, 6)
+    close(found.flatten()[:4].float(), *first), close(found.flatten()[-4:].float(), *last)
+    logits = swell(2, 2, 6, 6, phase=2).transpose(2, 3)[..., None]  # [B F-1 next L 1]
+    logits = torch.cat([logits, torch.randn(2, 1, 6, 6, 1)], dim=1)  # the last frame's do not count
+    assert float(time_similarity_loss(logits, features, temperature, threshold)) == pytest.approx(loss, rel=1e-6)
+
+
+def test_frames_of_padding_and_single_frames_have_no_time_similarity():
+    features, logits = torch.randn(2, 3, 5, 2, 2), torch.randn(2, 3, 4, 2, 2, requires_grad=True)
+    frames = torch.tensor([[True, True, True], [True, False, False]])
+    found = time_similarity_loss(logits, features, frames=frames)
+    torch.testing.assert_close(found, time_similarity_loss(logits[:1], features[:1]))
+    assert torch.autograd.grad(found, logits)[0].flatten(2).abs().sum(2).bool().tolist() == [[True, True, False], [False] * 3]
+    assert time_similarity_loss(logits[:, :1], features[:, :1]) == 0
+    features.requires_grad_()
+    assert not time_similarity(features).requires_grad

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dias_lab.config import video_neighbours as videos
 from dias_lab.config.backbone import Backbone
 from dias_lab.config.clips import Clips
 from dias_lab.config.data import Data
@@ -33,7 +34,7 @@ LATER = {
 
 
 class Entry(NamedTuple):
-    place: str  # module:class
+    place: str  # module:class; empty where there is none for images
     part: type[Part] = Part  # its own fields, and what it changes in the presets
     clips: str = ""  # module:class of its version for clips, where there is one
 
@@ -45,6 +46,16 @@ METHODS = {
     "dinosaur": Entry("dias_lab.methods.dinosaur:DINOSAUR", DINOSAUR),
     "vqdino": Entry("dias_lab.methods.vqdino:VQDINO", VQDINO),
     "slate": Entry("dias_lab.methods.slate:SLATE", SLATE),
+    "steve": Entry("", videos.STEVE, "dias_lab.methods.steve:STEVE"),
+    "tfdt": Entry("", videos.TfdT, "dias_lab.methods.tfdt:TfdT"),
+    "videosaur": Entry("", videos.VideoSAUR, "dias_lab.methods.videosaur:VideoSAUR"),
+    "slotcontrast": Entry("", videos.SlotContrast, "dias_lab.methods.slotcontrast:SlotContrast"),
+    "randsfq": Entry("", videos.RandSFQ, "dias_lab.methods.randsfq:RandSFQ"),
+    # what published weights need
+    "videosaur_original": Entry("", videos.VideoSAUROriginal, "dias_lab.reference.originals:VideoSAUROriginal"),
+    "slotcontrast_original": Entry("", videos.SlotContrastOriginal, "dias_lab.reference.originals:SlotContrastOriginal"),
+    "steve_published": Entry("", videos.STEVE, "dias_lab.reference.codes:PublishedSTEVE"),
+    "tfdt_published": Entry("", videos.TfdT, "dias_lab.reference.codes:PublishedTfdT"),
 }
 _parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
 for _point in entry_points(group="dias_lab.methods"):
@@ -79,6 +90,9 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
 
     def __post_init__(self):
         super().__post_init__()
+        if not (self.clip_frames or METHODS[self.method].place):
+            there = ", ".join(name for name, fields in PRESETS.items() if fields.get("clip_frames"))
+            raise ValueError(f"{self.method} is a method for clips: take a preset for clips ({there}), or clip_frames above 0")
         for part in dict.fromkeys([*PARTS, *OWN]):
             part.check(self)
 
@@ -172,10 +186,16 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
         return {field.name for part in others for field in dataclasses.fields(part)}
 
 
-def method_class(name: str, clips: bool = False) -> type:
-    """The class of a method, or its version for clips, imported on first use. ValueError where there is none."""
-    known = [one for one, entry in METHODS.items() if entry.clips or not clips]
-    if name not in known:
-        raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{nearest(name, known)}")
-    module, _, attribute = (METHODS[name].clips if clips else METHODS[name].place).partition(":")
+def method_class(name: str, clips: bool | None = None) -> type:
+    """The class of a method for images, or its version for clips, imported on first use. ValueError where there is none.
+
+    `clips` None: for images, where there is one.
+    """
+    entry = METHODS.get(name, Entry(""))
+    place = entry.clips if clips or clips is None and not entry.place else entry.place
+    if not place:
+        known = sorted(one for one, entry in METHODS.items() if (entry.clips if clips else entry.place or clips is None))
+        said = f"; there are: {', '.join(known)}" if name in METHODS else nearest(name, known)
+        raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{said}")
+    module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)

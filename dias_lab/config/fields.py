@@ -22,6 +22,7 @@ NotNegativeFloat = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "m
 Seed = Annotated[int, Rule(lambda value: 0 <= value < 2**64, "must not be negative, and below 2**64")]
 Share = Annotated[float, Rule(lambda value: 0 <= value <= 1, "is a share from 0 to 1")]
 CosineDistance = Annotated[float, Rule(lambda value: 0 <= value <= 2, "is a cosine distance from 0 to 2")]
+Cosine = Annotated[float, Rule(lambda value: -1 <= value <= 1, "is a cosine from -1 to 1")]
 Means = Annotated[str, "numbers"]  # one or three numbers in 0..1 separated by spaces, or nothing
 Deviations = Annotated[str, "numbers above 0"]
 JsonObject = Annotated[str, "JSON"]

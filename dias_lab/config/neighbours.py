@@ -10,10 +10,10 @@ from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive
 class Codes(Part):
     """A codebook: a table of vectors, the codes, the nearest of which stands for a feature.
 
-    VQDINO and SLATE read these, and DIAS with `target` "quantised".
+    VQDINO and SLATE read these, for videos TfdT and STEVE, and DIAS with `target` "quantised".
     """
 
-    readers: ClassVar = ("dias", "vqdino", "slate")
+    readers: ClassVar = ("dias", "vqdino", "slate", "tfdt", "steve", "tfdt_published", "steve_published")
 
     codebook_size: Annotated[int, Rule(lambda value: value > 1, "must be at least 2, for codes to differ")] = 4096
     code_dim: NotNegative = 0  # channels of a code; 0: as many as the features have, whose codes are features (not slate)
@@ -21,10 +21,10 @@ class Codes(Part):
     quantizer_rate: NotNegativeFloat = 10.0  # learning rate of the quantizer, as a share of learning_rate
 
     def check(self):
-        if self.method == "slate" and not self.code_dim:
-            raise ValueError("SLATE quantises pixels: code_dim must be above 0, there are no features to be codes")
-        if self.method == "slate" and self.cache_views:
-            raise ValueError("SLATE's tokens come from pixels, and a cache keeps features alone: take cache_views=0")
+        if self.method in ("slate", "steve", "steve_published") and not self.code_dim:
+            raise ValueError(f"{self.method} quantises pixels: code_dim must be above 0, there are no features to be codes")
+        if self.method in ("slate", "steve", "steve_published") and self.cache_views:
+            raise ValueError(f"{self.method}'s tokens come from pixels, and a cache keeps features alone: take cache_views=0")
 
 
 class VQDINO(Part):

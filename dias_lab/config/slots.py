@@ -5,7 +5,7 @@ from typing import Literal
 
 from dias_lab.config.fields import NotNegative, NotNegativeFloat, Part, Positive, PositiveFloat, Share
 
-OTHER_DECODERS = ("spot", "vqdino", "slate")  # methods that bring a decoder of their own
+OTHER_DECODERS = ("spot", "vqdino", "slate", "videosaur", "steve", "tfdt")  # methods that bring a decoder of their own
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Decoder(Part):
             raise ValueError('slot_frames is an option of the decoders "mlp" and "random_order", and decoder is "raster"')
         if self.decoder == "mlp" and self.decoder_layers < 2 and not self.slot_frames:
             raise ValueError("with decoder_layers=1 every slot weighs all locations alike: an MLP decoder needs at least 2")
-        if self.decoder_locations and (self.decoder != "mlp" or self.method in OTHER_DECODERS):
-            kind = f"{self.method}'s own" if self.method in OTHER_DECODERS else f'"{self.decoder}"'
+        if self.decoder_locations and (self.decoder != "mlp" or self.method.split("_")[0] in OTHER_DECODERS):
+            kind = f"{self.method}'s own" if self.method.split("_")[0] in OTHER_DECODERS else f'"{self.decoder}"'
             raise ValueError(
                 f"decoder_locations is {self.decoder_locations}, and the decoder is {kind}, in which locations depend "
                 'on each other: take decoder="mlp" (dias, dinosaur, smoothsa), or decoder_locations=0'
             )
-        if self.decoder_start == "lookup" and self.method not in OTHER_DECODERS:
+        if self.decoder_start == "lookup" and self.method.split("_")[0] not in OTHER_DECODERS:
             self.check_lookup()
 
     def check_lookup(self):

@@ -22,7 +22,7 @@ from torch import Tensor
 from dias_lab import losses
 from dias_lab.data.draws import Request, draw
 from dias_lab.methods.base import Given, Method, Output, locations, to_device
-from dias_lab.methods.clip_output import FRAME_AXIS, ClipOutput, Corrected, State
+from dias_lab.methods.clip_output import ClipOutput, Corrected, State
 from dias_lab.methods.parts import build_transition
 from dias_lab.methods.tracing import traced
 from dias_lab.modules.initializer import BoxSlots
@@ -35,6 +35,7 @@ AT_ONCE = 32  # frames, of all clips together, that an evaluation encodes and de
 class ClipMethod(Method):
     fresh = ("transition.", "boxes.")  # what an image model lacks, whose weights a clip model starts from
     output = ClipOutput
+    decoded = ()  # what `reconstruct` gives besides, as fields of the output
     truncate = False  # whether gradients go through a frame's last iteration only
 
     def __init__(self, config):
@@ -67,8 +68,8 @@ class ClipMethod(Method):
         whole = parts[0]
         if len(parts) > 1:
             joined = {
-                name: None if value is None else torch.cat([getattr(part, name) for part in parts], dim=FRAME_AXIS[name])
-                for name, value in whole.per_frame(lambda value, axis: value).items()
+                name: None if getattr(whole, name) is None else torch.cat([getattr(part, name) for part in parts], dim=axis)
+                for name, axis in whole.axes.items()
             }
             whole = replace(whole, **joined, iterations=sum((part.iterations for part in parts), ()))
         if frames is not None and frames.shape != whole.slots.shape[:2]:
@@ -84,12 +85,13 @@ class ClipMethod(Method):
         """
         whole, state = _checked(images, features), None
         size = whole.shape[1] if self.training else max(AT_ONCE // len(whole), 1)
-        for piece in whole.split(size, dim=1):
-            piece = self.normalise(piece) if piece.dtype == torch.uint8 else piece
-            found = self.encode(piece, None if features is None else piece)  # [B f C h w]
+        for f in range(0, whole.shape[1], size):
+            shown, known = (None if one is None else one[:, f : f + size] for one in (images, features))
+            shown = self.normalise(shown) if shown is not None and shown.dtype == torch.uint8 else shown
+            found = self.encode(shown, known)  # [B f C h w]
             if state is None:
                 given = self.start(found, initial_slots, decoder_attention, keep, draws, boxes)
-            output, state = self.run(found, given, state)
+            output, state = self.run(found, given._replace(images=shown), state)
             yield output
 
     @torch.no_grad()
@@ -111,7 +113,7 @@ class ClipMethod(Method):
             raise ValueError(f"the state is of {len(state.keep)} streams, and the frames are {len(frame)}")
         features = self.encode(frame[:, None])
         given = self.start(features, initial_slots if begins else state.initial, decoder_attention, keep, draws, boxes)
-        output, state = self.run(features, given, state)
+        output, state = self.run(features, given._replace(images=frame[:, None]), state)
         return output.frame(0), state
 
     def start(self, features, initial_slots, decoder_attention, keep, draws, boxes) -> Given:
@@ -174,11 +176,17 @@ class ClipMethod(Method):
         attention = torch.stack(maps, dim=2).unflatten(4, features.shape[3:])  # [T B F N h w]
         leader = None if found[0].leader is None else torch.stack([one.leader for one in found], dim=2)
         draws = {name: given.draws[name].flatten(0, 1) for name in self.decoder.drawn(given.draws)} if self.training else {}
-        parts = flat, slots.flatten(0, 1), keep.flatten(0, 1), draws, given.decoder_attention, attention[-1].flatten(0, 1)
-        decoded = *self.reconstruct(*parts), self.sampled(draws)
-        reconstruction, seen, sampled = (None if part is None else part.unflatten(0, (B, F)) for part in decoded)
-        own = dict(iterations=tuple(len(one.attention) for one in found), leader=leader, sampled=sampled)
-        return self.output(features, slots, attention, keep, reconstruction, seen, **own, **found[0].more), state
+        target, own = self.target(flat, given)
+        parts = target, slots.flatten(0, 1), keep.flatten(0, 1), draws, given.decoder_attention, attention[-1].flatten(0, 1)
+        decoded = self.sampled(draws), *self.reconstruct(*parts)
+        sampled, reconstruction, seen, *more = (None if part is None else part.unflatten(0, (B, F)) for part in decoded)
+        own |= dict(iterations=tuple(len(one.attention) for one in found), leader=leader, sampled=sampled)
+        own |= dict(zip(self.decoded, more, strict=True)) | found[0].more
+        return self.output(target.unflatten(0, (B, F)), slots, attention, keep, reconstruction, seen, **own), state
+
+    def target(self, features: Float[Tensor, "B*F C h w"], given: Given) -> tuple[Tensor, dict]:
+        """What the slots reconstruct, [B*F C h w], and what else the output has of it. `given.images` are [B F 3 R R]."""
+        return features, {}
 
     def first(self, projected: Float[Tensor, "B L K"], given: Given) -> Corrected:
         """The first frame: what the image method does."""

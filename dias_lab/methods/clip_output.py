@@ -5,7 +5,7 @@ D slot width.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,6 +22,7 @@ FRAME_AXIS = {  # of the fields of an output that have one
 class ClipOutput(Output):
     """What a pass over clips gives."""
 
+    axes: ClassVar[dict] = FRAME_AXIS  # an output with more such fields adds theirs
     features: Float[Tensor, "B F C h w"]  # the reconstruction's target
     slots: Float[Tensor, "B F N D"]
     attention: Float[Tensor, "T B F N h w"]  # a frame with fewer iterations has its first map in front, again and again

@@ -8,7 +8,7 @@ Axes: T iterations, B images, N slots, C feature channels, D slot width, h w loc
 """
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dias_lab import losses
 from dias_lab.methods.base import Given, Method, Output
@@ -22,8 +22,11 @@ class DINOSAUR(Method):
         backbone = build_backbone(config)
         super().__init__(config, backbone)
         self.add_slot_attention()
-        self.decoder = build_decoder(config, backbone.feature_dim, backbone.grid)
+        self.decoder = self.build_decoder()
         start(self.project, self.aggregator, config)
+
+    def build_decoder(self) -> nn.Module:
+        return build_decoder(self.config, self.backbone.feature_dim, self.backbone.grid)
 
     def run(self, features: Float[Tensor, "B C h w"], given: Given) -> Output:
         slots, attention, keep = self.attend(features, given)

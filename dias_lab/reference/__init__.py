@@ -2,7 +2,8 @@
 
     model = reference.load("archive-dias/dias_r-coco/42-0027.pth", preset="coco")
     model = reference.load("checkpoint.pt.tar", method="spot", preset="coco")  # smoothsa, spot, dinosaur likewise
-    model = reference.load("42-0040.pth", method="smoothsa", preset="ytvis")  # for videos; movi_c, movi_d, movi_e likewise
+    model = reference.load("42-0040.pth", method="smoothsa", preset="ytvis")  # for videos; movi_c, movi_d, movi_e likewise,
+    # and so are those of method="randsfq", "slotcontrast", "videosaur"
     reference.save(model, "runs/dias-coco")  # from here on a run directory like any other
 
 Which names belong to what is in names.py.
@@ -10,6 +11,7 @@ Which names belong to what is in names.py.
 
 import contextlib
 import fnmatch
+import itertools
 import pickle
 import re
 import warnings
@@ -26,7 +28,8 @@ from dias_lab import runs
 from dias_lab.config import Config, nearest
 from dias_lab.methods import Method, build, checkpoint
 from dias_lab.modules.decoder import resize_position
-from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, WITHOUT
+from dias_lab.reference import originals
+from dias_lab.reference.names import FIELDS, IGNORED, NAMES, OLDER, SIGNS, TABLES, TIME, WITHOUT
 
 # Plain numbers of numpy, which stand beside the weights in SPOT's files; the older name is that of numpy 1
 NUMBERS = [np.dtype, *(np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)]
@@ -38,14 +41,15 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     """The model whose published weights are in a file (.pth or .safetensors) or a state dict, in evaluation mode.
 
     Its config is `Config.preset(preset, form="released", method=method, **fields)`, with what the published model has
-    otherwise (FIELDS in names.py). SPOT's own code and its re-implementation are told apart by their names. Half
+    otherwise (FIELDS in names.py). Authors' own code and re-implementations (of SPOT, VideoSAUR, SlotContrast) are told apart by
+    their names; where the number of slots is not in the file, it is the preset's, or `num_slots`. Half
     precision becomes float32; position tables of another size are resized bilinearly, with a warning. The file is read
     as tensors only: nothing in it is executed.
 
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
-    known = {name for name in NAMES if " " not in name}  # "spot original" is told from "spot" by the names in the file
+    known = {name.partition(" ")[0].partition("_")[0] for name in NAMES}  # authors' own are told apart by the names in the file
     if method not in known:
         raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
@@ -53,18 +57,26 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     own = {"method": method, "backbone_weights": "checkpoint"}
     asked = Config.preset(preset, **{**fields, "method": method})  # refused before anything is read
     layout, stage = f"{method} clips" if asked.clip_frames else method, {}
+    if f"{method}_published clips" in NAMES:  # of these there is no other
+        own["method"], layout = f"{method}_published", f"{method}_published clips"
     if layout not in NAMES:
-        there = ", ".join(name.removesuffix(" clips") for name in NAMES if name.endswith(" clips"))
+        there = ", ".join(dict.fromkeys(name.split("_")[0].removesuffix(" clips") for name in NAMES if name.endswith(" clips")))
         raise ValueError(f"preset {preset!r} is for clips, and of {method} no such weights are known here; there are: {there}")
     given = isinstance(path_or_state_dict, Mapping)
     path = None if given else runs.resolve(path_or_state_dict)
     state = path_or_state_dict if given else read(path)
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):  # SPOT's files hold more
-        state = state["model"]
+    for wrapper in ("model", "state_dict")[: 1 + asked.clip_frames]:  # SPOT's files hold more; so do Lightning's, for clips
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if asked.clip_frames and kind_of(state) == f"{method}_original clips":
+        own["method"], layout = f"{method}_original", f"{method}_original clips"
+        stage = originals.sizes(state)
     if layout == "spot" and kind_of(state) == "spot original":
         layout = "spot original"
         if any(name.startswith("second_encoder.") for name in state):  # a second backbone
             stage = {"stage": 2}
+    if layout == "randsfq clips" and isinstance(state, Mapping) and any("decode.readout." in str(name) for name in state):
+        stage = TIME
     config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage, **fields, **own})
     model = build(config)
     model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
@@ -112,8 +124,8 @@ def kind_of(state) -> str | None:
     if not isinstance(state, Mapping):
         return None
     axes = {str(name).removeprefix("m."): getattr(value, "ndim", 0) for name, value in state.items()}
-    for kind, (sign, ndim, _) in SIGNS.items():
-        if any(ndim in (None, axes[name]) for name in fnmatch.filter(axes, sign)):
+    for kind, (signs, ndim, _) in SIGNS.items():
+        if all(any(ndim in (None, axes[name]) for name in fnmatch.filter(axes, sign)) for sign in signs.split()):
             return kind
     return None
 
@@ -161,7 +173,8 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     if listed:
         kind = kind_of(state)
         listed += [] if kind in (None, layout) else [SIGNS[kind][2]]
-        what = f"{layout.removesuffix(' clips')} model for clips" if layout.endswith(" clips") else f"{layout} model"
+        clips = layout.endswith(" clips")
+        what = f"{layout.removesuffix(' clips').split('_')[0]} model for clips" if clips else f"{layout} model"
         raise ValueError(f"{source} does not hold a published {what} of this config: {'; '.join(listed)}")
     return {ours: values[0] if len(values) == 1 else torch.cat(values) for ours, values in found.items()}
 
@@ -173,6 +186,8 @@ def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
         raise ValueError(f"holds no dense floats, but {value.dtype} ({value.layout}, {value.device})")
     value = value.detach().to("cpu", torch.float32)
+    if without_ones(value.shape) == without_ones(shape):  # some tables have more of them in front
+        value = value.reshape(shape)
     if resize and value.ndim == len(shape) == 3 and value.shape[::2] == shape[::2] and 0 not in value.shape:
         with contextlib.suppress(ValueError):  # not a square: misshapen
             value = resize_position(value, shape[1])
@@ -181,6 +196,11 @@ def fitted(value: Tensor, shape: tuple, resize: bool = False) -> Tensor:
     if not value.isfinite().all():
         raise ValueError("holds NaN or infinities")
     return value
+
+
+def without_ones(shape) -> tuple[int, ...]:
+    """A shape without the axes of 1 in front."""
+    return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _some(items: list[str]) -> str:

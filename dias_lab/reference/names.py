@@ -2,7 +2,9 @@
 
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
 Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
-Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table), and of gkakogeorgiou/spot (stage 1, 260; stage 2, 409).
+Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261), of Genera1Z/RandSF.Q
+(RandSF.Q, 254, its variant with time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of
+gkakogeorgiou/spot (stage 1, 260; stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
 A method joins by a table in NAMES.
 """
 
@@ -44,23 +46,93 @@ SMOOTHSA = GENERA1Z | {
     "initializer.block.mlp.0": "initializ.qinit.linear1",
     "initializer.block.mlp.2": "initializ.qinit.linear2",
 }
+ENCODER = {
+    "transition.layer.self_attention": "self_attn",
+    "transition.layer.norm_self": "norm1",
+    "transition.layer.mlp.0": "linear1",
+    "transition.layer.mlp.2": "linear2",
+    "transition.layer.norm_mlp": "norm2",
+}
+DECODER = ENCODER | {
+    "transition.layer.cross_attention": "multihead_attn",
+    "transition.layer.norm_cross": "norm2",
+    "transition.layer.norm_mlp": "norm3",
+}
+RSFQ = {ours: f"transit.transit.{theirs}" for ours, theirs in DECODER.items()}
+RSFQ |= {"transition.time": "transit.te", "transition.project": "transit.proji"}
+TRANSITION = {"boxes": "initializ"} | {ours: f"transit.{theirs}" for ours, theirs in ENCODER.items()}
+CODES = ENCODING | TRANSITION | {ours: theirs for ours, theirs in TRANSFORMER.items() if "project" not in ours} | {
+    "aggregator.mlp.0": "aggregat.ffn.0",
+    "aggregator.mlp.2": "aggregat.ffn.3",  # a dropout stands between
+    "quantizer.encode": "mediat.encode",
+    "decoder.start": "decode.bos",
+    "decoder.position": "decode.posit_embed._pe",
+    "decoder.readout": "decode.readout",
+}  # fmt: skip
+LAYER = {
+    "norm_self": "norm1", "qkv": "self_attn.qkv", "out_proj": "self_attn.out_proj", "norm_mlp": "norm2", "mlp.0": "linear1",
+    "mlp.2": "linear2",
+}
+CORRECTOR, PREDICTOR = "processor.module.corrector", "processor.module.predictor.blocks.0"
+ORIGINAL = {
+    "initializer": "initializer",
+    "backbone.model": "encoder.module.backbone.model",
+    "project": "encoder.module.output_transform.layers",
+    "aggregator.to_query": f"{CORRECTOR}.to_q",
+    "aggregator.to_key": f"{CORRECTOR}.to_k",
+    "aggregator.to_value": f"{CORRECTOR}.to_v",
+    "aggregator.gru": f"{CORRECTOR}.gru",
+    "aggregator.norm_features": f"{CORRECTOR}.norm_features",
+    "aggregator.norm_slots": f"{CORRECTOR}.norm_slots",
+    "decoder.position": "decoder.module.pos_emb",
+} | {f"transition.layer.{ours}": f"{PREDICTOR}.{theirs}" for ours, theirs in LAYER.items()}
 QKV = [f"proj_{matrix}.weight" for matrix in "qkv"]  # one below the other they are torch's in_proj_weight
 CROSS = "dec.blocks.*.encoder_decoder_attn"
 
 NAMES = {
     "dias": GENERA1Z,
     "smoothsa": SMOOTHSA,
-    "smoothsa clips": SMOOTHSA | {
-        "boxes": "initializ.mlp",
-        "transition.time": "transit.te",
-        "transition.project": "transit.proji",
-        "transition.layer.self_attention": "transit.transit.self_attn",
-        "transition.layer.norm_self": "transit.transit.norm1",
-        "transition.layer.cross_attention": "transit.transit.multihead_attn",
-        "transition.layer.norm_cross": "transit.transit.norm2",
-        "transition.layer.mlp.0": "transit.transit.linear1",
-        "transition.layer.mlp.2": "transit.transit.linear2",
-        "transition.layer.norm_mlp": "transit.transit.norm3",
+    "smoothsa clips": SMOOTHSA | RSFQ | {"boxes": "initializ.mlp"},
+    "randsfq clips": GENERA1Z | RSFQ | {"boxes": "initializ", "readout": "decode.readout"},
+    "slotcontrast clips": ENCODING | AGGREGATOR_MLP | TRANSITION | {
+        "decoder.position": "decode.posit_embed._pe",
+        "decoder.mlp": "decode.backbone",
+    },
+    "videosaur clips": ENCODING | AGGREGATOR_MLP | TRANSITION | {
+        "decoder.position": "decode.posit_embed._pe",
+        "decoder.norm_memory": "decode.norm_m",
+        "decoder.norm_query": "decode.norm_q",
+        "decoder.norm_key": "decode.norm_k",
+        "decoder.layers.*.norm_self": "decode.allocat.layers.*.norm1",
+        "decoder.layers.*.norm_cross": "decode.allocat.layers.*.norm2",
+        "decoder.layers.*.cross_attention": "decode.allocat.layers.*.multihead_attn",
+        "decoder.layers.*.norm_mlp": "decode.allocat.layers.*.norm3",
+        "decoder.layers.*.mlp.0": "decode.allocat.layers.*.linear1",
+        "decoder.layers.*.mlp.2": "decode.allocat.layers.*.linear2",
+        "decoder.to_query.weight": "decode.attent.q_proj_weight",
+        "decoder.to_key.weight": "decode.attent.k_proj_weight",
+        "decoder.render": "decode.render",
+    },
+    "steve_published clips": CODES | {"quantizer.codebook": "mediat.codebook.templat.weight"},
+    "tfdt_published clips": CODES | {
+        "quantizer.codebook": "mediat.quant.codebook.weight",
+        "quantizer.to_code": "mediat.quant.project",
+    },
+    "videosaur_original clips": ORIGINAL | {
+        **{f"decoder.layers.*.{ours}": f"decoder.module.allocator.blocks.*.{theirs}" for ours, theirs in LAYER.items()},
+        "decoder.norm_memory": "decoder.module.norm_memory",
+        "decoder.norm_query": "decoder.module.norm_q",
+        "decoder.norm_key": "decoder.module.norm_k",
+        "decoder.to_query": "decoder.module.to_q",
+        "decoder.to_key": "decoder.module.to_k",
+        "decoder.render.layers": "decoder.module.renderer.layers",
+        "decoder.render.out": "decoder.module.output_transform",
+    },
+    "slotcontrast_original clips": ORIGINAL | {
+        "aggregator.norm_mlp": f"{CORRECTOR}.mlp.layers.0",
+        "aggregator.mlp.0": f"{CORRECTOR}.mlp.layers.1",
+        "aggregator.mlp.2": f"{CORRECTOR}.mlp.layers.3",
+        "decoder.mlp": "decoder.module.mlp.layers",
     },
     "spot": ENCODING | AGGREGATOR_MLP | TRANSFORMER | {"decoder.start": "decode.bos"},
     "dinosaur": ENCODING | {
@@ -104,10 +176,16 @@ NAMES = {
 
 # What a published model has otherwise than Config.preset(preset, form="released", method=method)
 UNNORMED = {"backbone_arguments": '{"final_norm": false}'}  # published without the final norm
+TIME = dict(similarity_weight=0.1, contrast_weight=0.0)  # of RandSF.Q's variant with time similarity
 DINO, DINO_2 = "vit_base_patch16_224.dino", "vit_small_patch14_dinov2.lvd142m"
 FIELDS = {
-    "dias": UNNORMED, "smoothsa": UNNORMED, "smoothsa clips": UNNORMED, "spot": UNNORMED,
+    **dict.fromkeys(("dias", "smoothsa", "smoothsa clips", "spot", "randsfq clips"), UNNORMED),
+    **dict.fromkeys(
+        ("slotcontrast clips", "videosaur clips", "steve_published clips", "tfdt_published clips"),
+        dict(backbone=DINO_2, backbone_norm=True),
+    ),
     "dinosaur": dict(backbone=DINO_2, backbone_norm=True, project_dim=256, project_hidden_dim=768),
+    **dict.fromkeys(("videosaur_original clips", "slotcontrast_original clips"), {}),  # the file's own sizes: originals.py
     "spot original": dict(backbone=DINO, image_size=224, backbone_size=224, decoder_heads=6, spot_parts="original"),
 }  # fmt: skip
 
@@ -119,15 +197,24 @@ WITHOUT = {  # saved, but no weights
 }
 TABLES = ("backbone.model.pos_embed", "decoder.position")  # [1 L C], resized where the map's size differs
 
-# A name that only this kind of checkpoint has, and its number of axes where another kind shares the name; first hit counts.
-# And what to tell whoever gave it for another kind
-THESE = "these are the weights of"
+# Names that only this kind of checkpoint has, all of them, and their number of axes where another kind shares them; first hit
+# counts. And what to tell whoever gave it for another kind
+THESE, CLIPS = "these are the weights of", "and a preset for clips, ytvis, movi_c, movi_d or movi_e"
 SIGNS = {
     "dias_lab": ("aggregator.to_query.weight", None,
                  "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir"),
-    "vq": ("mediat.*", None, f"{THESE} a model with a codebook (SLATE, VQDINO): published ones are not read here"),
-    "smoothsa clips": ("transit.te.weight", None,
-                       f'{THESE} a model for videos: method="smoothsa" and a preset for clips, ytvis, movi_c, movi_d or movi_e'),
+    "steve_published clips": ("mediat.codebook.* transit.*", None, f'{THESE} STEVE, for videos: method="steve" {CLIPS}'),
+    "tfdt_published clips": ("mediat.quant.* transit.*", None, f'{THESE} VVO-TfdT, for videos: method="tfdt" {CLIPS}'),
+    "vq": ("mediat.*", None, f"{THESE} a codebook, or a model with one (SLATE, VQDINO): published ones are not read here"),
+    "smoothsa clips": ("transit.te.weight initializ.logstd2", None, f'{THESE} SmoothSA for videos: method="smoothsa" {CLIPS}'),
+    "randsfq clips": ("transit.te.weight", None, f'{THESE} RandSF.Q, for videos: method="randsfq" {CLIPS}'),
+    "videosaur clips": ("decode.allocat.*", None, f'{THESE} VideoSAUR, for videos: method="videosaur" {CLIPS}'),
+    "slotcontrast clips": ("transit.linear1.weight decode.backbone.0.weight", None,
+                           f'{THESE} SlotContrast, for videos: method="slotcontrast" {CLIPS}'),
+    "videosaur_original clips": ("decoder.module.allocator.*", None,
+                                 f'{THESE} VideoSAUR, of its authors\' own code: method="videosaur", for clips'),
+    "slotcontrast_original clips": ("decoder.module.mlp.*", None,
+                                    f'{THESE} SlotContrast, of its authors\' own code: method="slotcontrast", for clips'),
     "smoothsa": ("initializ.logstd2", None, f'{THESE} SmoothSA for images: method="smoothsa" and a preset for images'),
     "spot original": ("slot_attn.slot_attention.*", None, f'{THESE} SPOT, of its authors\' own code: method="spot"'),
     "spot": ("decode.bos", 4, f'{THESE} SPOT, as re-implemented beside SmoothSA: method="spot"'),

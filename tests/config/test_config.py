@@ -10,6 +10,7 @@ from dias_lab.config.dias import DIAS
 from dias_lab.config.neighbours import SPOT, SmoothSA
 from dias_lab.config.slots import Slots
 from dias_lab.config.training import Training
+from dias_lab.config.video_neighbours import VideoSAUR
 from dias_lab.methods import Method
 from dias_lab.metrics import PROTOCOLS
 
@@ -101,10 +102,14 @@ def test_a_config_that_is_none_is_named(content, tmp_path):
         Config.load(tmp_path)
 
 
+def preset_for(method):
+    return "coco" if METHODS[method].place else "ytvis"
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("missing", [["backbone"], ["method"], ["seed", "num_slots", "steps"], None])
 def test_missing_fields_are_an_error_that_lists_them(missing, method, tmp_path):
-    fields = Config.preset("coco", method=method).to_dict()
+    fields = Config.preset(preset_for(method), method=method).to_dict()
     missing = missing or [name for name in fields if name not in Config(**fields).unread() | LATER]  # {}
     left = {name: value for name, value in fields.items() if name not in missing}
     (tmp_path / "config.json").write_text(json.dumps(left))
@@ -112,7 +117,7 @@ def test_missing_fields_are_an_error_that_lists_them(missing, method, tmp_path):
         Config.load(tmp_path)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method, entry in METHODS.items() if entry.place])
 def test_a_config_of_an_older_version_lacks_what_came_later_and_what_others_read(method, tmp_path):
     config = Config.preset("coco", method=method)
     config = config.replace(**{name: getattr(Config(), name) for name in LATER}) if method == "dias" else config
@@ -173,16 +178,19 @@ def test_the_fields_of_one_part():
 @pytest.mark.parametrize(
     "method, parts",
     [
-        ("dias", [SmoothSA, SPOT]),
-        ("smoothsa", [DIAS, SPOT, Codes]),
-        ("spot", [DIAS, SmoothSA, Codes]),
-        ("dinosaur", [DIAS, SmoothSA, SPOT, Codes]),
-        ("vqdino", [DIAS, SmoothSA, SPOT]),
-        ("slate", [DIAS, SmoothSA, SPOT]),
+        ("dias", [SmoothSA, SPOT, VideoSAUR]),
+        ("smoothsa", [DIAS, SPOT, Codes, VideoSAUR]),
+        ("spot", [DIAS, SmoothSA, Codes, VideoSAUR]),
+        ("dinosaur", [DIAS, SmoothSA, SPOT, Codes, VideoSAUR]),
+        ("vqdino", [DIAS, SmoothSA, SPOT, VideoSAUR]),
+        ("slate", [DIAS, SmoothSA, SPOT, VideoSAUR]),
+        ("slotcontrast", [DIAS, SmoothSA, SPOT, Codes, VideoSAUR]),
+        ("videosaur", [DIAS, SmoothSA, SPOT, Codes]),
+        ("randsfq", [DIAS, SmoothSA, SPOT, Codes]),
     ],
 )
 def test_what_only_other_methods_read(method, parts):
-    config = Config.preset("coco", method=method)
+    config = Config.preset(preset_for(method), method=method)
     assert config.unread() == {name for part in parts for name in own(part)}
     assert not config.unread() & {"method", "seed", "data", *own(Backbone), *own(Slots), *own(Training)}
 
@@ -195,13 +203,22 @@ def test_a_method_is_a_class_that_is_imported_on_first_use(method):
     assert issubclass(method_class(method), Method)
 
 
+def test_a_method_for_clips_alone_is_refused_for_images():
+    with pytest.raises(ValueError, match=r"videosaur is a method for clips: take a preset for clips \(clips, ytvis, .*or clip_frames"):
+        Config.preset("coco", method="videosaur")
+    with pytest.raises(ValueError, match="no method 'videosaur'; there are: dias, dinosaur, slate"):
+        method_class("videosaur", clips=False)
+    assert method_class("videosaur") is method_class("videosaur", clips=True)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="no method 'dinosour'; did you mean 'dinosaur'"):
         method_class("dinosour")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method, preset", [
+    (method, preset) for method in METHODS for preset in PRESETS if METHODS[method].place or PRESETS[preset].get("clip_frames")
+])  # fmt: skip
 def test_a_method_changes_what_its_part_says_and_nothing_else(method, preset):
     part, plain = METHODS[method].part, Config.preset(preset).to_dict()
     expected = plain | {"method": method} | part.changes | part.on_presets.get(preset, {})

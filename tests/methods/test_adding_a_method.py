@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from dias_lab import runs
+from dias_lab.data.convert import scenes as clips
 from dias_lab.trace import AttentionTrace
 
 PROJECT = Path(__file__).parents[2]
-PAGE = (PROJECT / "docs" / "adding_a_method.md").read_text()
+WHOLE = (PROJECT / "docs" / "adding_a_method.md").read_text()
+CLIPS = re.search(r"## A method for clips\n.*?(?=## What)", WHOLE, re.DOTALL)[0]
+PAGE = WHOLE.replace(CLIPS, "")  # on images
 SIZES = "--preset shapes --backbone-size 128 --fourier-dim 16 --fourier-stride 16 --slot-dim 12 --slot-mlp-dim 16 --num-slots 4"
 MORE = "--learning-rate 0.01 --batch-size 4 --log-every 2 --evaluate-every 4 --evaluate-images 2 --device cpu"
 
@@ -34,6 +37,19 @@ def shell(lines: list[str], tmp_path: Path) -> str:
     return result.stdout
 
 
+def follow(blocks, tmp_path: Path):
+    """Make the files, and the changes to files, that a page shows."""
+    for name, kind, text in blocks:
+        path = tmp_path / name
+        if kind == "python":
+            assert not path.exists()
+            path.write_text(text)
+            continue
+        old, new = ("".join(line[1:] for line in text.splitlines(True) if line[0] in " " + mark) for mark in "-+")
+        assert path.read_text().count(old) == 1
+        path.write_text(path.read_text().replace(old, new))
+
+
 def copied(tmp_path: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "dias_lab", tmp_path / "dias_lab", ignore=ignored, dirs_exist_ok=True)
@@ -46,17 +62,7 @@ def test_the_page_makes_a_method_that_trains_evaluates_and_traces(small_scenes, 
     assert [kind for _, kind, _ in blocks] == ["python", "diff"]
     assert len([line for _, _, text in blocks for line in text.splitlines() if line.strip()]) < 100
     assert [line[0] for line in blocks[1][2].splitlines()] == [" ", "+"]  # one line
-    copied(tmp_path)
-    for name, kind, text in blocks:
-        path = tmp_path / name
-        if kind == "python":
-            assert not path.exists()
-            path.write_text(text)
-            continue
-        old, new = ("".join(line[1:] for line in text.splitlines(True) if line[0] in " " + mark) for mark in "-+")
-        assert path.read_text().count(old) == 1
-        path.write_text(path.read_text().replace(old, new))
-
+    follow(blocks, copied(tmp_path))
     said = shell(
         [
             f"train --method sharp --run-dir run --steps 8 {SIZES} {MORE} --data {small_scenes}",
@@ -72,6 +78,27 @@ def test_the_page_makes_a_method_that_trains_evaluates_and_traces(small_scenes, 
     trace = AttentionTrace.load(tmp_path / "maps.npz")
     assert trace.about["method"] == "sharp" and trace.attention.shape[2:] == (4, 8, 8)
     np.testing.assert_allclose(trace.decoder_attention.astype(float).sum(axis=1), 1, atol=5e-3)
+
+
+def test_the_page_makes_a_method_for_clips_that_trains_evaluates_and_streams(tmp_path):
+    code, stream = re.findall(r"```python\n(.*?)```", CLIPS, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) < 60
+    blocks = [("dias_lab/methods/steady.py", "python", code)]
+    blocks.append(("dias_lab/config/__init__.py", "diff", re.search(r"```diff\n(.*?)```", CLIPS, re.DOTALL)[1]))
+    assert [line[0] for line in blocks[1][2].splitlines()] == [" ", "+"]  # one line
+    follow(blocks, copied(tmp_path))
+    commands = [line.removeprefix("python -m dias_lab ") for line in re.search(r"```\n(python -m.*?)```", CLIPS, re.DOTALL)[1].splitlines()]
+    clips.convert_clips(tmp_path / "data" / "clips", train=2, validation=1, test=1, frames=2)
+    small = "--clip-frames 3 --steps 3 --batch-size 2 --log-every 1 --evaluate-every 3 --evaluate-images 1 --conditioning-images 2 --device cpu"
+    shell([f"{commands[0]} {small}", *commands[1:]], tmp_path)
+    log = [line for line in runs.read_lines(tmp_path / "runs" / "steady" / "metrics.jsonl") if "loss" in line]
+    assert log[-1]["change"] > 0 and log[0]["weight_change"] < log[-1]["weight_change"]
+    about = "import torch\nframes = torch.randint(0, 255, (3, 1, 3, 140, 130), dtype=torch.uint8)\n"
+    check = "clip, given = model.prepare(frames.movedim(0, 1)), dict(draws=model.draw([0], 1))\nwhole = model(clip, **given).change\n"
+    check += "from dias_lab.methods import clip as loop; loop.AT_ONCE = 1\n"
+    check += "print(whole.shape, bool((whole - model(clip, **given).change).abs().max() < 1e-5), whole[0].any(dim=1).tolist())"
+    result = python(f"{about}{stream}print(output.slots.shape, state.frame)\n{check}", tmp_path)
+    assert "torch.Size([1, 7, 64]) 3\ntorch.Size([1, 3, 7]) True [False, True, True]" in result.stdout, result.stderr
 
 
 @pytest.fixture

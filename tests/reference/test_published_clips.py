@@ -98,7 +98,7 @@ def test_one_wrong_name_or_shape_is_refused_with_its_name(change, words):
         reference.load(state, method="smoothsa", preset="ytvis", **TINY)
 
 
-IMAGES, VIDEOS = "these are the weights of SmoothSA for images: method=.*preset for images", "these are the weights of a model for videos"
+IMAGES, VIDEOS = "these are the weights of SmoothSA for images: method=.*preset for images", "these are the weights of SmoothSA for videos"
 
 
 @pytest.mark.parametrize(
