@@ -18,7 +18,7 @@ ROOMS = [
 VIZ_MAY_IMPORT = {"trace", "files", "viz"}
 # lines of Python, for all that is planned; a file has at most 300
 BUDGETS = {
-    "config": 840, "runs": 500, "data": 5205, "modules": 1600, "methods": 2100, "analysis": 1270, "heads": 450, "prediction": 650,
+    "config": 845, "runs": 500, "data": 5205, "modules": 1610, "methods": 2100, "analysis": 1270, "heads": 450, "prediction": 650,
     "training": 950, "reference": 700, "book": 1900, "shell": 750, "viz": 1400,
 }  # fmt: skip
 # tables that name what is imported on first use: methods are of many files, and help must be instant

@@ -15,6 +15,8 @@ from dias_lab.config.fields import (
     Stage,
 )
 
+KINDS = ("none", "scale", "standardise", "pca", "whiten", "half_whiten")
+
 
 @dataclass(frozen=True)
 class Backbone(Part):
@@ -33,8 +35,8 @@ class Backbone(Part):
     image_std: Deviations = ""  # the same for the deviation, above 0
     colour_stride: Positive = 8  # pixels per location; this and the next: "colour" only, mean and deviation of squares
     colour_texture: NotNegativeFloat = 0.5  # weight of the colours' deviation within a square beside their mean
-    conditioning: Literal["none", "scale", "standardise", "pca", "whiten"] = "none"  # features, as fitted on the training split
-    conditioning_dim: NotNegative = 0  # components that pca and whiten keep; 0: all
+    conditioning: Literal[KINDS] = "none"  # of features, fitted on the training split; half_whiten: between pca and whiten
+    conditioning_dim: NotNegative = 0  # components that pca, whiten and half_whiten keep; 0: all
     conditioning_images: Positive = 256  # the first so many of the training split are what it is fitted on; or all
     position_weight: NotNegativeFloat = 0.0  # of two channels appended to the features, which tell a location's place; 0: none
     fourier_dim: Positive = 128  # channels; this and the next four: fourier only

@@ -36,10 +36,10 @@ PRESETS = types.MappingProxyType({
     "photos": dict(
         data="data/photos", crop_scale=1.0, cache_views=1, backbone="tf_efficientnet_lite0",
         backbone_weights="data/tf_efficientnet_lite0.safetensors", backbone_arguments='{"output_stride": 16}',
-        backbone_stage="blocks.5 blocks.6", backbone_size=256, image_mean="0.5", image_std="0.5", conditioning="whiten",
-        conditioning_dim=60, position_weight=1.0, slot_dim=64, slot_mlp_dim=256, num_iterations=5, aggregator_start="k_means",
+        backbone_stage="blocks.5 blocks.6", backbone_size=256, image_mean="0.5", image_std="0.5", conditioning="half_whiten",
+        conditioning_dim=62, position_weight=1.0, slot_dim=66, slot_mlp_dim=256, num_iterations=5, aggregator_start="k_means",
         linkage="average", merge_threshold=0.4, min_kept=2, decoder="mlp", decoder_start="lookup", decoder_layers=3,
-        decoder_mlp_dim=256, decoder_locations=32, distillation_weight=0.1, steps=1500, learning_rate=2e-3,
+        decoder_mlp_dim=256, decoder_locations=32, distillation_weight=0.1, steps=3000, learning_rate=2e-3,
         precision="32-true", evaluate_every=500, evaluate_images=100,
     ),
     "coco": dict(data="data/coco", num_slots=7),

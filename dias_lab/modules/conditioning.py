@@ -15,6 +15,8 @@ from torch import Tensor
 
 from dias_lab.modules.backbone import Backbone, ColourBackbone, FourierBackbone, TimmBackbone
 
+ROTATIONS = {"pca": 0.0, "whiten": 0.5, "half_whiten": 0.25}  # to which power of its variance a component is divided by it
+
 
 class Conditioned(Backbone):
     """A frozen backbone whose features are conditioned. Until `fit` has been called, or weights were loaded, it gives none."""
@@ -23,17 +25,18 @@ class Conditioned(Backbone):
     waits_for = "the conditioning of the features is not fitted: train the model, or load its weights"
 
     def __init__(self, backbone: Backbone, kind: str, num_components: int = 0, position: float = 0.0):
-        """`kind`: "none", "scale" (mean removed, one scale for all channels), "standardise" (one each), "pca", "whiten".
+        """`kind`: "none", "scale" (mean removed, one scale for all channels), "standardise" (one each), "pca", "whiten";
+        "half_whiten": standardised, then each component divided by the root of its deviation, half the way from pca to whiten.
 
-        `num_components` of pca and whiten, 0: all. `position`: weight of two channels that tell where a location is, each
+        `num_components` of the last three, 0: all. `position`: weight of two channels that tell where a location is, each
         of deviation 1 before. Raises ValueError for more components than channels.
         """
         super().__init__(backbone.size, backbone.mean, backbone.std)
         C = backbone.feature_dim
         if num_components > C:
             raise ValueError(f"conditioning_dim is {num_components}, and the backbone has {C} channels")
-        if num_components and kind not in ("pca", "whiten"):
-            raise ValueError(f'conditioning_dim is for "pca" and "whiten", and conditioning is {kind!r}')
+        if num_components and kind not in ROTATIONS:
+            raise ValueError(f"conditioning_dim is for {', '.join(ROTATIONS)}, and conditioning is {kind!r}")
         self.backbone, self.kind, self.position, self.grid = backbone, kind, position, backbone.grid
         K = num_components or C
         self.register_buffer("centre", torch.zeros(C))
@@ -64,16 +67,17 @@ class Conditioned(Backbone):
         elif self.kind == "standardise":
             matrix = torch.diag(1 / deviation)
         else:
-            values, vectors = torch.linalg.eigh(torch.cov(features.T))  # ascending
+            scale = deviation if self.kind == "half_whiten" else torch.ones_like(deviation)
+            values, vectors = torch.linalg.eigh(torch.cov((features / scale).T))  # ascending
             values, vectors = values.flip(0)[:K], vectors.flip(1)[:, :K].T  # [K], [K C]
             alive = int((values > 1e-10 * values[0]).sum())
-            if self.kind == "whiten" and alive < K:
+            if self.kind != "pca" and alive < K:
                 raise ValueError(
-                    f"only {alive} of the {K} components of the features change: conditioning 'whiten' cannot scale the "
+                    f"only {alive} of the {K} components of the features change: conditioning {self.kind!r} cannot scale the "
                     f"others; take conditioning_dim={alive} or fewer, or more conditioning_images"
                 )
             vectors = vectors * vectors.sum(dim=1, keepdim=True).sign()  # a sign that does not depend on the machine
-            matrix = vectors * (values.rsqrt()[:, None] if self.kind == "whiten" else values[0].rsqrt())
+            matrix = vectors * (values[:, None] ** -ROTATIONS[self.kind] if self.kind != "pca" else values[0].rsqrt()) / scale
         self.matrix.copy_(matrix)
         self.waiting = False
 
@@ -112,8 +116,10 @@ def kinds_of(matrix: Float[Tensor, "K C"]) -> list[str]:
     even = bool(norms.max() - norms.min() <= 1e-5 * norms.max())  # one scale for all
     if K == C and torch.equal(matrix, matrix.diag().diag()):
         diagonal = ["scale", "standardise"] if even else ["standardise"]
-        return ["none"] if (matrix.diag() == 1).all() else diagonal + ["pca", "whiten"] * (C == 1)
-    return ["pca"] * even + ["whiten"] * (not even or K == 1)
+        return ["none"] if (matrix.diag() == 1).all() else diagonal + [*ROTATIONS] * (C == 1)
+    gram = matrix @ matrix.T  # rows are orthogonal, unless channels were standardised before
+    turned = bool((gram - gram.diag().diag()).abs().max() <= 1e-4 * gram.max())
+    return [*ROTATIONS] if K == 1 else ["half_whiten"] if not turned else ["pca"] if even else ["whiten"]
 
 
 def build_backbone(config) -> Backbone:

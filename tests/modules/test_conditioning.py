@@ -11,7 +11,7 @@ from dias_lab.modules.backbone import ColourBackbone
 from dias_lab.modules.conditioning import Conditioned, positions
 from dias_lab.training.cost import step_costs
 
-KINDS = ("scale", "standardise", "pca", "whiten")
+KINDS = ("scale", "standardise", "pca", "whiten", "half_whiten")
 
 
 @pytest.fixture
@@ -41,8 +41,11 @@ def test_features_are_centred_and_of_the_promised_spread(kind, images):
         assert deviation.square().mean().sqrt() == pytest.approx(1, abs=1e-3) and deviation.max() > 2 * deviation.min()
     if kind in ("standardise", "whiten"):
         torch.testing.assert_close(deviation, torch.ones(6), atol=1e-3, rtol=0)
-    if kind in ("pca", "whiten"):  # channels are uncorrelated
+    if kind in ("pca", "whiten", "half_whiten"):  # channels are uncorrelated
         assert (covariance - covariance.diag().diag()).abs().max() < 1e-3
+    if kind == "half_whiten":  # the standardised channels have variances of 1, which their components share out
+        assert (deviation.diff() <= 1e-6).all() and deviation[0] > deviation[-1] + 0.02
+        assert (deviation**4).sum() == pytest.approx(6, abs=0.05)
     if kind == "pca":
         assert deviation[0] == pytest.approx(1, abs=1e-3) and (deviation.diff() <= 1e-6).all()
 
@@ -64,7 +67,7 @@ def test_fewer_components_keep_the_loud_ones_and_position_is_appended(images):
     assert positions((40, 40)).std(dim=(1, 2)).sub(1).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("kind, dim, words", [("pca", 7, "has 6 channels"), ("standardise", 3, 'is for "pca" and "whiten"')])
+@pytest.mark.parametrize("kind, dim, words", [("pca", 7, "has 6 channels"), ("standardise", 3, 'is for pca, whiten, half_whiten')])
 def test_more_components_than_there_are_is_refused(kind, dim, words):
     with pytest.raises(ValueError, match=words):
         Conditioned(ColourBackbone(64, 8), kind, dim)
@@ -132,7 +135,7 @@ def test_it_is_fitted_on_all_images_where_there_are_fewer_than_it_may_take(small
     "fields, words",
     [
         (dict(conditioning="pca", conditioning_dim=7), "conditioning_dim is 7, and the backbone has 6 channels"),
-        (dict(conditioning="standardise", conditioning_dim=3), 'conditioning_dim is for "pca" and "whiten"'),
+        (dict(conditioning="standardise", conditioning_dim=3), 'conditioning_dim is for pca, whiten, half_whiten'),
         (dict(decoder="mlp", decoder_locations=65), "decoder_locations is 65, and the feature map has 64 locations"),
         (dict(decoder="mlp", decoder_start="lookup", position_weight=1.0, slot_dim=9), "slot_dim is 9; take at least 10"),
     ],
