@@ -13,7 +13,9 @@ from dias_lab.shell import Flag, Refused, options, refusing
 
 Fields = options.joined(options.of_parts(places=True))
 Typed = Annotated[Fields, tyro.conf.arg(name="")]
-Method = Annotated[str | None, tyro.conf.arg(help="of the reference: dias (if not given), smoothsa, spot or dinosaur")]
+CLIPS = "for clips also videosaur, slotcontrast, randsfq, steve or tfdt"
+METHODS = f"of the reference: dias (if not given), smoothsa, spot or dinosaur; {CLIPS}"
+Method = Annotated[str | None, tyro.conf.arg(help=METHODS)]
 PRESETS = "coco, voc or clevrtex; for clips ytvis, movi_c, movi_d or movi_e"
 TRAINED_FOR = f"the data set that the reference was trained for: {PRESETS}"
 Preset = Annotated[str | None, tyro.conf.arg(help=TRAINED_FOR)]
