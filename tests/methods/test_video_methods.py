@@ -48,7 +48,7 @@ VARIANTS = {
 def test_it_trains_resumes_bit_for_bit_is_evaluated_streams_and_is_traced(name, folder, tmp_path, monkeypatch):
     config = short(**VARIANTS[name], folder=folder)
     result = fit(config, tmp_path / "whole", progress=False)
-    assert result["steps"] == 3 and 0 <= result["scores"]["decoder"]["video_fg_ari"] <= 1
+    assert result["steps"] == 3 and -1 <= result["scores"]["decoder"]["video_fg_ari"] <= 1
     log = [line for line in runs.read_lines(tmp_path / "whole" / "metrics.jsonl") if "loss" in line]
     similar = config.similarity_weight > 0 and config.method in ("videosaur", "randsfq")
     assert ("quantization" in log[0]) == (config.method in ("steve", "tfdt"))

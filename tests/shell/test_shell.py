@@ -63,7 +63,7 @@ def test_convert_verify_train_evaluate_trace(tmp_path, capsys):
         (["convert", "folder", "--root", ".", "--out", "x"], 1, "holds no images"),
         (["evaluate", "--run-dir", "x", "--data", "nowhere"], 2, "nowhere"),
         (["trace", "--images", "a.jpg", "--out", "x.npz"], 2, "--shipped"),
-        (["trace", "--shipped", "--images", "a.jpg", "--out", "x.npz"], 1, "a.jpg"),
+        (["trace", "--shipped", "--images", "a.jpg", "--out", "x.npz"], 2, "a.jpg"),
     ],
 )
 def test_what_cannot_work_says_why(words, status, message, tmp_path, monkeypatch, capsys):
