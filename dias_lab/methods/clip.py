@@ -107,8 +107,9 @@ class ClipMethod(Method):
         begins = state is None
         if not begins and any(one is not None for one in (initial_slots, keep, boxes)):
             raise ValueError("initial_slots, keep and boxes are of a stream's first frame: give them with state=None")
-        if frame.ndim != 4:
-            raise ValueError(f"step takes one frame of each stream, [B 3 R R], got {list(frame.shape)}")
+        if frame.ndim != 4 or not frame.is_floating_point():
+            told = f"{str(frame.dtype).removeprefix('torch.')} {list(frame.shape)}"
+            raise ValueError(f"step takes one frame of each stream, float [B 3 R R] as model.prepare gives it, got {told}")
         if not begins and len(frame) != len(state.keep):
             raise ValueError(f"the state is of {len(state.keep)} streams, and the frames are {len(frame)}")
         features = self.encode(frame[:, None])

@@ -105,6 +105,8 @@ def test_what_belongs_to_the_first_frame_is_refused_later(config, clips):
         model.step(clips[:1, 1], state)
     with pytest.raises(ValueError, match=r"one frame of each stream, \[B 3 R R\], got \[2, 4, 3"):
         model.step(clips)
+    with pytest.raises(ValueError, match=r"as model.prepare gives it, got uint8 \[2, 3, 128, 128\]"):
+        model.step((clips[:, 0] > 0).to(torch.uint8))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 128, 128), (2, 0, 3, 128, 128)])
