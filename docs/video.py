@@ -26,7 +26,7 @@ import torch
 from dias_lab import load_model, runs
 from dias_lab.analysis import clips, intervals
 from dias_lab.analysis.baselines import baseline_scores
-from dias_lab.analysis.evaluate import evaluate, maps_of
+from dias_lab.analysis.evaluate import evaluate
 from dias_lab.analysis.interventions import with_fields
 from dias_lab.data import moving, scenes, store
 from dias_lab.methods import checkpoint
@@ -107,17 +107,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def events(models: list, count: int) -> pd.DataFrame:
     """Switches of temporal DIAS by world and kind of event: pairs and switches, of all seeds together."""
-    found = []
-    for model in models:
-        predict = maps_of(model, model.config.seed)
-        for difficulty in moving.DIFFICULTIES:
-            for seed in range(scenes.SPLITS["test"], scenes.SPLITS["test"] + count):
-                pictures, segments = scenes.clip(seed, difficulty=difficulty)
-                shown = torch.from_numpy(pictures).permute(0, 3, 1, 2)[None]
-                batch = {"image": shown, "info": {"clip": torch.tensor([0])}}
-                rows = clips.switches(predict(batch)["decoder"][0], torch.from_numpy(segments), difficulty == "camera")
-                found.append(rows.assign(world=difficulty))
-        print(model.config.seed, "events", flush=True)
+    seeds = range(scenes.SPLITS["test"], scenes.SPLITS["test"] + count)
+    found = [clips.switches_in(model, difficulty, seeds) for model in models for difficulty in moving.DIFFICULTIES]
     return pd.concat(found).groupby(["world", "event"])["switched"].agg(pairs="size", switches="sum").reset_index()
 
 

@@ -101,3 +101,15 @@ def near(tensor, total, absolute, first, last):
     for values, place in ((first, slice(4)), (last, slice(-4, None))):
         expected = torch.tensor([float(value) for value in values.split()], dtype=tensor.dtype)
         torch.testing.assert_close(tensor.flatten()[place], expected, atol=tolerance, rtol=0)
+
+
+def near_rows(output, table: str):
+    """`near` for fields of an output; a row each: name, sum and sum of absolute values (or -) | first four | last four.
+
+    Of the attention maps it is the last iteration's.
+    """
+    for row in table.strip().splitlines():
+        sums, first, last = row.split("|")
+        name, *sums = sums.split()
+        value = getattr(output, name)
+        near(value[-1] if name == "attention" else value, *(None if one == "-" else float(one) for one in sums), first, last)

@@ -8,15 +8,18 @@ visible, and meet where they share pixels or sides; that of an object that is aw
 Axes: F frames, H W pixels, S objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from dias_lab.analysis.evaluate import score
+from dias_lab.analysis.evaluate import maps_of
+from dias_lab.data.scenes import clip
+from dias_lab.methods import Method
 from dias_lab.metrics import VOID, best_slots
 from dias_lab.trace import LAST_SEGMENT
 
@@ -52,20 +55,14 @@ def _boxes(segments: Int[np.ndarray, "H W"]) -> list[list[float]]:
     return [[getattr(one, end) for end in ("start", "stop") for one in place] if place else [np.nan] * 4 for place in places]
 
 
-def event_table(predict: Callable, name: str, store, config, limit: int = 0, camera: bool = False) -> pd.DataFrame:
-    """How often objects change their slot, by kind of event: pairs, switches and switch_rate (NaN without pairs).
-
-    `predict` is one for `score`, for example `maps_of(model, seed)`; `name` is that of segments which it gives.
-    """
-    parts = []
-
-    def look(batch):
-        parts.extend(switches(*pair, camera) for pair in zip(predict(batch)[name], batch["segments"]))
-        return {}
-
-    score(look, store, config, limit=limit)
-    table = pd.concat(parts).groupby("event")["switched"].agg(pairs="size", switches="sum", switch_rate="mean").reindex(KINDS)
-    return table.fillna({"pairs": 0, "switches": 0}).astype({"pairs": int, "switches": int})
+def switches_in(model: Method, difficulty: str, seeds: Iterable[int]) -> pd.DataFrame:
+    """The `switches` of the decoder's map in built-in clips of a world, those of all seeds together; "world" names it."""
+    predict, found = maps_of(model, model.config.seed), []
+    for seed in seeds:
+        pictures, segments = (torch.from_numpy(part) for part in clip(seed, difficulty=difficulty))
+        batch = {"image": pictures.permute(0, 3, 1, 2)[None], "info": {"clip": torch.tensor([0])}}
+        found.append(switches(predict(batch)["decoder"][0], segments, camera=difficulty == "camera"))
+    return pd.concat(found).assign(world=difficulty)
 
 
 def switches(predicted: Int[Tensor, "F H W"], true: Int[Tensor, "F H W"], camera: bool = False) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dias_lab.data.draws import Request, draw
-from dias_lab.modules.transformer import TransformerDecoder, resize_position
+from dias_lab.modules.transformer import TransformerDecoder, resize_position, take
 
 
 class RandomOrderDecoder(TransformerDecoder):
@@ -166,7 +166,7 @@ class MLPDecoder(SampledDecoder):
         `sampled`: only these locations, in their order: [B K C] and [B N K].
         """
         position = resize_position(self.position, features.shape[1])
-        position = position if sampled is None else position[0, sampled]  # [B K D]
+        position = position if sampled is None else take(position.expand(len(sampled), -1, -1), sampled)  # [B K D]
         painted = self.mlp(slots[:, :, None] + position[:, None])  # [B N L C+1]
         values, logits = painted[..., :-1], painted[..., -1]
         if keep is not None:

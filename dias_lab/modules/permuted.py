@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dias_lab.data.draws import Request, integer
-from dias_lab.modules.transformer import TransformerDecoder
+from dias_lab.modules.transformer import TransformerDecoder, take
 
 
 class PermutedDecoder(TransformerDecoder):
@@ -90,16 +90,11 @@ class PermutedDecoder(TransformerDecoder):
         start = self.start[permutation][:, 0].to(ordered.dtype)  # [B 1 C]
         tokens = self.project_features(torch.cat([start, ordered[:, :-1]], dim=1))  # each sees the one before
         if self.position is not None:
-            tokens = tokens + self.position[0, order].to(tokens.dtype)
+            tokens = tokens + take(self.position.expand(len(order), -1, -1), order).to(tokens.dtype)
         hidden, attention = self.transform(tokens, slots, keep, need_attention, self.later)
         if attention is not None:
             attention = take(attention.transpose(1, 2), back).transpose(1, 2)
         return take(self.readout(self.norm_output(hidden)), back), attention
-
-
-def take(values: Float[Tensor, "B L C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B L C"]:
-    """The rows of each image in the order of `index`."""
-    return values[torch.arange(len(values), device=values.device)[:, None], index]
 
 
 def permutations(h: int, w: int) -> Int[Tensor, "P L"]:

@@ -10,7 +10,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -101,3 +101,8 @@ def resize_position(position: Float[Tensor, "1 M C"], num_locations: int) -> Flo
     table = position.unflatten(1, (old, old)).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=(new, new), mode="bilinear", align_corners=False)
     return table.flatten(2).transpose(1, 2)
+
+
+def take(values: Float[Tensor, "B L C"], index: Int[Tensor, "B K"]) -> Float[Tensor, "B K C"]:
+    """The rows of each image in the order of `index`. Of a table, expand it: its gradient is the same with any threads."""
+    return values[torch.arange(len(values), device=values.device)[:, None], index]

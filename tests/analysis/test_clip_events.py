@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-from small_clips import write_clips
 
-from dias_lab.analysis.clips import KINDS, event_table, events
-from dias_lab.data import store
+from dias_lab import shipped
+from dias_lab.analysis.clips import events, switches, switches_in
 
 
 def clip(*frames, side=24):
@@ -75,21 +74,20 @@ def test_special_labels_and_frames_without_masks():
     assert list(events(np.zeros((3, 4, 4), np.uint8))) == ["object", "before", "frame", "event"]
 
 
-def test_the_rate_of_switches_by_kind(small_config, tmp_path):
-    """The squares of the three clips never meet, and touch no border: a slot changes once in every clip, of the second object."""
-    squares = store.open(write_clips(tmp_path, ["test"]) / "test.lmdb")
+def test_switches_are_those_of_the_object_that_changed_its_slot():
+    true = torch.from_numpy(clip([(2, 2, 8, 8), FAR], [(2, 3, 8, 9), FAR], [(2, 4, 8, 10), FAR]))
+    predicted = true.long()
+    assert switches(predicted, true)["switched"].tolist() == [0, 0, 0, 0]
+    predicted[1:] = torch.where(predicted[1:] == 2, 3, predicted[1:])
+    found = switches(predicted, true)
+    assert found.loc[found["switched"] == 1, ["object", "before", "frame", "event"]].values.tolist() == [[2, 0, 1, "none"]]
+    assert set(switches(predicted, true, camera=True)["event"]) == {"camera"}
+    assert len(switches(predicted[:1], true[:1])) == 0  # nothing follows a single frame
 
-    def predict(batch):
-        swapped = batch["segments"].long()
-        swapped[:, 1:] = torch.where(swapped[:, 1:] == 2, 3, swapped[:, 1:])
-        return {"right": batch["segments"], "wrong": swapped}
 
-    table = event_table(predict, "wrong", squares, small_config)
-    assert list(table.index) == list(KINDS) and list(table) == ["pairs", "switches", "switch_rate"]
-    assert table["pairs"].sum() == 2 * (3 + 2 + 4) and table["switches"].sum() == 3
-    assert table.loc["none"].tolist() == [18, 3, 3 / 18] and np.isnan(table.loc["exit", "switch_rate"])
-    assert event_table(predict, "right", squares, small_config)["switches"].sum() == 0
-    still = store.open(write_clips(tmp_path / "still", ["test"], lengths={"red": 1, "green": 1}) / "test.lmdb")
-    assert event_table(predict, "wrong", still, small_config)["pairs"].tolist() == [0] * 5  # nothing follows a single frame
-    one = event_table(predict, "wrong", squares, small_config, limit=1, camera=True)
-    assert one.loc["camera"].tolist() == [6, 1, 1 / 6] and one["pairs"].sum() == 6
+def test_a_world_has_the_switches_of_all_its_clips():
+    model = shipped("clips")
+    both, *each = (switches_in(model, "camera", seeds) for seeds in ([5, 6], [5], [6]))
+    assert set(both["world"]) == {"camera"} and "none" not in set(both["event"]) and len(both) > 40
+    assert both["switched"].tolist() == [value for one in each for value in one["switched"]]
+    assert switches_in(model, "still", [5])["switched"].mean() < 0.05 < switches_in(model.untrained(), "clips", [5])["switched"].mean()

@@ -223,3 +223,24 @@ def test_an_ordered_decoder_may_be_wider_than_the_features():
     later[:, 3:] += 1  # no location sees those after it
     torch.testing.assert_close(decoder(later, slots, permutation=decoder.number(0, 2))[0][:, :4], rebuilt[:, :4])
     assert not isinstance(PermutedDecoder(6, 8, (2, 3), num_heads=2).readout, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("kind", ["permuted", "sampled"])
+def test_gradients_of_the_table_of_positions_are_the_same_in_every_pass_with_two_threads(kind):
+    """Many images add up at one place; else a resumed run would equal an unbroken one to rounding only."""
+    torch.manual_seed(0)
+    features, slots, threads = torch.randn(16, 144, 64), torch.randn(16, 5, 64), torch.get_num_threads()
+    if kind == "permuted":
+        decoder, more = PermutedDecoder(64, 64, (12, 12), 1, 2, 16, num_permutations=1, positions=True), {}
+    else:
+        decoder, more = MLPDecoder(64, 64, 144, 2, 16, 128), {"sampled": torch.stack([torch.randperm(144)[:128] for _ in range(16)])}
+    found = []
+    try:
+        torch.set_num_threads(2)
+        for _ in range(8):
+            decoder.zero_grad()
+            decoder(features, slots, **more)[0].square().sum().backward()
+            found.append(decoder.position.grad.clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], one) for one in found)
