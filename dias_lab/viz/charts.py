@@ -14,7 +14,6 @@ from dias_lab.viz import palette
 
 TEMPLATE = go.layout.Template(palette.TEMPLATE)  # a dict would be mixed with plotly's own template
 LOOKS = {"template": TEMPLATE, "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
-LEGEND = {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}  # below
 MAPS = ("first", "last", "decoder")
 TITLES = {"ari": "ARI", "fg_ari": "FG-ARI", "mbo": "mBO", "miou": "mIoU"}
 TITLES |= {f"{level}_{metric}": f"{level} {title}" for level in ("video", "image") for metric, title in TITLES.items()}
@@ -28,7 +27,7 @@ def curve_panels(panels: dict[str, dict], x: str = "step", title: str = "", heig
     """
     columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = make_subplots(rows, columns, horizontal_spacing=0.24 / columns, vertical_spacing=0.2 / rows)
+    figure = make_subplots(rows, columns, horizontal_spacing=0.24 / columns, vertical_spacing=0.28 / rows)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     for number, (y, lines) in enumerate(panels.items()):
         place = {"row": number // columns + 1, "col": number % columns + 1}
@@ -41,9 +40,10 @@ def curve_panels(panels: dict[str, dict], x: str = "step", title: str = "", heig
         figure.update_yaxes(title=escape(y), **place)
     above = {"text": f"{x} %{{x:,.9~r}}"}
     figure.update_xaxes(title=x, matches="x", unifiedhovertitle=above, rangemode="tozero" if x == "step" else "normal")
-    size = {"width": 780 if columns > 1 else None, "height": rows * height}  # one panel is as wide as the page
-    legend = {"legend": LEGEND, "showlegend": any(len(lines) > 1 for lines in panels.values())}
-    return figure.update_layout(LOOKS, title=title, hovermode="x unified", **size, **legend)
+    named = any(len(lines) > 1 for lines in panels.values())
+    legend = {"orientation": "h", "x": 0, "y": -60 / (rows * height - 100), "yanchor": "top"}  # below the axes' titles
+    size = {"width": 760 if columns > 1 else None, "height": rows * height + named * 24 * -(-len(names) // 4)}  # one: the page's
+    return figure.update_layout(LOOKS, title=title, hovermode="x unified", legend=legend, showlegend=named, **size)
 
 
 def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | None = None) -> go.Figure:
