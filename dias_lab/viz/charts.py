@@ -42,7 +42,7 @@ def curve_panels(panels: dict[str, dict], x: str = "step", title: str = "", heig
     figure.update_xaxes(title=x, matches="x", unifiedhovertitle=above, rangemode="tozero" if x == "step" else "normal")
     named = any(len(lines) > 1 for lines in panels.values())
     legend = {"orientation": "h", "x": 0, "y": -60 / (rows * height - 100), "yanchor": "top"}  # below the axes' titles
-    size = {"width": 760 if columns > 1 else None, "height": rows * height + named * 24 * -(-len(names) // 4)}  # one: the page's
+    size = {"width": 760 if columns > 1 else None, "height": rows * height + named * 30 * -(-len(names) // 4)}  # one: the page's
     return figure.update_layout(LOOKS, title=title, hovermode="x unified", legend=legend, showlegend=named, **size)
 
 
@@ -106,5 +106,5 @@ def score_cloud(panels: dict[str, tuple[str, str]], scores, names, metric: str =
         )  # fmt: skip
         figure.update_xaxes(title=f"{title}: {worse}", matches="x", **place)
         figure.update_yaxes(title=f"{title}: {better}", matches="y", **place)
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=11)
     return figure.update_layout(LOOKS, showlegend=False, width=size * len(panels) + 80, height=size + 100)
