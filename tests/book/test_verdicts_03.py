@@ -58,6 +58,7 @@ def test_a_run_that_kept_no_maps_has_no_word_on_them():
 
 def test_scores_on_test_beside_those_on_validation():
     def words(there):
-        return said("03", 3, lines=[{"validation": scores(0.5)}], test=SimpleNamespace(scores=scores(there)))
+        names = {"metrics": list(TITLES), "TITLES": TITLES, "model": SimpleNamespace(evaluated_map="decoder")}
+        return said("03", 3, lines=[{"validation": scores(0.5)}], test=SimpleNamespace(scores=scores(there)), **names)
 
     assert "as good as" in words(0.52) and "worse than" in words(0.3) and "better than" in words(0.7)

@@ -42,9 +42,8 @@ class Head:
         return {"records": {}}
 
     def batches(self, places, step, progress=False):
-        while True:
-            yield {"slots": torch.ones(len(places), 1), "info": {"step": step}}
-            step += 1
+        for number in range(step, self.config.steps):
+            yield {"slots": torch.ones(len(places), 1), "info": {"step": number}}
 
     def prepare(self, batch, places):
         return {"slots": batch["slots"]}, {}
@@ -62,7 +61,7 @@ class Head:
         return []
 
     def evaluate(self, fabric):
-        return {"scale": float(self.model.scale)}
+        return {"scale": self.model.scale.item()}
 
     def selection(self, scores):
         return scores["scale"]
