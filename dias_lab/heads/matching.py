@@ -1,0 +1,108 @@
+"""The objects of a store, and which slot has found each of them.
+
+Source: the recognition of Genera1Z/RandSF.Q and SmoothSA: slots and true segments are matched by IoU. There the values of a
+one-hot mask are taken for numbers of segments, so that only the first two objects of an image can be found, and a box ends at
+the index of its last pixel, so that an object of one pixel has no area. Here all objects of an image or frame are matched at
+once, and right and bottom of a box are outside.
+
+Axes: B items of a chunk (images or frames), M items of a store, N slots, S objects, R pixels of the square.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision.transforms.v2.functional as transforms
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torchvision.transforms.v2 import InterpolationMode
+
+from dias_lab.data import store as stores
+from dias_lab.data.clips import Clips
+from dias_lab.data.dataset import Squares, crop_box, loaded, true_segments
+from dias_lab.metrics import confusion, named
+from dias_lab.trace import OVERLAP
+
+BOX = ["left", "top", "right", "bottom"]  # in shares of the square's side; right and bottom are outside
+CHUNK = 16  # items
+
+
+class TrueSegments(Squares):
+    """Of a chunk of centre squares the true segments alone, uint8 [B R R], and the class ids of their numbers, int64 [B 256]."""
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
+        return tuple(map(torch.stack, zip(*map(self.segments, items))))
+
+    def segments(self, item: int):
+        record, classes = self.store[item], torch.full((256,), -1)
+        height, width = record.info["height"], record.info["width"]
+        top, left, side, _ = crop_box(height, width, 1.0, None)
+        true = true_segments(self.store, item, record, height, width, self.crowds)[None, top : top + side, left : left + side]
+        for segment, known in (record.info.get("classes") or {}).items():
+            classes[segment] = known
+        return transforms.resize(true, [self.size, self.size], InterpolationMode.NEAREST_EXACT)[0], classes
+
+
+def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
+    """A row for each thing of the first `limit` images, or clips (0: all), that has pixels in the centre square.
+
+    item; unit, the image or clip that it is of; segment; label, the place of its class in `class_ids`, -1 where it is not known;
+    its box, `BOX`; slot, which has found it, -1 where none has; iou, that of their segments. Void and overlap belong to nobody;
+    whether crowds are things, `config.protocol` says. ValueError where `slots` (analysis/slots.py) are not of so many items.
+    """
+    units = np.arange(len(store))
+    if store.meta["kind"] == "video":
+        units = np.repeat(np.arange(len(Clips(store))), [len(clip) for clip in Clips(store)])
+    if len(slots.keep) != len(units):
+        raise ValueError(f"{store.path} has {len(units)} items, and the slots are of {len(slots.keep)}: extract them anew")
+    units = units[units < limit] if limit else units
+    numbers, rows = {one: place for place, one in enumerate(class_ids)}, []
+    read = TrueSegments(store, config.image_size, CHUNK, len(units), named(config.protocol).crowds)
+    for chunk, (true, classes) in enumerate(loaded(read, range(len(read)), config)):
+        some = slice(chunk * CHUNK, chunk * CHUNK + len(true))
+        tables, areas = overlaps(np.asarray(slots.segments[some]), true.numpy(), slots.keep.shape[1])
+        for place, item in enumerate(range(some.start, some.stop)):
+            shown = np.flatnonzero(areas[place])
+            iou = tables[place][:, shown]
+            found, boxes = match(iou, np.asarray(slots.keep[item]), config.match_iou), stores.boxes(true[place].numpy())
+            for column, (segment, slot) in enumerate(zip((shown + 1).tolist(), found.tolist())):
+                label = numbers.get(int(classes[place, segment]), -1)
+                box = [edge / config.image_size for edge in boxes[segment]]
+                rows.append((item, units[item], segment, label, *box, slot, iou[slot, column] if slot >= 0 else np.nan))
+    kinds = {"item": int, "unit": int, "segment": int, "label": int, **dict.fromkeys(BOX, float), "slot": int, "iou": float}
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+
+
+def overlaps(
+    predicted: Int[np.ndarray, "B R R"], true: Int[np.ndarray, "B R R"], num_slots: int
+) -> tuple[Float[np.ndarray, "B N 253"], Int[np.ndarray, "B 253"]]:
+    """IoU of each slot with the true segments 1 to 253, and the pixels of these. Pixels of overlap and void count nowhere;
+    those that no slot has (any number from N on) count for the true segments."""
+    predicted = torch.from_numpy(np.minimum(predicted, num_slots))
+    pairs = confusion(predicted, torch.from_numpy(true), num_slots + 1)[..., :OVERLAP]  # [B N+1 254]
+    area = pairs.sum(axis=1)
+    union = pairs.sum(axis=2, keepdims=True) + area[:, None] - pairs
+    return (pairs / np.maximum(union, 1))[:, :num_slots, 1:], area[:, 1:]
+
+
+def match(iou: Float[np.ndarray, "N S"], keep: Bool[np.ndarray, "N"], least: float) -> Int[np.ndarray, "S"]:
+    """The slot of each object, -1 where it has none: the pairs whose IoU is largest in all (Hungarian), and each above `least`.
+
+    Slots that are not kept have none.
+    """
+    iou = np.where(keep[:, None], iou, 0)
+    slots = np.full(iou.shape[1], -1)
+    pairs = linear_sum_assignment(iou, maximize=True)
+    taken = iou[pairs] > least
+    slots[pairs[1][taken]] = pairs[0][taken]
+    return slots
+
+
+def targets(found: pd.DataFrame, keep: Bool[np.ndarray, "M N"], background: int | None = None) -> dict[str, np.ndarray]:
+    """What each slot is to say: label int [M N], -1 where nothing is asked, and true_boxes float32 [M N 4] of the objects that
+    slots have found. `background` is asked of kept slots that have found none."""
+    label, boxes = np.where(keep & (background is not None), background or 0, -1), np.zeros((*keep.shape, 4), np.float32)
+    found = found[found["slot"] >= 0]
+    place = found["item"].to_numpy(), found["slot"].to_numpy()
+    label[place], boxes[place] = found["label"], found[BOX]
+    return {"label": label, "true_boxes": boxes}
