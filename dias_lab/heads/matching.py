@@ -5,42 +5,22 @@ one-hot mask are taken for numbers of segments, so that only the first two objec
 the index of its last pixel, so that an object of one pixel has no area. Here all objects of an image or frame are matched at
 once, and right and bottom of a box are outside.
 
-Axes: B items of a chunk (images or frames), M items of a store, N slots, S objects, R pixels of the square.
+Axes: B items (images or frames), M items of a store, N slots, S objects, R pixels of the square.
 """
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision.transforms.v2.functional as transforms
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
-from torchvision.transforms.v2 import InterpolationMode
 
 from dias_lab.data import store as stores
 from dias_lab.data.clips import Clips
-from dias_lab.data.dataset import Squares, crop_box, loaded, true_segments
+from dias_lab.data.dataset import squares
 from dias_lab.metrics import confusion, named
 from dias_lab.trace import OVERLAP
 
 BOX = ["left", "top", "right", "bottom"]  # in shares of the square's side; right and bottom are outside
-CHUNK = 16  # items
-
-
-class TrueSegments(Squares):
-    """Of a chunk of centre squares the true segments alone, uint8 [B R R], and the class ids of their numbers, int64 [B 256]."""
-
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        items = range(number * self.batch_size, min((number + 1) * self.batch_size, self.num_items))
-        return tuple(map(torch.stack, zip(*map(self.segments, items))))
-
-    def segments(self, item: int):
-        record, classes = self.store[item], torch.full((256,), -1)
-        height, width = record.info["height"], record.info["width"]
-        top, left, side, _ = crop_box(height, width, 1.0, None)
-        true = true_segments(self.store, item, record, height, width, self.crowds)[None, top : top + side, left : left + side]
-        for segment, known in (record.info.get("classes") or {}).items():
-            classes[segment] = known
-        return transforms.resize(true, [self.size, self.size], InterpolationMode.NEAREST_EXACT)[0], classes
 
 
 def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
@@ -57,18 +37,17 @@ def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
         raise ValueError(f"{store.path} has {len(units)} items, and the slots are of {len(slots.keep)}: extract them anew")
     units = units[units < limit] if limit else units
     numbers, rows = {one: place for place, one in enumerate(class_ids)}, []
-    read = TrueSegments(store, config.image_size, CHUNK, len(units), named(config.protocol).crowds)
-    for chunk, (true, classes) in enumerate(loaded(read, range(len(read)), config)):
-        some = slice(chunk * CHUNK, chunk * CHUNK + len(true))
-        tables, areas = overlaps(np.asarray(slots.segments[some]), true.numpy(), slots.keep.shape[1])
-        for place, item in enumerate(range(some.start, some.stop)):
-            shown = np.flatnonzero(areas[place])
-            iou = tables[place][:, shown]
-            found, boxes = match(iou, np.asarray(slots.keep[item]), config.match_iou), stores.boxes(true[place].numpy())
-            for column, (segment, slot) in enumerate(zip((shown + 1).tolist(), found.tolist())):
-                label = numbers.get(int(classes[place, segment]), -1)
+    for batch in squares(store, config, len(units), crowds=named(config.protocol).crowds):
+        items, true = batch["info"]["item"].tolist(), batch["segments"].numpy()
+        some = slice(items[0], items[-1] + 1)
+        for item, own, ious, areas in zip(items, true, *overlaps(np.asarray(slots.segments[some]), true, slots.keep.shape[1])):
+            shown, boxes, classes = np.flatnonzero(areas), stores.boxes(own), store[item].info.get("classes") or {}
+            iou = ious[:, shown]
+            found = match(iou, np.asarray(slots.keep[item]), config.match_iou).tolist()
+            for column, (segment, slot) in enumerate(zip((shown + 1).tolist(), found)):
                 box = [edge / config.image_size for edge in boxes[segment]]
-                rows.append((item, units[item], segment, label, *box, slot, iou[slot, column] if slot >= 0 else np.nan))
+                about = item, units[item], segment, numbers.get(classes.get(segment), -1)
+                rows.append((*about, *box, slot, iou[slot, column] if slot >= 0 else np.nan))
     kinds = {"item": int, "unit": int, "segment": int, "label": int, **dict.fromkeys(BOX, float), "slot": int, "iou": float}
     return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 

@@ -37,11 +37,11 @@ DROPOUT = Request("dropout", lambda random: {"dropout": np.asarray(random.intege
 
 @dataclass
 class Recognised:
-    """What a head says of slots, and, in training, what it should have said."""
+    """What a head says of slots, and, in training, what it should have said (`matching.targets`)."""
 
     logits: Float[Tensor, "B N C"]
     boxes: Float[Tensor, "B N 4"]  # left, top, right, bottom in shares of the square
-    label: Int[Tensor, "B N"] | None = None  # -1: nothing is asked of the slot
+    label: Int[Tensor, "B N"] | None = None
     true_boxes: Float[Tensor, "B N 4"] | None = None
 
 
@@ -65,14 +65,12 @@ class Head(nn.Module):
         hidden = F.gelu(self.hidden(slots))
         if self.training:
             hidden = dropped(hidden, self.config.head_dropout, draws["dropout"])
-        logits, boxes = self.out(hidden).split([len(self.names), 4], dim=-1)
-        return Recognised(logits, boxes, label, true_boxes)
+        return Recognised(*self.out(hidden).split([len(self.names), 4], dim=-1), label, true_boxes)
 
     def trained_state(self) -> dict[str, Tensor]:
         return self.state_dict()
 
     def load_trained_state(self, state: dict[str, Tensor]):
-        """ValueError where the weights are not of this head."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
@@ -82,10 +80,10 @@ class Head(nn.Module):
 def recognition_losses(found: Recognised, classes: int) -> dict[str, Float[Tensor, ""]]:
     """class: cross-entropy, nats a slot of which a class is asked; box: mean absolute error of a coordinate, in sides of the
     square, of slots that have found one of the `classes`. 0 where there is none."""
-    has_class, has_box = found.label >= 0, (found.label >= 0) & (found.label < classes)  # [B N]
+    asked, real = found.label >= 0, (found.label >= 0) & (found.label < classes)  # [B N]
     entropy = F.cross_entropy(found.logits.float().flatten(0, 1), found.label.flatten(), ignore_index=-1, reduction="sum")
     error = (found.boxes.float() - found.true_boxes).abs().mean(dim=-1)
-    return {"class": entropy / has_class.sum().clamp_min(1), "box": (error * has_box).sum() / has_box.sum().clamp_min(1)}
+    return {"class": entropy / asked.sum().clamp_min(1), "box": (error * real).sum() / real.sum().clamp_min(1)}
 
 
 class Recognition:
@@ -95,12 +93,11 @@ class Recognition:
     records = staticmethod(Discovery.records)
 
     def __init__(self, config: Config):
-        self.config = config
-        self.train_store, self.validation_store = open_stores(config)
-        self.slots, self.validation_slots = slots_for(config, self.train_store), slots_for(config, self.validation_store)
+        self.config, splits = config, open_stores(config)
+        self.slots, self.seen = (slots_for(config, store) for store in splits)  # of training and validation
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = Head(config, self.slots.slots.shape[2], self.train_store.meta["classes"])
+            self.model = Head(config, self.slots.slots.shape[2], classes_of(splits[0]))
 
     @staticmethod
     def check(config: Config):
@@ -111,23 +108,20 @@ class Recognition:
             raise ValueError(f"the parent {config.parent} is a run of task {task!r}, which has no slots: take that run's parent")
 
     def begin(self, fabric: Fabric) -> dict:
-        config, model, ids = self.config, self.model, [*self.model.classes]
-        found = objects(self.train_store, self.slots, config, ids)
-        self.validation = objects(self.validation_store, self.validation_slots, config, ids, config.evaluate_images)
-        background = len(ids) if config.background_class else None
-        self.targets = targets(found, np.asarray(self.slots.keep), background)
+        config, model, ids, (train, validation) = self.config, self.model, [*self.model.classes], open_stores(self.config)
+        self.validation = objects(validation, self.seen, config, ids, config.evaluate_images)
+        found = objects(train, self.slots, config, ids)
+        self.targets = targets(found, np.asarray(self.slots.keep), len(ids) if config.background_class else None)
         self.items = np.flatnonzero((self.targets["label"] >= 0).any(axis=1))  # a step on others would learn nothing
         known = found[(found["slot"] >= 0) & (found["label"] >= 0)]
         if known.empty:
             raise ValueError(
-                f"no slot has found an object of known class in {self.train_store.path}: of {len(found)} objects, "
-                f"{(found['label'] >= 0).sum()} of known class, none has an IoU above match_iou={config.match_iou} with a slot. "
-                "Lower it, or train the parent longer"
+                f"no slot has found anything in {train.path}: of {(found['label'] >= 0).sum()} objects of known class none has "
+                f"an IoU above match_iou={config.match_iou} with a slot. Lower it, or train the parent longer"
             )
         model.counts.copy_(torch.from_numpy(np.bincount(known["label"], minlength=len(model.names))))
-        model.mean_box.copy_(torch.from_numpy(known[BOX].mean().to_numpy()))
-        meta = self.train_store.meta
-        facts = {name: meta[name] for name in ("dataset", "split", "count")} | {"records": self.records(config)}
+        model.mean_box.copy_(torch.tensor(known[BOX].to_numpy().mean(axis=0)))
+        facts = {name: train.meta[name] for name in ("dataset", "split", "count")} | {"records": self.records(config)}
         return facts | {"classes": {str(one): name for one, name in model.classes.items()}, "slot_dim": model.hidden.in_features}
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
@@ -146,8 +140,7 @@ class Recognition:
         return recognition_losses(output, len(self.model.classes)), {"class": 1.0, "box": self.config.box_weight}
 
     def measured(self, output: Recognised) -> dict[str, Tensor]:
-        known = (output.label >= 0) & (output.label < len(self.model.classes))
-        return {"matched": known.float().sum(dim=1).mean()}  # slots an image
+        return {"asked": (output.label >= 0).float().sum(dim=1).mean()}  # slots an image
 
     def parameter_groups(self) -> list[dict]:
         return [{"params": [*self.model.parameters()], "share": 1.0}]
@@ -157,13 +150,18 @@ class Recognition:
 
     def evaluate(self, fabric: Fabric) -> dict:
         self.model.eval()
-        table = answers(self.model, self.validation, self.validation_slots)
+        table = answers(self.model, self.validation, self.seen)
         self.model.train()
         return scoring.scores(table) | {"store": "validation", "unknown": int((self.validation["label"] < 0).sum())}
 
     def selection(self, scores: dict) -> float:
         """top-1 + box IoU: the head is to know both."""
         return scores["top1"] + scores["box_iou"]
+
+    @staticmethod
+    def text(scores: dict) -> str:
+        told = [f"{title} {100 * scores[name]:.1f}" for name, (title, *_) in scoring.SCORES.items()]
+        return f"{scores['store']}: {scores['matched']} of {scores['true']} objects found; x100: {', '.join(told)}"
 
     @staticmethod
     def report(run_dir, store, limit: int = 0) -> tuple[dict, str]:
@@ -175,10 +173,10 @@ class Recognition:
         head, found, slots, store = _looked_at(run_dir, store, limit)
         tables = {"head": answers(head, found, slots), "prior": prior(head, found)}
         classes, unit = scoring.by_class(tables["head"], head.names), "clips" if store.meta["kind"] == "video" else "images"
-        told = {"task": "recognition", "store": store.path.stem, "images": int(found["unit"].nunique()), "limit": limit}
+        told = {"task": "recognition", "store": store.path.stem, unit: int(found["unit"].nunique()), "limit": limit}
         told |= {"unknown": int((found["label"] < 0).sum())} | {name: scoring.scores(table) for name, table in tables.items()}
         rows = pd.DataFrame({name: scoring.summary([table]) for name, table in zip(("head", PRIOR), tables.values())}).T
-        text = f"{told['images']} {unit} with objects of {told['store']}; {told['unknown']} objects of unknown class are left out"
+        text = f"{told[unit]} {unit} with objects of {told['store']}; {told['unknown']} objects of unknown class are left out"
         parts = f"{text}. x100 [95 % interval]", scoring.shown(rows).T.to_string(), scoring.DEFINITIONS, classes.to_string()
         return told | {"classes": json.loads(classes.to_json(orient="index"))}, "\n\n".join(parts)
 
@@ -203,8 +201,7 @@ def answers(head: Head, found: pd.DataFrame, slots) -> pd.DataFrame:
 def prior(head: Head, found: pd.DataFrame) -> pd.DataFrame:
     """The same of who has seen no slot: always the most frequent class of what was found in training, and the mean box."""
     count = int(((found["label"] >= 0) & (found["slot"] >= 0)).sum())
-    logits = head.counts.clamp_min(1e-9).log()
-    return scoring.judged(found, *(one.cpu().expand(count, -1) for one in (logits, head.mean_box)))
+    return scoring.judged(found, *(one.cpu().expand(count, -1) for one in ((head.counts + 1e-9).log(), head.mean_box)))
 
 
 def load(run_dir) -> tuple[Head, Method]:
@@ -216,14 +213,11 @@ def load(run_dir) -> tuple[Head, Method]:
     config = Config.load(run_dir)
     if config.task != "recognition":
         raise ValueError(f"{run_dir} is a run of task {config.task!r}, not of recognition: train one with --task recognition")
-    step = runs.best_step(run_dir)
+    step, now = runs.best_step(run_dir), runs.weights_hash(config.parent)
     facts = checkpoint.progress(run_dir, step)["data"]
-    now = runs.weights_hash(config.parent)
-    if facts.get("parent", now) != now:
-        raise ValueError(
-            f"{run_dir} has learned from slots of {config.parent} with other weights (hash {facts['parent']}, now {now}): "
-            "bring them back, or train the head again"
-        )
+    if (before := facts.get("parent", now)) != now:
+        other = f"{run_dir} has learned from slots of {config.parent} with other weights (hash {before}, now {now})"
+        raise ValueError(f"{other}: bring them back, or train the head again")
     head = Head(config, facts["slot_dim"], {int(one): name for one, name in facts["classes"].items()})
     checkpoint.load_weights(head, run_dir / "checkpoints" / str(step))
     model = checkpoint.load_model(config.parent)
@@ -234,9 +228,8 @@ def _looked_at(run_dir, store, limit: int):
     """A run's head, the objects of a store with the slots that have found them, these slots, and the store."""
     store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
     known, head = classes_of(store), load(run_dir)[0]
-    if others := [one for one in known if head.classes.get(one, known[one]) != known[one]]:
-        told = ", ".join(f"{one} is {known[one]!r}, was {head.classes[one]!r}" for one in others[:5])
-        raise ValueError(f"{store.path} has other classes than {run_dir} was trained on: {told}")
+    if others := [f"{one} {known[one]!r}, was {name!r}" for one, name in head.classes.items() if known.get(one, name) != name]:
+        raise ValueError(f"{store.path} has other classes than {run_dir} was trained on: {', '.join(others[:5])}")
     slots = slots_for(head.config, store)
     return head, objects(store, slots, head.config, [*head.classes], limit), slots, store
 
@@ -245,10 +238,8 @@ def predictions(run_dir, store, limit: int = 0) -> pd.DataFrame:
     """A row for each object of known class that a slot has found: item, unit (image or clip), segment, slot, iou (of their
     segments), true and said class, the probability of what is said, rank of the true one, true and said box, box_iou."""
     head, found, slots, _ = _looked_at(run_dir, store, limit)
-    table = answers(head, found, slots)
-    table = table[table["slot"] >= 0].reset_index(drop=True)
-    names = dict(enumerate(head.names))
-    return table.assign(true=table["label"].map(names), said=table["said"].astype(int).map(names))
+    rows, names = answers(head, found, slots).query("slot >= 0").reset_index(drop=True), dict(enumerate(head.names))
+    return rows.assign(true=rows["label"].map(names), said=rows["said"].map(names))
 
 
 def table(run_dirs: Iterable, store, limit: int = 0) -> pd.DataFrame:
@@ -260,9 +251,8 @@ def table(run_dirs: Iterable, store, limit: int = 0) -> pd.DataFrame:
     groups = {}
     for run_dir in run_dirs:
         head, found, slots, _ = _looked_at(run_dir, store, limit)
-        kind = head.config.slots_of
-        name = head.config.method + (", untrained" if kind == "untrained" else "")
-        name = {"true": "true segments", "k_means": "k-means", "tiles": "tiles"}.get(kind, name)
+        own = {"model": head.config.method, "untrained": f"{head.config.method}, untrained"}
+        name = {**own, "true": "true segments", "k_means": "k-means"}.get(head.config.slots_of, head.config.slots_of)
         for row, judged in (("head", answers(head, found, slots)), (PRIOR, prior(head, found))):
             groups.setdefault((name, row), []).append(judged)
     return pd.DataFrame({key: scoring.summary(judged) for key, judged in groups.items()}).T.rename_axis(["slots", "predictor"])

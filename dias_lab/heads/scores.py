@@ -48,7 +48,7 @@ def judged(objects: pd.DataFrame, logits: Float[Tensor, "K C"], boxes: Float[Ten
     the box, `SAID`, and its box_iou."""
     known = objects[objects["label"] >= 0].reset_index(drop=True)
     found = known[known["slot"] >= 0]
-    order, true = logits.argsort(dim=1, descending=True, stable=True), torch.from_numpy(found[["label", *BOX]].to_numpy())
+    order, true = logits.argsort(dim=1, descending=True, stable=True), torch.tensor(found[["label", *BOX]].to_numpy())
     values = {
         "said": order[:, 0], "probability": logits.softmax(dim=1).amax(dim=1), "rank": (order == true[:, :1]).int().argmax(dim=1),
         **dict(zip(SAID, boxes.double().T)), "box_iou": box_iou(boxes.double(), true[:, 1:]),

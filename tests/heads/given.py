@@ -8,7 +8,8 @@ from PIL import Image
 from dias_lab.data import store as stores
 
 CLASSES = {3: "cat", 7: "dog", 90: "tree"}
-CONFIG = SimpleNamespace(image_size=16, protocol="dias", match_iou=0.1, workers=0, device="cpu")
+SIZES = dict(image_size=16, batch_size=4, accumulate=1, devices=1, num_nodes=1, workers=0, device="cpu")
+CONFIG = SimpleNamespace(protocol="dias", match_iou=0.1, **SIZES)
 
 
 def record(segments, classes=None, clip=None, frame=0):
