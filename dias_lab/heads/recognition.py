@@ -30,8 +30,8 @@ from dias_lab.heads.matching import BOX, objects, targets
 from dias_lab.methods import Method, checkpoint
 from dias_lab.methods.base import to_device
 
-BACKGROUND = "background"  # the class of slots that have found nothing, where there is one
 PRIOR = "majority class, mean box"
+KINDS = {"model": "{}", "untrained": "{}, untrained", "true": "true segments", "k_means": "k-means"}  # of slots, in tables
 DROPOUT = Request("dropout", lambda random: {"dropout": np.asarray(random.integers(2**62))})  # a key for each image
 
 
@@ -53,7 +53,7 @@ class Head(nn.Module):
     def __init__(self, config: Config, slot_dim: int, classes: dict[int, str]):
         super().__init__()
         self.config, self.classes = config, classes  # name by id, in the order of the logits
-        self.names = [*classes.values()] + [BACKGROUND] * config.background_class
+        self.names = [*classes.values()] + ["background"] * config.background_class  # of slots that have found nothing
         self.hidden = nn.Linear(slot_dim, config.head_dim)
         self.out = nn.Linear(config.head_dim, len(self.names) + 4)
         # of the objects that were found in training: how many of each class, and their mean box
@@ -71,10 +71,7 @@ class Head(nn.Module):
         return self.state_dict()
 
     def load_trained_state(self, state: dict[str, Tensor]):
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"these weights are not of this head: {error}") from None
+        self.load_state_dict(state)
 
 
 def recognition_losses(found: Recognised, classes: int) -> dict[str, Float[Tensor, ""]]:
@@ -115,10 +112,8 @@ class Recognition:
         self.items = np.flatnonzero((self.targets["label"] >= 0).any(axis=1))  # a step on others would learn nothing
         known = found[(found["slot"] >= 0) & (found["label"] >= 0)]
         if known.empty:
-            raise ValueError(
-                f"no slot has found anything in {train.path}: of {(found['label'] >= 0).sum()} objects of known class none has "
-                f"an IoU above match_iou={config.match_iou} with a slot. Lower it, or train the parent longer"
-            )
+            none = f"of {(found['label'] >= 0).sum()} objects of known class in {train.path} no slot has found any"
+            raise ValueError(f"{none}, with an IoU above match_iou={config.match_iou}: lower it, or train the parent longer")
         model.counts.copy_(torch.from_numpy(np.bincount(known["label"], minlength=len(model.names))))
         model.mean_box.copy_(torch.tensor(known[BOX].to_numpy().mean(axis=0)))
         facts = {name: train.meta[name] for name in ("dataset", "split", "count")} | {"records": self.records(config)}
@@ -183,10 +178,10 @@ class Recognition:
 
 def classes_of(store) -> dict[int, str]:
     """The names of a store's classes by id. StoreError where it has none."""
-    if not (known := store.meta["classes"]):
-        way_out = "take one that has them (COCO, VOC, YTVIS, the built-in scenes and clips; shapes are of no kind)"
+    if not store.meta["classes"]:
+        way_out = "take one that does (COCO, VOC, YTVIS, the built-in scenes and clips; shapes are of no kind)"
         raise stores.StoreError(f"{store.path} knows no classes, so there is nothing to recognise: {way_out}")
-    return known
+    return store.meta["classes"]
 
 
 @torch.no_grad()
@@ -205,18 +200,16 @@ def prior(head: Head, found: pd.DataFrame) -> pd.DataFrame:
 
 
 def load(run_dir) -> tuple[Head, Method]:
-    """The best head of a run of this task, and its parent, both in evaluation mode on one device.
-
-    Raises ValueError for a folder that is no such run, and where the parent has other weights now.
-    """
+    """The best head of a run of this task, and its parent, both in evaluation mode on one device. ValueError for a folder that
+    is no such run, and where the parent has other weights now."""
     run_dir = runs.resolve(run_dir)
     config = Config.load(run_dir)
     if config.task != "recognition":
         raise ValueError(f"{run_dir} is a run of task {config.task!r}, not of recognition: train one with --task recognition")
     step, now = runs.best_step(run_dir), runs.weights_hash(config.parent)
     facts = checkpoint.progress(run_dir, step)["data"]
-    if (before := facts.get("parent", now)) != now:
-        other = f"{run_dir} has learned from slots of {config.parent} with other weights (hash {before}, now {now})"
+    if (before := facts["parent"]) != now:
+        other = f"{config.parent}, from whose slots {run_dir} has learned, has other weights (hash {now}) than then ({before})"
         raise ValueError(f"{other}: bring them back, or train the head again")
     head = Head(config, facts["slot_dim"], {int(one): name for one, name in facts["classes"].items()})
     checkpoint.load_weights(head, run_dir / "checkpoints" / str(step))
@@ -251,8 +244,7 @@ def table(run_dirs: Iterable, store, limit: int = 0) -> pd.DataFrame:
     groups = {}
     for run_dir in run_dirs:
         head, found, slots, _ = _looked_at(run_dir, store, limit)
-        own = {"model": head.config.method, "untrained": f"{head.config.method}, untrained"}
-        name = {**own, "true": "true segments", "k_means": "k-means"}.get(head.config.slots_of, head.config.slots_of)
-        for row, judged in (("head", answers(head, found, slots)), (PRIOR, prior(head, found))):
-            groups.setdefault((name, row), []).append(judged)
+        name = KINDS.get(head.config.slots_of, head.config.slots_of).format(head.config.method)
+        groups.setdefault((name, "head"), []).append(answers(head, found, slots))
+        groups.setdefault((name, PRIOR), []).append(prior(head, found))
     return pd.DataFrame({key: scoring.summary(judged) for key, judged in groups.items()}).T.rename_axis(["slots", "predictor"])

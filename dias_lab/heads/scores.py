@@ -60,7 +60,7 @@ def by_image(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "B"]]:
     """Of each score one number an image (or clip) with objects, of which the score is the mean.
 
     A score is a ratio of sums over images, Y/X; the numbers are Y/X + (y - x Y/X) / mean x, by which a bootstrap over images
-    gives the ratio's own interval to first order (linearisation; Cochran 1977, Sampling Techniques, 6.4).
+    gives the ratio's own interval to first order (linearisation; Cochran 1977, Sampling Techniques).
     """
     found, true = table[table["slot"] >= 0], table[BOX].to_numpy()
     error = np.square(table[SAID].to_numpy() - true)
@@ -73,19 +73,15 @@ def by_image(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "B"]]:
     }  # fmt: skip
     sums = pd.DataFrame(parts, index=table.index).astype(float).groupby(table["unit"]).sum()
     values = {name: _linear(sums[over], sums[under]) for name, (_, over, under, _) in SCORES.items() if over}
-    explained = [1 - _linear(sums[said], sums[edge]) for said, edge in zip(SAID, BOX)]
-    for place, edge in enumerate(BOX):
-        if not sums[edge].sum():  # the same everywhere: 1 where it is said exactly, else 0, as scikit-learn has it
-            explained[place] = float(not sums[SAID[place]].sum()) + 0 * sums["true"]
-    values["r2"] = sum(explained) / 4 if len(found) > 1 else np.nan * sums["true"]
+    # a coordinate that is the same everywhere: 1 where it is said exactly, else 0, as scikit-learn has it
+    left = sum(_linear(sums[said], sums[edge], float(sums[said].sum() > 0)) for said, edge in zip(SAID, BOX))
+    values["r2"] = 1 - left / 4 if len(found) > 1 else np.nan * left
     return {name: values[name].to_numpy() for name in SCORES}
 
 
-def _linear(over: pd.Series, under: pd.Series) -> pd.Series:
-    if not under.sum():
-        return np.nan * under
-    ratio = over.sum() / under.sum()
-    return ratio + (over - ratio * under) / under.mean()
+def _linear(over: pd.Series, under: pd.Series, undefined: float = np.nan) -> pd.Series:
+    ratio = over.sum() / under.sum() if under.any() else undefined
+    return ratio + (over - ratio * under) / (under.mean() or np.inf)
 
 
 def scores(table: pd.DataFrame) -> dict[str, float]:
@@ -109,12 +105,10 @@ def summary(tables: list[pd.DataFrame]) -> dict[str, float]:
     seeds, row = [by_image(table) for table in tables], {"n": len(tables)}
     for name in SCORES:
         values = np.stack([one[name] for one in seeds])  # [S B]
-        defined = np.isfinite(values).any()
-        found = (paired_interval if len(values) == 1 and defined else widened_interval)(values)
-        row |= {f"{name}{end}": value for end, value in zip(("", " low", " high"), found)}
+        interval = paired_interval if len(values) == 1 and np.isfinite(values).any() else widened_interval
+        row |= {f"{name}{end}": value for end, value in zip(("", " low", " high"), interval(values))}
         row[f"{name} std"] = float(values.mean(axis=1).std(ddof=1)) if len(values) > 1 else np.nan
-    counts = [scores(table) for table in tables]
-    return row | {name: float(np.mean([one[name] for one in counts])) for name in ("matched", "true")}
+    return row | {"matched": float(np.mean([(one["slot"] >= 0).sum() for one in tables])), "true": len(tables[0])}
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -118,8 +118,6 @@ def test_a_head_looks_at_each_slot_alone():
     assert one.logits.shape == (2, 4, 3) and head.names == ["a", "b", "background"]
     torch.testing.assert_close(one.logits[:, order], other.logits)
     torch.testing.assert_close(one.boxes[:, order], other.boxes)
-    with pytest.raises(ValueError, match="(?s)not of this head.*size mismatch for out.weight"):
-        head.load_trained_state(head.state_dict() | {"out.weight": torch.zeros(6, 8)})
 
 
 def test_dropout_follows_from_the_keys():
@@ -238,7 +236,7 @@ def test_slots_of_another_model_are_refused(run, config, tmp_path):
     (place / "progress.json").unlink()
     head = shutil.copytree(run, tmp_path / "head")
     runs.write_json(head / "config.json", config.replace(parent=str(parent)).to_dict())
-    with pytest.raises(ValueError, match="learned from slots of .* with other weights .*train the head again"):
+    with pytest.raises(ValueError, match="from whose slots .* has learned, has other weights .*train the head again"):
         load(head)
 
 
@@ -249,11 +247,10 @@ def test_slots_of_another_store_are_refused(config, few_clips, tmp_path):
 
 
 def test_a_model_whose_slots_find_nothing_is_told_so(config):
-    with pytest.raises(ValueError, match=r"of \d+ objects of known class none has an IoU above match_iou=0.99"):
+    with pytest.raises(ValueError, match=r"of \d+ objects of known class in .*train.lmdb no slot has found any, with an IoU above match_iou=0.99: lower"):
         begun(config.replace(match_iou=0.99))
 
 
 def test_a_run_goes_on_with_the_same_classes_only(run):
     data = checkpoint.last(run)["data"]
     assert data["classes"] == {str(one): name for one, name in scenes.KINDS.items()} and data["slot_dim"] == 12
-    assert "background" not in data["classes"].values() and recognition.BACKGROUND == "background"
