@@ -1,9 +1,8 @@
 """The objects of a store, and which slot has found each of them.
 
-Source: the recognition of Genera1Z/RandSF.Q and SmoothSA: slots and true segments are matched by IoU. There the values of a
-one-hot mask are taken for numbers of segments, so that only the first two objects of an image can be found, and a box ends at
-the index of its last pixel, so that an object of one pixel has no area. Here all objects of an image or frame are matched at
-once, and right and bottom of a box are outside.
+Source: Genera1Z/RandSF.Q and SmoothSA match slots and true segments by IoU. There the values of a one-hot mask pass for numbers
+of segments, so that only the first two objects of an image can be found, and a box ends at the index of its last pixel, so that
+one of a single pixel has no area. Here all objects of an image or frame are matched, and right and bottom are outside.
 
 Axes: B items (images or frames), M items of a store, N slots, S objects, R pixels of the square.
 """
@@ -39,17 +38,16 @@ def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
     numbers, rows = {one: place for place, one in enumerate(class_ids)}, []
     for batch in squares(store, config, len(units), crowds=named(config.protocol).crowds):
         items, true = batch["info"]["item"].tolist(), batch["segments"].numpy()
-        some = slice(items[0], items[-1] + 1)
-        for item, own, ious, areas in zip(items, true, *overlaps(np.asarray(slots.segments[some]), true, slots.keep.shape[1])):
+        for item, own, ious, areas in zip(items, true, *overlaps(slots.segments[items], true, slots.keep.shape[1])):
             shown, boxes, classes = np.flatnonzero(areas), stores.boxes(own), store[item].info.get("classes") or {}
             iou = ious[:, shown]
-            found = match(iou, np.asarray(slots.keep[item]), config.match_iou).tolist()
+            found = match(iou, slots.keep[item], config.match_iou).tolist()
             for column, (segment, slot) in enumerate(zip((shown + 1).tolist(), found)):
-                box = [edge / config.image_size for edge in boxes[segment]]
-                about = item, units[item], segment, numbers.get(classes.get(segment), -1)
-                rows.append((*about, *box, slot, iou[slot, column] if slot >= 0 else np.nan))
+                about = item, units[item], segment, numbers.get(classes.get(segment), -1), *boxes[segment]
+                rows.append((*about, slot, iou[slot, column] if slot >= 0 else np.nan))
     kinds = {"item": int, "unit": int, "segment": int, "label": int, **dict.fromkeys(BOX, float), "slot": int, "iou": float}
-    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    found = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    return found.assign(**found[BOX] / config.image_size)
 
 
 def overlaps(
@@ -65,12 +63,9 @@ def overlaps(
 
 
 def match(iou: Float[np.ndarray, "N S"], keep: Bool[np.ndarray, "N"], least: float) -> Int[np.ndarray, "S"]:
-    """The slot of each object, -1 where it has none: the pairs whose IoU is largest in all (Hungarian), and each above `least`.
-
-    Slots that are not kept have none.
-    """
-    iou = np.where(keep[:, None], iou, 0)
-    slots = np.full(iou.shape[1], -1)
+    """The slot of each object, -1 where it has none: kept ones, in pairs whose IoU is largest in all (Hungarian), each above
+    `least`."""
+    iou, slots = np.where(keep[:, None], iou, 0), np.full(iou.shape[1], -1)
     pairs = linear_sum_assignment(iou, maximize=True)
     taken = iou[pairs] > least
     slots[pairs[1][taken]] = pairs[0][taken]

@@ -52,13 +52,12 @@ class Head(nn.Module):
 
     def __init__(self, config: Config, slot_dim: int, classes: dict[int, str]):
         super().__init__()
-        self.config, self.classes = config, classes  # name by id, in the order of the logits
-        self.names = [*classes.values()] + ["background"] * config.background_class  # of slots that have found nothing
+        self.config, self.classes = config, dict(sorted(classes.items()))  # name by id, in the order of the logits
+        self.names = [*self.classes.values()] + ["background"] * config.background_class  # of slots that have found nothing
         self.hidden = nn.Linear(slot_dim, config.head_dim)
         self.out = nn.Linear(config.head_dim, len(self.names) + 4)
-        # of the objects that were found in training: how many of each class, and their mean box
-        self.register_buffer("counts", torch.zeros(len(self.names)))
-        self.register_buffer("mean_box", torch.zeros(4))
+        self.register_buffer("counts", torch.zeros(len(self.names)))  # of objects that were found in training
+        self.register_buffer("mean_box", torch.zeros(4))  # of them
 
     def forward(self, slots: Float[Tensor, "B N D"], label=None, true_boxes=None, draws=None) -> Recognised:
         """`draws`, of a training step: the key of each image's dropout."""
@@ -86,8 +85,7 @@ def recognition_losses(found: Recognised, classes: int) -> dict[str, Float[Tenso
 class Recognition:
     """A head on the slots of `config.parent`; what each function gives, methods/task.py says."""
 
-    through_parent = True
-    records = staticmethod(Discovery.records)
+    through_parent, records = True, staticmethod(Discovery.records)
 
     def __init__(self, config: Config):
         self.config, splits = config, open_stores(config)
@@ -123,8 +121,8 @@ class Recognition:
         for number in range(step, self.config.steps):
             drawn = (divmod(number * self.config.batch_size + place, len(self.items)) for place in places)
             items = self.items[[permutation(self.config.seed, epoch, len(self.items))[place] for epoch, place in drawn]]
-            arrays = {"slots": self.slots.slots, **self.targets}
-            batch = {name: torch.from_numpy(np.asarray(array[items])) for name, array in arrays.items()}
+            arrays = {"slots": self.slots.slots, **self.targets}.items()
+            batch = {name: torch.from_numpy(np.asarray(array[items])) for name, array in arrays}
             yield batch | {"slots": batch["slots"].float(), "info": {"item": torch.from_numpy(items), "step": number}}
 
     def prepare(self, batch: dict, places: range) -> tuple[dict, dict]:
@@ -144,8 +142,7 @@ class Recognition:
         return []  # it is smaller than what compiling saves
 
     def evaluate(self, fabric: Fabric) -> dict:
-        self.model.eval()
-        table = answers(self.model, self.validation, self.seen)
+        table = answers(self.model.eval(), self.validation, self.seen)
         self.model.train()
         return scoring.scores(table) | {"store": "validation", "unknown": int((self.validation["label"] < 0).sum())}
 
@@ -160,16 +157,14 @@ class Recognition:
 
     @staticmethod
     def report(run_dir, store, limit: int = 0) -> tuple[dict, str]:
-        """What the best head says of the first `limit` images (clips; 0: all) of a store or its path, as a dict and as text.
-
-        "head" and "prior" (`prior`) are `scores.scores`; "classes" has a dict a class; "unknown" counts the objects that are
-        left out, since their class is not known. ValueError as `load` and slots_for have it, and for a store of other classes.
-        """
+        """What the best head says of the first `limit` images (clips; 0: all) of a store or its path: "head" and "prior" are
+        `scores.scores`, "classes" has a dict a class, "unknown" counts objects of unknown class, which are left out; and a text.
+        ValueError as `load` and slots_for have it, and for a store of other classes, or of none."""
         head, found, slots, store = _looked_at(run_dir, store, limit)
         tables = {"head": answers(head, found, slots), "prior": prior(head, found)}
         classes, unit = scoring.by_class(tables["head"], head.names), "clips" if store.meta["kind"] == "video" else "images"
         told = {"task": "recognition", "store": store.path.stem, unit: int(found["unit"].nunique()), "limit": limit}
-        told |= {"unknown": int((found["label"] < 0).sum())} | {name: scoring.scores(table) for name, table in tables.items()}
+        told |= {"unknown": int((found["label"] < 0).sum()), **{name: scoring.scores(one) for name, one in tables.items()}}
         rows = pd.DataFrame({name: scoring.summary([table]) for name, table in zip(("head", PRIOR), tables.values())}).T
         text = f"{told[unit]} {unit} with objects of {told['store']}; {told['unknown']} objects of unknown class are left out"
         parts = f"{text}. x100 [95 % interval]", scoring.shown(rows).T.to_string(), scoring.DEFINITIONS, classes.to_string()
@@ -202,8 +197,7 @@ def prior(head: Head, found: pd.DataFrame) -> pd.DataFrame:
 def load(run_dir) -> tuple[Head, Method]:
     """The best head of a run of this task, and its parent, both in evaluation mode on one device. ValueError for a folder that
     is no such run, and where the parent has other weights now."""
-    run_dir = runs.resolve(run_dir)
-    config = Config.load(run_dir)
+    config = Config.load(run_dir := runs.resolve(run_dir))
     if config.task != "recognition":
         raise ValueError(f"{run_dir} is a run of task {config.task!r}, not of recognition: train one with --task recognition")
     step, now = runs.best_step(run_dir), runs.weights_hash(config.parent)
@@ -236,15 +230,16 @@ def predictions(run_dir, store, limit: int = 0) -> pd.DataFrame:
 
 
 def table(run_dirs: Iterable, store, limit: int = 0) -> pd.DataFrame:
-    """Runs of this task beside each other: of each kind of slots a row for the head, and one for who sees none.
+    """Runs of this task beside each other: `scores.summary` of the head and of the prior, on the objects that slots have found.
+    Those of one kind of slots (KINDS, or `run_dirs` is a dict that names them) are seeds. `scores.shown` is for people.
 
-    `scores.summary` over the runs of one kind, its seeds, on the objects that its slots have found; `scores.shown` is for
-    people. Index: slots ("dias", "dias, untrained", "true segments", ...) and predictor.
+    Mean features of true segments bound what slots can know of classes; of boxes only where the features know their place.
     """
     groups = {}
     for run_dir in run_dirs:
         head, found, slots, _ = _looked_at(run_dir, store, limit)
-        name = KINDS.get(head.config.slots_of, head.config.slots_of).format(head.config.method)
+        kind = KINDS.get(head.config.slots_of, head.config.slots_of).format(head.config.method)
+        name = run_dirs[run_dir] if isinstance(run_dirs, dict) else kind
         groups.setdefault((name, "head"), []).append(answers(head, found, slots))
         groups.setdefault((name, PRIOR), []).append(prior(head, found))
     return pd.DataFrame({key: scoring.summary(judged) for key, judged in groups.items()}).T.rename_axis(["slots", "predictor"])

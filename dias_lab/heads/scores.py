@@ -43,9 +43,8 @@ def box_iou(one: Float[Tensor, "K 4"], other: Float[Tensor, "K 4"]) -> Float[Ten
 
 
 def judged(objects: pd.DataFrame, logits: Float[Tensor, "K C"], boxes: Float[Tensor, "K 4"]) -> pd.DataFrame:
-    """The objects of known class, and of those that a slot has found, in order, what is said of them (else NaN): said, the
-    place of the most probable class; probability, its own; rank, how many classes are more probable than the true one;
-    the box, `SAID`, and its box_iou."""
+    """The objects of known class, and what is said of those that a slot has found, in order (else NaN): said, the place of the
+    most probable class; probability, its own; rank, how many are more probable than the true one; box, `SAID`; box_iou."""
     known = objects[objects["label"] >= 0].reset_index(drop=True)
     found = known[known["slot"] >= 0]
     order, true = logits.argsort(dim=1, descending=True, stable=True), torch.tensor(found[["label", *BOX]].to_numpy())
@@ -66,11 +65,9 @@ def by_image(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "B"]]:
     error = np.square(table[SAID].to_numpy() - true)
     spread = np.square(true - found[BOX].mean().to_numpy())
     iou, rank = table["box_iou"], table["rank"]
-    parts = {
-        "true": np.ones(len(table)), "matched": table["slot"] >= 0, "correct": rank == 0, "among_three": rank < 3,
-        "overlap": iou, "half": iou > 0.5, "three_quarters": iou > 0.75,
-        **dict(zip(SAID, error.T)), **dict(zip(BOX, np.where(table[["slot"]] >= 0, spread, 0).T)),
-    }  # fmt: skip
+    parts = {"true": np.ones(len(table)), "matched": table["slot"] >= 0, "correct": rank == 0, "among_three": rank < 3}
+    parts |= {"overlap": iou, "half": iou > 0.5, "three_quarters": iou > 0.75}
+    parts |= {**dict(zip(SAID, error.T)), **dict(zip(BOX, np.where(table[["slot"]] >= 0, spread, 0).T))}
     sums = pd.DataFrame(parts, index=table.index).astype(float).groupby(table["unit"]).sum()
     values = {name: _linear(sums[over], sums[under]) for name, (_, over, under, _) in SCORES.items() if over}
     # a coordinate that is the same everywhere: 1 where it is said exactly, else 0, as scikit-learn has it
@@ -98,10 +95,8 @@ def by_class(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def summary(tables: list[pd.DataFrame]) -> dict[str, float]:
-    """Of the same objects, judged by several seeds: n, and each score's mean, " std", " low" and " high".
-
-    The last two are the 95 % interval of a bootstrap over images (clips), of several seeds over both (analysis/intervals.py).
-    """
+    """Of the same objects, judged by several seeds: n, and each score's mean, " std", " low" and " high": the 95 % interval of
+    a bootstrap over images (clips), with several seeds over both (analysis/intervals.py)."""
     seeds, row = [by_image(table) for table in tables], {"n": len(tables)}
     for name in SCORES:
         values = np.stack([one[name] for one in seeds])  # [S B]
@@ -113,7 +108,7 @@ def summary(tables: list[pd.DataFrame]) -> dict[str, float]:
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `summary` rows for people, x100: mean ± standard deviation over seeds [95 % interval]."""
-    cells = {"n": table["n"]}
+    cells = {"n": table["n"].astype(int)}
     for name, (title, *_) in SCORES.items():
         parts = table[[name, f"{name} std", f"{name} low", f"{name} high"]].to_numpy(float)
         cells[title] = [mean_text(mean, std) + f" [{100 * low:.1f}, {100 * high:.1f}]" for mean, std, low, high in parts]

@@ -183,6 +183,8 @@ def test_a_table_has_kinds_of_slots_beside_each_other_with_seeds(run, config, tm
         np.mean([Recognition.report(one, toys / "test.lmdb")[0]["head"]["top1"] for one in (run, tmp_path / "b")])
     )
     assert (found["recall low"] <= found["recall"]).all() and "matched / true" in shown(found)
+    named = table({run: "one", tmp_path / "b": "another"}, toys / "test.lmdb")
+    assert [name for name, _ in named.index] == ["one", "one", "another", "another"] and set(named["n"]) == {1}
 
 
 def test_slots_without_an_object_can_be_a_class(config, tmp_path, toys):
@@ -204,7 +206,7 @@ def test_frames_of_clips_are_recognised_each(config, few_clips, tmp_path):
 
 
 def test_a_store_without_classes_is_refused_before_anything_is_written(config, small_scenes, run, tmp_path):
-    with pytest.raises(StoreError, match=r"train.lmdb knows no classes.*nothing to recognise: take one that has them"):
+    with pytest.raises(StoreError, match=r"train.lmdb knows no classes.*nothing to recognise: take one that does"):
         fit(config.replace(data=str(small_scenes)), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     with pytest.raises(StoreError, match="knows no classes"):
