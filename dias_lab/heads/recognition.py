@@ -114,8 +114,8 @@ class Recognition:
             raise ValueError(f"{none}, with an IoU above match_iou={config.match_iou}: lower it, or train the parent longer")
         model.counts.copy_(torch.from_numpy(np.bincount(known["label"], minlength=len(model.names))))
         model.mean_box.copy_(torch.tensor(known[BOX].to_numpy().mean(axis=0)))
-        facts = {name: train.meta[name] for name in ("dataset", "split", "count")} | {"records": self.records(config)}
-        return facts | {"classes": {str(one): name for one, name in model.classes.items()}, "slot_dim": model.hidden.in_features}
+        facts = {name: train.meta[name] for name in ("dataset", "split", "count")} | {"slot_dim": model.hidden.in_features}
+        return facts | {"records": self.records(config), "classes": {str(one): name for one, name in model.classes.items()}}
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
         for number in range(step, self.config.steps):
@@ -142,9 +142,9 @@ class Recognition:
         return []  # it is smaller than what compiling saves
 
     def evaluate(self, fabric: Fabric) -> dict:
-        table = answers(self.model.eval(), self.validation, self.seen)
+        found = scoring.scores(answers(self.model.eval(), self.validation, self.seen))
         self.model.train()
-        return scoring.scores(table) | {"store": "validation", "unknown": int((self.validation["label"] < 0).sum())}
+        return found | {"store": "validation", "unknown": int((self.validation["label"] < 0).sum())}
 
     def selection(self, scores: dict) -> float:
         """top-1 + box IoU: the head is to know both."""
@@ -152,7 +152,8 @@ class Recognition:
 
     @staticmethod
     def text(scores: dict) -> str:
-        told = [f"{title} {100 * scores[name]:.1f}" for name, (title, *_) in scoring.SCORES.items()]
+        values = {title: float(np.array(scores[name], float)) for name, (title, *_) in scoring.SCORES.items()}  # None: NaN in JSON
+        told = [f"{title} {scoring.mean_text(value, np.nan)}" for title, value in values.items()]
         return f"{scores['store']}: {scores['matched']} of {scores['true']} objects found; x100: {', '.join(told)}"
 
     @staticmethod

@@ -33,12 +33,9 @@ DEFINITIONS = "\n".join(f"{title}: {told}" for title, *_, told in SCORES.values(
 
 def box_iou(one: Float[Tensor, "K 4"], other: Float[Tensor, "K 4"]) -> Float[Tensor, "K"]:
     """IoU of each pair of boxes left, top, right, bottom; a box whose sides are crossed has no area. 0 where neither has one."""
-
-    def area(box):
-        return (box[:, 2:] - box[:, :2]).clamp_min(0).prod(dim=1)
-
-    inner = area(torch.cat([torch.maximum(one[:, :2], other[:, :2]), torch.minimum(one[:, 2:], other[:, 2:])], dim=1))
-    union = area(one) + area(other) - inner
+    corners = torch.maximum(one[:, :2], other[:, :2]), torch.minimum(one[:, 2:], other[:, 2:])
+    inner, *own = ((box[:, 2:] - box[:, :2]).clamp_min(0).prod(dim=1) for box in (torch.cat(corners, dim=1), one, other))
+    union = sum(own) - inner
     return torch.where(union > 0, inner / union, 0)
 
 

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from dias_lab import runs
+from dias_lab.__main__ import main
 from dias_lab.config import Config
 from dias_lab.data import store as stores
 from dias_lab.data.convert import scenes
@@ -242,10 +243,12 @@ def test_slots_of_another_model_are_refused(run, config, tmp_path):
         load(head)
 
 
-def test_slots_of_another_store_are_refused(config, few_clips, tmp_path):
+def test_slots_of_another_store_or_kind_are_refused(config, few_clips, tmp_path):
     Recognition(config.replace(slots=str(tmp_path)))
-    with pytest.raises(ValueError, match="records"):
+    with pytest.raises(ValueError, match="the slots in .* are of something else: the store's records"):
         Recognition(config.replace(slots=str(tmp_path), data=str(few_clips)))
+    with pytest.raises(ValueError, match="source is 'model' there, not 'untrained'"):
+        Recognition(config.replace(slots=str(tmp_path), slots_of="untrained"))
 
 
 def test_a_model_whose_slots_find_nothing_is_told_so(config):
@@ -256,3 +259,26 @@ def test_a_model_whose_slots_find_nothing_is_told_so(config):
 def test_a_run_goes_on_with_the_same_classes_only(run):
     data = checkpoint.last(run)["data"]
     assert data["classes"] == {str(one): name for one, name in scenes.KINDS.items()} and data["slot_dim"] == 12
+
+
+def test_the_commands_train_and_evaluate_it(config, toys, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    words = f"--task recognition --from {config.parent} --data {toys} --run-dir {run_dir} --steps 2 --head-dim 16 --device cpu"
+    assert main(["train", *words.split()]) == 0 and "objects found; x100: top-1" in capsys.readouterr().out
+    assert main(["evaluate", "--run-dir", str(run_dir), "--data", str(toys)]) == 0
+    assert "box R2: 1 - SSE/SST" in capsys.readouterr().out
+    written = runs.read_object(run_dir / "scores" / "test-recognition.json")
+    assert written["head"] == Recognition.report(run_dir, toys / "test.lmdb")[0]["head"]
+
+
+def test_a_store_in_which_nothing_is_found_can_be_written_down(run, tmp_path):
+    """One object of a single pixel in the corner."""
+    true = np.zeros((128, 128), np.uint8)
+    true[0, 0] = 1
+    one = store(tmp_path, [record(true, {1: 2}), record(None)], classes=dict(scenes.KINDS), split="test")
+    told, text = Recognition.report(run, one)
+    runs.write_json(tmp_path / "told.json", told)
+    assert told["head"]["matched"] == 0 and told["head"]["true"] == 1 and told["head"]["recall"] == 0
+    assert np.isnan(told["head"]["top1"]) and "n/a" in text and len(predictions(run, one)) == 0
+    again = runs.read_object(tmp_path / "told.json")["head"]
+    assert "top-1 n/a" in Recognition.text(again | {"store": "validation"}) and again["top1"] is None
