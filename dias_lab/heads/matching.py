@@ -35,7 +35,7 @@ def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
     if len(slots.keep) != len(units):
         raise ValueError(f"{store.path} has {len(units)} items, and the slots are of {len(slots.keep)}: extract them anew")
     units = units[units < limit] if limit else units
-    numbers, rows = {one: place for place, one in enumerate(class_ids)}, []
+    numbers, rows, R = {one: place for place, one in enumerate(class_ids)}, [], config.image_size
     for batch in squares(store, config, len(units), crowds=named(config.protocol).crowds):
         items, true = batch["info"]["item"].tolist(), batch["segments"].numpy()
         for item, own, ious, areas in zip(items, true, *overlaps(slots.segments[items], true, slots.keep.shape[1])):
@@ -43,11 +43,10 @@ def objects(store, slots, config, class_ids, limit: int = 0) -> pd.DataFrame:
             iou = ious[:, shown]
             found = match(iou, slots.keep[item], config.match_iou).tolist()
             for column, (segment, slot) in enumerate(zip((shown + 1).tolist(), found)):
-                about = item, units[item], segment, numbers.get(classes.get(segment), -1), *boxes[segment]
-                rows.append((*about, slot, iou[slot, column] if slot >= 0 else np.nan))
+                about = item, units[item], segment, numbers.get(classes.get(segment), -1)
+                rows.append((*about, *np.divide(boxes[segment], R), slot, iou[slot, column] if slot >= 0 else np.nan))
     kinds = {"item": int, "unit": int, "segment": int, "label": int, **dict.fromkeys(BOX, float), "slot": int, "iou": float}
-    found = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
-    return found.assign(**found[BOX] / config.image_size)
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
 
 def overlaps(

@@ -152,9 +152,9 @@ class Recognition:
 
     @staticmethod
     def text(scores: dict) -> str:
-        values = {title: float(np.array(scores[name], float)) for name, (title, *_) in scoring.SCORES.items()}  # None: NaN in JSON
-        told = [f"{title} {scoring.mean_text(value, np.nan)}" for title, value in values.items()]
-        return f"{scores['store']}: {scores['matched']} of {scores['true']} objects found; x100: {', '.join(told)}"
+        values = pd.Series(scores)[[*scoring.SCORES]].astype(float)  # JSON has null for NaN
+        told = ", ".join(f"{scoring.SCORES[name][0]} {scoring.mean_text(value, np.nan)}" for name, value in values.items())
+        return f"{scores['store']}: {scores['matched']} of {scores['true']} objects found; x100: {told}"
 
     @staticmethod
     def report(run_dir, store, limit: int = 0) -> tuple[dict, str]:
@@ -167,8 +167,8 @@ class Recognition:
         told = {"task": "recognition", "store": store.path.stem, unit: int(found["unit"].nunique()), "limit": limit}
         told |= {"unknown": int((found["label"] < 0).sum()), **{name: scoring.scores(one) for name, one in tables.items()}}
         rows = pd.DataFrame({name: scoring.summary([table]) for name, table in zip(("head", PRIOR), tables.values())}).T
-        text = f"{told[unit]} {unit} with objects of {told['store']}; {told['unknown']} objects of unknown class are left out"
-        parts = f"{text}. x100 [95 % interval]", scoring.shown(rows).T.to_string(), scoring.DEFINITIONS, classes.to_string()
+        what = f"{told[unit]} {unit} with objects of {told['store']}; {told['unknown']} objects of unknown class are left out"
+        parts = f"{what}. x100 [95 % interval]", scoring.shown(rows).T.to_string(), scoring.DEFINITIONS, classes.to_string()
         return told | {"classes": json.loads(classes.to_json(orient="index"))}, "\n\n".join(parts)
 
 
