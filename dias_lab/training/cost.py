@@ -40,12 +40,12 @@ def operations(function: Callable) -> int:
 
 
 class Untaught(Discovery):
-    """Object discovery that needs no data, and whose teacher, if any, knows nothing: its steps cost the same."""
+    """Object discovery whose teacher, if any, knows nothing: its steps cost the same. Its `train_store` may be None."""
 
     def begin(self, fabric) -> dict:
         facts = self.model.begin(untaught=True)  # first: a teacher shares the backbone, and what it is fitted to
-        if isinstance(self.model.backbone, Conditioned):
-            self.model.backbone.fit(torch.randn(1000, len(self.model.backbone.centre)))
+        if isinstance(self.model.backbone, Conditioned):  # to the data, where there are any: a training's cache fits then
+            self.model.backbone.fit(self.samples() if self.train_store else torch.randn(1000, len(self.model.backbone.centre)))
         self.place(fabric)
         return facts
 
@@ -54,8 +54,9 @@ class Stepper:
     """A method's training step on images, or on clips, again and again, without log and checkpoints."""
 
     def __init__(self, config, store=None):
-        self.config, self.source, self.number = config, None, 0
-        self.learner = Learner(Untaught(config), devices.launch(config))
+        self.config, self.source, self.number, task = config, None, 0, Untaught(config)
+        task.train_store = store
+        self.learner = Learner(task, devices.launch(config))
         self.model = self.learner.model.train()
         if store is not None and config.cache_views:
             kind = clips.ClipFeatureBatches if config.clip_frames else features.FeatureBatches
@@ -88,8 +89,7 @@ class Stepper:
             return tensor
 
         def look(module, inputs, output):
-            seen["passes"] += len(inputs[0])
-            seen["passes with gradients"] += len(inputs[0]) * module.trained
+            seen.update({"passes": len(inputs[0]), "passes with gradients": len(inputs[0]) * module.trained})
 
         backbones = {module for model in (self.model, *self.model.teacher) for module in model.backbones().values()}
         backbones |= {self.learner.task.frozen} - {None}  # a GPU's own copy
