@@ -33,7 +33,7 @@ LAST = ("video_ari", "video_fg_ari", "video_mbo")
 COSTS = ("training, s", "ms a step", "million operations", "MB")
 INTRODUCTION = """\
 {steps:.0f} steps from random weights for each method (`notebooks/grids/video.toml`): same clips, features, projector and
-place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol}, {images} test clips, x100
+place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol}, {images} test frames, x100
 but for switches, mean ± standard deviation over n seeds; in brackets the paired difference to temporal DIAS with its 95 %
 interval over seeds and clips. A method is scored by the map that its source scores. *Image level* is ARI / FG-ARI / mBO,
 *gap* what of FG-ARI is lost between the levels. In italics what learns nothing."""
@@ -156,13 +156,15 @@ def page(table: pd.DataFrame, lost: pd.DataFrame, claimed: pd.DataFrame, notes: 
     methods = table[table["n"].notna()].astype({"n": int, "num_slots": int}).astype({"n": object, "num_slots": object})
     first, known = methods.iloc[0], beside.set_index("setting").rename(columns=lambda name: name.removeprefix("own."))
     known = known.rename(index={"k-means": f"k-means, {first['num_slots']}"})
-    lines = ["## Beside its neighbours", "", INTRODUCTION.format(**first[["steps", "protocol", "images"]]), ""]
+    about = first[["steps", "protocol"]].to_dict() | {"images": str(first["images"]).removesuffix(".0")}
+    lines = ["## Beside its neighbours", "", INTRODUCTION.format(**about), ""]
     lines += [*score_table(methods, beside), "", ABOUT_COSTS, "", *cost_table(methods), "", "**What the numbers say**", ""]
     lines += [*(compare.words(one, known, BASELINE) for _, one in methods.iterrows()), "", ABOUT_EVENTS, "", *event_table(lost)]
     lines += ["", "**What the papers claim, here**", ""]
     for claim, own in claimed.groupby("claim", sort=False):
-        lines.append(f"* {claim} ({own['about'].iloc[0]}): {'; '.join(verdict(one) for _, one in own.iterrows())}")
-    lines += ["", "Not there: " + "; ".join(" ".join(note.split()) for note in notes) + "."] if notes else []
+        said = dict.fromkeys(verdict(one) for _, one in own.iterrows())
+        lines.append(f"* {claim} ({own['about'].iloc[0]}): {'; '.join(said)}")
+    lines += ["", f"Not there: {'; '.join(' '.join(note.split()) for note in notes)}."] if notes else []
     return "\n".join(lines) + "\n"
 
 
