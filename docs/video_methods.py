@@ -32,8 +32,8 @@ TITLES = intervals.TITLES | {"switches": "switches a clip"}
 LAST = ("video_ari", "video_fg_ari", "video_mbo")
 COSTS = ("training, s", "ms a step", "million operations", "MB")
 INTRODUCTION = """\
-{steps:.0f} steps from random weights for each method (`notebooks/grids/video.toml`): same clips, features, projector and
-place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol}, {images} test frames, x100
+{steps:.0f} steps from random weights for each method (`notebooks/grids/video.toml`, `docs/video_methods.py`): same clips,
+features, projector and place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol}, {images} test frames, x100
 but for switches, mean ± standard deviation over n seeds; in brackets the paired difference to temporal DIAS with its 95 %
 interval over seeds and clips. A method is scored by the map that its source scores. *Image level* is ARI / FG-ARI / mBO,
 *gap* what of FG-ARI is lost between the levels. In italics what learns nothing."""
@@ -171,8 +171,8 @@ def page(table: pd.DataFrame, lost: pd.DataFrame, claimed: pd.DataFrame, notes: 
 def main(options):
     found = compare.finished(options.folder, options.protocol)
     wanted = [variant["name"] for variant in tomllib.loads(runs.resolve(GRID).read_text())["variants"]]
-    notes = [*found.notes, *(f"{name}: no run" for name in wanted if not any(name in note for note in found.notes)
-                             and name not in set(found.runs.get("setting", ())))]  # fmt: skip
+    known = {*found.runs.get("setting", ()), *(note.partition(", seed ")[0] for note in found.notes)}
+    notes = [*found.notes, *(f"{name}: no run" for name in wanted if name not in known)]
     print(*(f"not there: {note}" for note in notes), sep="\n")
     if found.runs.empty:
         return f"no finished run in {options.folder}\n"
