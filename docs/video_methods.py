@@ -33,10 +33,10 @@ LAST = ("video_ari", "video_fg_ari", "video_mbo")
 COSTS = ("training, s", "ms a step", "million operations", "MB")
 INTRODUCTION = """\
 {steps:.0f} steps from random weights for each method (`notebooks/grids/video.toml`, `docs/video_methods.py`): same clips,
-features, projector and place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol}, {images} test frames, x100
-but for switches, mean ± standard deviation over n seeds; in brackets the paired difference to temporal DIAS with its 95 %
-interval over seeds and clips. A method is scored by the map that its source scores. *Image level* is ARI / FG-ARI / mBO,
-*gap* what of FG-ARI is lost between the levels. In italics what learns nothing."""
+features, projector and place. None had trials of its own, and the preset's numbers were found for DIAS. Protocol {protocol},
+{images} test frames, x100 but for switches, mean ± standard deviation over n seeds; in brackets the paired difference to
+temporal DIAS with its 95 % interval over seeds and clips. A method is scored by the map that its source scores. *Image level*
+is ARI / FG-ARI / mBO, *gap* what of FG-ARI is lost between the levels. In italics what learns nothing."""
 ABOUT_COSTS = """\
 What training added, what the last iteration's map says (video ARI / FG-ARI / mBO), and what it all costs. Training seconds
 are as logged, whatever else the machine did; steps were timed with all methods taking turns in one process. Operations, and
