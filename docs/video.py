@@ -75,10 +75,17 @@ def scores(models: list, beside: dict[str, list], test, limit: int) -> pd.DataFr
             table = evaluate(one, test, limit=limit).images
             tables.append(table.assign(setting=f"trained with: {name}", seed=one.config.seed))
         print(name, len(ours), flush=True)
-    floors = baseline_scores(models[0], test, limit=limit)
-    for name in dict.fromkeys(column.partition(".")[0] for column in floors if "." in column):
-        own = floors.filter(regex=rf"^{name}\.").rename(columns=lambda column: f"decoder.{column.partition('.')[2]}")
-        tables.append(own.assign(setting=name, seed=models[0].config.seed, item=floors["item"]))
+    beside = floors(models[0], test, limit)
+    tables.append(beside.rename(columns={name: f"decoder.{name}" for name in METRICS}).assign(seed=models[0].config.seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def floors(model, test, limit: int) -> pd.DataFrame:
+    """What learns nothing, on the model's features: a row a setting and clip."""
+    found, tables = baseline_scores(model, test, limit=limit), []
+    for name in dict.fromkeys(column.partition(".")[0] for column in found if "." in column):
+        own = found.filter(regex=rf"^{name}\.").rename(columns=lambda column: column.partition(".")[2])
+        tables.append(own.assign(setting=name, item=found["item"]))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -106,7 +113,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def events(models: list, count: int) -> pd.DataFrame:
-    """Switches of temporal DIAS by world and kind of event: pairs and switches, of all seeds together."""
+    """Switches by world and kind of event: pairs and switches, of all models together."""
     seeds = range(scenes.SPLITS["test"], scenes.SPLITS["test"] + count)
     found = [clips.switches_in(model, difficulty, seeds) for model in models for difficulty in moving.DIFFICULTIES]
     return pd.concat(found).groupby(["world", "event"])["switched"].agg(pairs="size", switches="sum").reset_index()

@@ -56,12 +56,12 @@ def _boxes(segments: Int[np.ndarray, "H W"]) -> list[list[float]]:
 
 
 def switches_in(model: Method, difficulty: str, seeds: Iterable[int]) -> pd.DataFrame:
-    """The `switches` of the decoder's map in built-in clips of a world, those of all seeds together; "world" names it."""
+    """The `switches` of the method's `evaluated_map` in a world's built-in clips, of all seeds together; "world" names it."""
     predict, found = maps_of(model, model.config.seed), []
     for seed in seeds:
         pictures, segments = (torch.from_numpy(part) for part in clip(seed, difficulty=difficulty))
         batch = {"image": pictures.permute(0, 3, 1, 2)[None], "info": {"clip": torch.tensor([0])}}
-        found.append(switches(predict(batch)["decoder"][0], segments, camera=difficulty == "camera"))
+        found.append(switches(predict(batch)[model.evaluated_map][0], segments, camera=difficulty == "camera"))
     return pd.concat(found).assign(world=difficulty)
 
 

@@ -128,7 +128,7 @@ def summary(table: pd.DataFrame, baseline: str = "DIAS") -> pd.DataFrame:
     (intervals.py). One seed has no interval.
     """
     rows, known = [], {name.rpartition(".")[2] for name in table}
-    metrics = [metric for metric in (*METRICS, *CLIP_METRICS, "switch_rate") if metric in known]
+    metrics = [metric for metric in (*METRICS, *CLIP_METRICS, "gap", "switch_rate", "switches") if metric in known]
     for setting, own in table.groupby("setting", sort=False) if len(table) else ():
         other = table[(table["setting"] == baseline) & (setting != baseline)]
         row = {"setting": setting, "n": len(own), "seeds": " ".join(map(str, sorted(own["seed"])))}
@@ -166,11 +166,11 @@ def baselines(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return baseline_table(models, test, protocol, limit=_limit(first))
 
 
-def words(row, floors: pd.DataFrame) -> str:
+def words(row, floors: pd.DataFrame, baseline: str = "DIAS") -> str:
     """A line of Markdown on one method, a row of `summary`: beside the baseline, its own twin, and k-means (`baselines`)."""
     level = "video_" if pd.isna(row.get("own.ari", np.nan)) else ""
     metrics = {metric: intervals.TITLES[metric] for metric in (f"{level}ari", f"{level}fg_ari", f"{level}mbo")}
-    beside = [verdicts.beside(row, f"own.{metric}", title) for metric, title in metrics.items()]
+    beside = [verdicts.beside(row, f"own.{metric}", title, baseline) for metric, title in metrics.items()]
     found = ["; ".join(beside)] if all(beside) else []
     changed = {}
     for metric, title in metrics.items():

@@ -22,8 +22,9 @@ CLAIMS = (
 )
 
 
-def claimed(low: float, high: float) -> str:
-    """What an interval says of a claim that its difference is above 0."""
+def claimed(low: float, high: float, margin: float = 0.0) -> str:
+    """What an interval says of a claim that its difference is above 0; with a margin, that it is not so far below it."""
+    low, high = low + margin, high + margin
     return side(low, high, "**holds here**", "**the opposite is seen here**", "undecided here", "one seed: no verdict")
 
 

@@ -5,6 +5,8 @@ import torch
 
 from dias_lab import shipped
 from dias_lab.analysis.clips import events, switches, switches_in
+from dias_lab.data import scenes
+from dias_lab.methods import segments_from
 
 
 def clip(*frames, side=24):
@@ -91,3 +93,15 @@ def test_a_world_has_the_switches_of_all_its_clips():
     assert set(both["world"]) == {"camera"} and "none" not in set(both["event"]) and len(both) > 40
     assert both["switched"].tolist() == [value for one in each for value in one["switched"]]
     assert switches_in(model, "still", [5])["switched"].mean() < 0.05 < switches_in(model.untrained(), "clips", [5])["switched"].mean()
+
+
+def test_identity_is_judged_by_the_map_that_the_method_is_scored_by():
+    model, (pictures, segments) = shipped("clips").untrained(), map(torch.from_numpy, scenes.clip(5))
+    output = model(model.prepare(pictures.permute(0, 3, 1, 2)[None]), draws=model.draw([0], model.config.seed, frames=1))
+    maps = {"decoder": output.decoder_attention[0], "last": output.attention[-1, 0]}
+    found = {}
+    for name, one in maps.items():
+        model.evaluated_map = name
+        found[name] = switches_in(model, "clips", [5])["switched"].tolist()
+        assert found[name] == switches(segments_from(one, segments.shape[-1]), segments)["switched"].tolist()
+    assert found["decoder"] != found["last"]

@@ -111,10 +111,11 @@ def test_runs_on_clips_are_compared_at_both_levels(small_config, few_clips, tmp_
         gain, low, high = (other[f"own.{level}_mbo gain{end}"] for end in ("", " low", " high"))
         assert low <= gain <= high and gain == pytest.approx(other[f"own.{level}_mbo"] - other[f"own.{level}_mbo untrained"])
         assert np.isfinite(other[f"own.{level}_mbo difference"])
+    assert np.isfinite(rows.loc["DIAS", "own.switches"]) and np.isfinite(other["last.gap difference"])
     floors = compare.baselines(found.runs, "dias")
     assert {"video_fg_ari", "image_fg_ari"} <= set(floors)
-    text = compare.words(compare.summary(found.runs).iloc[1], floors)
-    assert "video mBO" in text and f"k-means of {small_config.num_slots} clusters in" in text
+    text = compare.words(compare.summary(found.runs).iloc[1], floors, baseline="one frame")
+    assert "video mBO" in text and "one frame (" in text and f"k-means of {small_config.num_slots} clusters in" in text
 
 
 def test_both_stages_cost_what_both_stages_cost(grid):

@@ -45,6 +45,9 @@ def test_a_line_for_each_setting_but_the_baseline(rows):
 def test_a_claim_holds_only_where_its_interval_leaves_zero_out():
     words = [verdicts.claimed(*bounds) for bounds in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (NAN, NAN))]
     assert words == ["**holds here**", "**the opposite is seen here**", "undecided here", "one seed: no verdict"]
+    bounds = ((-0.1, 0.1), (-0.3, 0.1), (-0.4, -0.3))
+    words = [verdicts.claimed(*one, margin=0.2) for one in bounds]  # no more than so much is lost
+    assert words == ["**holds here**", "undecided here", "**the opposite is seen here**"]
 
 
 def test_the_papers_claims_are_about_settings_of_the_ablations():

@@ -218,7 +218,7 @@ def test_the_book_on_scenes_runs_and_is_reused(tmp_path):
         assert words in outputs(tmp_path, "07")
     for words in ("The claim, measured", "SPOT, all nine orders"):
         assert words in outputs(tmp_path, "07")
-    for words in ("carrying slots on", "What breaks identity here", "What the predictor foresees", "numbers are remembered"):
+    for words in ("carrying slots on", "What breaks identity here", "What the predictor foresees", "What the papers claim, here", "numbers are remembered"):
         assert words in outputs(tmp_path, "08")
     assert "from the cache" in outputs(tmp_path, "03")
     assert "widget-view" not in outputs(tmp_path, "04")  # live is False: figures instead of controls

@@ -5,9 +5,9 @@ import pandas as pd
 from scipy.stats import fisher_exact
 from verdicts import said
 
-from dias_lab.analysis import intervals, verdicts
+from dias_lab.analysis import compare, intervals, verdicts
 
-NAMES = dict(intervals=intervals, verdicts=verdicts, fisher_exact=fisher_exact, Markdown=str)
+NAMES = dict(compare=compare, intervals=intervals, verdicts=verdicts, fisher_exact=fisher_exact, Markdown=str)
 
 
 def of_clips(fg_ari: float, switches: float, spread=0.01) -> pd.DataFrame:
@@ -72,3 +72,36 @@ def test_other_settings_of_the_same_weights():
     assert "* iterations: 1: **hurts** (video FG-ARI -10.0" in text and "* refresh every 2 frames: **helps** (video FG-ARI +10.0" in text
     swept["iterations: 1"] = of_clips(0.601, 1, spread=0.1)
     assert "iterations: 1: changes nothing that can be told" in said("08", 4, swept=swept, **NAMES)
+
+
+def of_method(setting: str, score: float, difference: float, gain: float) -> dict:
+    row = {"setting": setting, "n": 3, "num_slots": 7}
+    for metric in ("video_ari", "video_fg_ari", "video_mbo"):
+        row[f"own.{metric}"] = score
+        for name, value in (("difference", difference), ("gain", gain)):
+            row |= {f"own.{metric} {name}{end}": value + step for end, step in (("", 0), (" low", -0.02), (" high", 0.02))}
+    return row
+
+
+def test_methods_beside_temporal_dias_and_their_own_twins():
+    rows = [of_method("temporal DIAS", 0.5, np.nan, 0.2), of_method("STEVE", 0.3, -0.2, 0.01), of_method("RandSF.Q", 0.6, 0.1, -0.3)]
+    beside = pd.DataFrame([dict.fromkeys(("video_ari", "video_fg_ari", "video_mbo"), 0.4)], ["k-means"])
+    dias, steve, randsfq = said("08", 5, methods=pd.DataFrame(rows), beside=beside, **NAMES).splitlines()[-3:]
+    assert "**temporal DIAS**: Training raises video ARI (+20.0)" in dias and "Above k-means of 7 clusters in video ARI" in dias
+    assert "below temporal DIAS (-20.0, n = 3)" in steve and "does not clearly change" in steve and "clusters in nothing" in steve
+    assert "above temporal DIAS (+10.0, n = 3)" in randsfq and "raining lowers" in randsfq
+    none = pd.DataFrame(columns=["n", "num_slots"])
+    assert "Nothing was measured" in said("08", 5, methods=none, beside=none, **NAMES)
+
+
+def test_what_the_papers_claim():
+    def claim(name, low, high, margin=0.0, n=3):
+        return dict(claim=name, about="so", measure="video FG-ARI", n=n, gain=(low + high) / 2, low=low, high=high, margin=margin)
+
+    found = [claim("one", 1.0, 3.0), claim("two", -3.0, -1.0), claim("three", -1.0, 1.0), claim("suffices", -1.0, 1.0, margin=2.0)]
+    found += [claim("gone", np.nan, np.nan, n=0)] * 2
+    one, two, three, suffices, gone = said("08", 6, claims=pd.DataFrame(found), **NAMES).splitlines()[-5:]
+    assert one == "* one (so): **holds here** (video FG-ARI +2.0 [+1.0, +3.0], n = 3)"
+    assert "**the opposite is seen here**" in two and "undecided here" in three and "**holds here**" in suffices
+    assert gone == "* gone (so): runs are missing"
+    assert "Nothing was measured" in said("08", 6, claims=pd.DataFrame(columns=["claim"]), **NAMES)
