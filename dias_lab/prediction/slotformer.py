@@ -50,7 +50,7 @@ class SlotFormer(nn.Module):
         tokens = (self.to_token(past) + self.time[:, None]).flatten(1, 2)  # [B T*N H], oldest frame first
         alone = None if keep is None else ~keep.any(dim=1, keepdim=True)  # who has no slot at all sees all: softmax needs one
         unseen = None if keep is None else ~(keep | alone).repeat(1, T)
-        slots = self.to_slot(self.encoder(tokens, src_key_padding_mask=unseen)[:, -N:])
+        slots = self.to_slot(self.encoder(tokens, src_key_padding_mask=unseen)[:, -N:]).to(past.dtype)
         return slots if keep is None else torch.where(keep[..., None], slots, past[:, -1])
 
     def standardised(self, slots: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
