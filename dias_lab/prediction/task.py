@@ -101,7 +101,7 @@ class Prediction:
         self.train_store, self.validation_store = open_stores(config)
         self.slots, self.cache = slots_seen(config, self.train_store, fabric.is_global_zero), None
         model.fit(self.slots, self.train_store)
-        if config.feature_weight and model.slot_model is not None:
+        if config.feature_weight and model.shows:
             whole = config.replace(crop_scale=1.0, cache_views=1)  # view 0 is the centre square
             folder = features.make(self.train_store, whole, model.slot_model.backbone, fabric.is_global_zero)
             self.cache = features.FeatureBatches(self.train_store, whole, folder)
