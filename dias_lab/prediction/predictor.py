@@ -132,7 +132,9 @@ def frozen_model(config: Config):
 
 
 def needs_features(model) -> bool:
-    """Whether what the decoder gives depends on the features it sees: an autoregressive one cannot decode slots alone."""
+    """Whether slots alone cannot be decoded: what the decoder gives depends on features that it sees, or is of codes."""
+    if hasattr(model, "quantizer"):
+        return True
     slots, places = (torch.ones(1, model.config.num_slots, *sizes) for sizes in ((model.config.slot_dim,), (3, 1)))
     shown = torch.zeros(1, model.backbone.feature_dim, *model.backbone.grid)
     one, other = (model.reconstruct(shown + x, slots, slots[..., 0] > 0, {}, True, places)[0] for x in (0, 1))

@@ -92,8 +92,8 @@ class Prediction:
                 clip_window(config, clips, clip, config.rollout)
         if config.slots_of != "oracle" and config.feature_weight and needs_features(model):
             raise ValueError(
-                f"the decoder of {config.parent} sees the features that it reconstructs, so it cannot show predicted slots: take "
-                "feature_weight=0, and slots alone are compared"
+                f"the decoder of {config.parent} sees the features that it reconstructs, or reconstructs codes: it makes no "
+                "features of predicted slots. Take feature_weight=0, and slots alone are compared"
             )
 
     def begin(self, fabric: Fabric) -> dict:
@@ -144,8 +144,9 @@ class Prediction:
         return means(table)
 
     def selection(self, scores: dict) -> float:
-        """Minus the error of the slots, relative to copying the last ones."""
-        error = scores["SlotFormer"]["slot_error"]
+        """Minus the error of the slots, relative to copying the last ones; of true states, that of their centroids."""
+        own = scores["SlotFormer"]
+        error = own["centroid_error"] if own["slot_error"] is None else own["slot_error"]
         return math.nan if error is None else -error
 
     @staticmethod
