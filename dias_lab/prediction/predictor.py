@@ -19,7 +19,7 @@ from dias_lab.analysis.slots import Slots, slots_for
 from dias_lab.config import Config
 from dias_lab.data import dataset
 from dias_lab.data import store as stores
-from dias_lab.data.clips import Clips, ClipSquares
+from dias_lab.data.clips import Clips, clip_squares
 from dias_lab.methods import checkpoint
 from dias_lab.prediction.slotformer import SlotFormer
 from dias_lab.trace import CLIP_AXES, AttentionTrace
@@ -91,14 +91,14 @@ class Predictor(nn.Module):
         model = self.slot_model
         if model is None or not model.decoder.framed:
             return
-        rows, places, squares = [], [], ClipSquares(store, model.config)
-        for clip in range(len(squares)):
-            batch = squares[clip]
-            given = {"draws": model.draw([clip], model.config.seed, frames=1), "boxes": batch.get("boxes")}
-            for piece in (one.as_images() for one in model.pieces(batch["image"], **given)):
-                rows.append(self.rollouter.standardised(piece.slots)[piece.keep])
-                places.append(model.decoder.frames_of(piece.attention[-1].flatten(2), piece.keep)[piece.keep])
-            if sum(map(len, squares.clips.ranges[: clip + 1])) >= FITTED:
+        rows, places, seen = [], [], 0
+        for clip, batch in enumerate(clip_squares(store, model.config.replace(workers=0))):
+            draws = model.draw([clip], model.config.seed, frames=1)
+            for piece in model.pieces(batch["image"], draws=draws, boxes=batch.get("boxes")):
+                one = piece.as_images()
+                rows.append(self.rollouter.standardised(one.slots)[one.keep])
+                places.append(model.decoder.frames_of(one.attention[-1].flatten(2), one.keep)[one.keep])
+            if (seen := seen + batch["frames"].shape[1]) >= FITTED:
                 break
         rows, places = torch.cat(rows).double(), torch.cat(places).double()
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)

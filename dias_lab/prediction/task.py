@@ -23,17 +23,9 @@ from dias_lab.data import draws, features
 from dias_lab.data import store as stores
 from dias_lab.data.clips import Clips
 from dias_lab.data.dataset import Batches
+from dias_lab.prediction import predictor
 from dias_lab.prediction.curves import curves, curves_text, longest, means, summary
-from dias_lab.prediction.predictor import (
-    BODY,
-    Predictor,
-    Rolled,
-    clip_window,
-    frozen_model,
-    load,
-    needs_features,
-    slots_seen,
-)
+from dias_lab.prediction.predictor import Predictor, Rolled, slots_seen
 
 DECODED = 2
 
@@ -73,7 +65,7 @@ class Prediction:
     def __init__(self, config: Config):
         self.config = config
         oracle = config.slots_of == "oracle"
-        self.model = Predictor(config, BODY + len(open_stores(config)[0].meta["classes"]) if oracle else config.slot_dim)
+        self.model = Predictor(config, predictor.BODY + len(open_stores(config)[0].meta["classes"]) if oracle else config.slot_dim)
 
     @staticmethod
     def check(config: Config):
@@ -82,35 +74,36 @@ class Prediction:
                 f"slots_of={config.slots_of!r} gives mean features of segments, which nothing decodes: to predict, take "
                 '"model", "untrained" or "oracle", the true states of the world with physics'
             )
-        model = frozen_model(config)
+        model = predictor.frozen_model(config)
         for store in open_stores(config):
             if store.meta["kind"] != "video":
                 way_out = "convert clips (python -m dias_lab convert physics, or convert --help)"
                 raise stores.StoreError(f"{store.path} holds images, in which nothing comes next: {way_out}")
             clips = Clips(store)
             for clip in range(len(clips)):
-                clip_window(config, clips, clip, config.rollout)
-        if config.slots_of != "oracle" and config.feature_weight and needs_features(model):
+                predictor.clip_window(config, clips, clip, config.rollout)
+        if config.slots_of != "oracle" and config.feature_weight and predictor.needs_features(model):
             raise ValueError(
                 f"the decoder of {config.parent} sees the features that it reconstructs, or reconstructs codes: it makes no "
                 "features of predicted slots. Take feature_weight=0, and slots alone are compared"
             )
 
     def begin(self, fabric: Fabric) -> dict:
-        config, model = self.config, self.model
+        config = self.config
         self.train_store, self.validation_store = open_stores(config)
-        self.slots, self.cache = slots_seen(config, self.train_store, fabric.is_global_zero), None
-        model.fit(self.slots, self.train_store)
-        if config.feature_weight and model.shows:
-            whole = config.replace(crop_scale=1.0, cache_views=1)  # view 0 is the centre square
-            folder = features.make(self.train_store, whole, model.slot_model.backbone, fabric.is_global_zero)
-            self.cache = features.FeatureBatches(self.train_store, whole, folder)
+        self.slots = slots_seen(config, self.train_store, fabric.is_global_zero)
+        self.model.fit(self.slots, self.train_store)
         meta, records = self.train_store.meta, self.records(config)
         return {name: meta[name] for name in ("dataset", "split", "count")} | {"records": records}
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
-        windows = Windows(self.train_store, self.config, self.slots, self.cache, places)
-        return (windows[one] for one in range(step, self.config.steps))  # nothing is decoded: no process needs to read ahead
+        config, store, cache = self.config, self.train_store, None
+        if config.feature_weight and self.model.shows:
+            whole = config.replace(crop_scale=1.0, cache_views=1)  # view 0 is the centre square
+            folder = features.make(store, whole, self.model.slot_model.backbone, progress)
+            cache = features.FeatureBatches(store, whole, folder)
+        windows = Windows(store, config, self.slots, cache, places)
+        return (windows[one] for one in range(step, config.steps))  # no picture is read: no process needs to read ahead
 
     def prepare(self, batch: dict, places: range) -> tuple[dict, dict]:
         device = self.model.places.device
@@ -153,7 +146,7 @@ class Prediction:
     def report(run_dir, store, limit: int = 0) -> tuple[dict, str]:
         """Of 20 steps, or as many as the clips have: what `means` gives, and "curves", their `summary`."""
         store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
-        model = load(run_dir)
+        model = predictor.load(run_dir)
         table = curves(model, store, limit, min(20, longest(model, store, limit)))
         scores = means(table)
         return scores | {"curves": summary(table).reset_index().to_dict("list")}, curves_text(scores, table)

@@ -169,8 +169,7 @@ def test_a_decoder_that_sees_features_shows_no_predicted_slots(small, run, train
     raster = build(Config.load(runs.resolve(small.parent)).replace(**fields)).eval()
     assert needs_features(raster) and needs_features(build(Config.preset("clips", method="steve")))  # which decodes codes
     monkeypatch.setattr("dias_lab.prediction.predictor.frozen_model", lambda config: raster)
-    monkeypatch.setattr("dias_lab.prediction.task.frozen_model", lambda config: raster)
-    with pytest.raises(ValueError, match="take feature_weight=0"):
+    with pytest.raises(ValueError, match="Take feature_weight=0"):
         check(small, tmp_path / "run")
     check(small.replace(feature_weight=0.0), tmp_path / "run")
     table = curves(load(run), worlds / "test.lmdb", steps=2).set_index("method")
