@@ -64,8 +64,8 @@ class Prediction:
 
     def __init__(self, config: Config):
         self.config = config
-        oracle = config.slots_of == "oracle"
-        self.model = Predictor(config, predictor.BODY + len(open_stores(config)[0].meta["classes"]) if oracle else config.slot_dim)
+        kinds = open_stores(config)[0].meta["classes"] if config.slots_of == "oracle" else None
+        self.model = Predictor(config, config.slot_dim if kinds is None else predictor.BODY + len(kinds))
 
     @staticmethod
     def check(config: Config):
