@@ -10,7 +10,9 @@ import tyro
 
 from dias_lab import viz
 from dias_lab.data import store, summary
-from dias_lab.data.convert import clevrtex, coco, davis, folder, frames, legacy, movi, scenes, video, voc, ytvis
+from dias_lab.data.convert import (
+    clevrer, clevrtex, coco, davis, folder, frames, legacy, movi, physion, scenes, video, voc, ytvis,
+)  # fmt: skip
 from dias_lab.shell import Refused, refusing
 
 HELP = {  # of the options that converters share
@@ -41,7 +43,7 @@ def command(convert: Callable) -> Callable:
     return run
 
 
-MODULES = (scenes, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, legacy)
+MODULES = (scenes, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, clevrer, physion, legacy)
 CONVERTERS = {module.__name__.rpartition(".")[2]: command(module.convert) for module in MODULES}
 CONVERTERS["clips"] = command(scenes.convert_clips)
 

@@ -1,0 +1,168 @@
+"""CLEVRER in its original layout -> stores of clips and the questions about them. No real file was at hand: tests write its layout.
+
+Sources: Yi et al. 2020, arXiv:1910.01442, http://clevrer.csail.mit.edu; layout and broken video as pairlab/SlotFormer has them.
+
+The answers of its test split are hidden: as in papers, what it calls validation is tested on, and a share of train validates.
+Segments are a network's proposals, not the truth: an object is what has one colour, material and shape, which no two share.
+Pictures are pressed into squares, as in SlotFormer: the centre square would cut off a third of the table.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from dias_lab.data import pictures, store
+from dias_lab.data import questions as asking
+from dias_lab.data.convert import common, tables, video
+from dias_lab.data.convert.common import ConversionError, Split, some
+from dias_lab.data.questions import Question
+from dias_lab.files import read_json, read_object
+
+LAYOUT = "videos/{train,validation}/video_00000-01000/video_00000.mp4 questions/{train,validation}.json derender_proposals/"
+MEND = "Fetch the file again"
+BROKEN = ("video_10800",)  # its annotation is
+COLOURS = ("blue", "brown", "cyan", "gray", "green", "purple", "red", "yellow")
+NAMES = [" ".join(words) for words in itertools.product(COLOURS, ("metal", "rubber"), ("cube", "cylinder", "sphere"))]
+RIGHT = {"correct": True, "wrong": False}
+
+
+class Clip(NamedTuple):
+    name: str
+    file: Path
+    proposals: Path | None
+    questions: list[dict]  # as in the file
+
+
+class Frame(NamedTuple):
+    clip: Clip
+    number: int
+    picture: Image.Image
+    objects: list[dict] | None
+    names: list[str]  # of all objects of the clip: their places are the segments, from 1
+
+
+def convert(
+    root: Path, out: Path, stride: int = 2, frames: int = 0, size: int = 128, validation: float = 0.05, progress: bool = False
+) -> dict[str, Path]:
+    """Convert CLEVRER, videos and questions. What it calls validation is tested on, as in papers.
+
+    Args:
+        root: the folder with videos/, questions/ and, if they are there, derender_proposals/
+        stride: 2 takes every second of the 128 frames
+        frames: how many of these at most; 0 takes all
+        size: side of the stored pictures in pixels
+
+    Raises: ConversionError for videos that are missing, all at once, and files that are damaged; OSError.
+    """
+    root, out = Path(root), Path(out)
+    check(stride, frames, size)
+    videos = {path.stem: path for path in sorted((root / "videos").rglob("video_*.mp4"))}
+    proposals = {f"video_{path.stem[-5:]}": path for path in sorted((root / "derender_proposals").glob("*.json"))}
+    train, tested = (_clips(root, names, videos, proposals) for names in (("train",), ("validation", "val")))
+    if lost := [clip.name for clip in (train | tested).values() if clip.file is None]:
+        wrong = f"{root / 'videos'} lacks {len(lost)} videos that there are questions about: {some(lost)}"
+        raise ConversionError(f"{wrong}. {common.found(root, root / 'videos' / '-', LAYOUT)}")
+    left, bare = set(BROKEN) & set(videos), [clip.name for clip in (train | tested).values() if clip.proposals is None]
+    if progress and left:
+        print(f"left out, for the annotation is broken: {some(left)}")
+    if progress and bare:
+        print(f"without segments, for {root / 'derender_proposals'} has none: {some(bare)}")
+    names = {"test": list(tested)} | common.parted("clevrer", list(train), validation, 0)
+    parts = {split: [(train | tested)[name] for name in ones] for split, ones in names.items()}
+    meta = {"source": "CLEVRER, http://clevrer.csail.mit.edu", "classes": dict(enumerate(NAMES, start=1))}
+    cut, record = functools.partial(_frames, stride=stride, frames=frames), functools.partial(_record, size=size)
+    splits = {split: Split(clips, record, meta, cut) for split, clips in parts.items()}
+    options = {"root": root, "out": out, "stride": stride, "frames": frames, "size": size, "validation": validation}
+    asked = {split: [one for number, clip in enumerate(clips) for one in _questions(number, clip)] for split, clips in parts.items()}
+    paths = common.write(out, "clevrer", splits, options, MEND, progress)
+    write_questions(paths, asked, meta["source"])
+    return paths
+
+
+def check(stride: int, frames: int, size: int) -> None:
+    """Raises: ConversionError unless the options can be."""
+    for name, value, least in (("stride", stride, 1), ("frames", frames, 0), ("size", size, 1)):
+        if value < least:
+            raise ConversionError(f"{name}={value}; give a number from {least}")
+
+
+def pressed(picture: Image.Image, size: int) -> bytes:
+    """The whole picture as a square, PNG."""
+    return pictures.png(picture.resize((size, size), Image.Resampling.BILINEAR), compress_level=1)
+
+
+def write_questions(paths: dict[str, Path], asked: dict[str, list[Question]], source: str) -> None:
+    """The questions of each split, beside its store."""
+    for split, path in paths.items():
+        opened = store.open(path)
+        asking.write(asking.beside(opened), opened, asked[split], {"source": source, "count": len(asked[split])})
+
+
+def _clips(root: Path, names: tuple[str, ...], videos: dict, proposals: dict) -> dict[str, Clip]:
+    """The clips that a file asks about, but for the broken one. Raises: ConversionError for what is no such file."""
+    path = next((path for name in names if (path := root / "questions" / f"{name}.json").exists()), None)
+    if path is None:
+        path = root / "questions" / f"{names[0]}.json"
+        raise ConversionError(f"{path} is missing. {common.found(root, path, LAYOUT)}")
+    try:
+        scenes = [(Path(scene["video_filename"]).stem, scene["questions"]) for scene in read_json(path)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{path} is no list of scenes with video_filename and questions ({error}). {MEND}") from error
+    return {name: Clip(name, videos.get(name), proposals.get(name), asked) for name, asked in scenes if name not in BROKEN}
+
+
+def _questions(number: int, clip: Clip) -> list[Question]:
+    def words(text: str) -> list[str]:
+        return re.findall(r"[a-z0-9]+", text.lower())
+
+    found = []
+    for one in clip.questions:
+        try:
+            options, answer = [words(choice["choice"]) for choice in one.get("choices", [])], one.get("answer")
+            if options:
+                answer = [RIGHT[choice["answer"]] for choice in one["choices"]]
+            found.append(Question(number, one["question_type"], words(one["question"]), options, answer, {}))
+            if not answer:
+                raise KeyError("answer")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConversionError(f"a question about {clip.name} is not as CLEVRER has them ({error!r}): {one!r:.200}") from error
+    return found
+
+
+def _frames(clip: Clip, stride: int, frames: int) -> Iterator[Frame]:
+    taken = list(itertools.islice(video.frames(clip.file, stride), frames or None))
+    objects, names = {}, set()
+    if clip.proposals:
+        try:
+            objects = {one["frame_index"]: one["objects"] for one in read_object(clip.proposals)["frames"]}
+            names = {_name(one) for frame in taken for one in objects[frame.number]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConversionError(f"{clip.proposals} has no objects for each frame of {clip.name} ({error!r}). {MEND}") from error
+        if strange := names - set(NAMES):
+            raise ConversionError(f"{clip.proposals} has objects that CLEVRER has not: {some(sorted(strange))}. {MEND}")
+    return (Frame(clip, one.number, one.picture, objects.get(one.number), sorted(names)) for one in taken)
+
+
+def _name(one: dict) -> str:
+    return f"{one['color']} {one['material']} {one['shape']}"
+
+
+def _record(frame: Frame, size: int) -> store.Record:
+    (width, height), labels, more = frame.picture.size, None, {}
+    if frame.objects is not None:
+        labels = np.zeros((height, width), np.uint8)
+        surest = {_name(one): one["mask"] for one in sorted(frame.objects, key=lambda one: one.get("score", 0))}
+        for name, mask in surest.items():
+            if problem := tables.mask_problem(mask, height, width):
+                raise ConversionError(f"{frame.clip.proposals}: frame {frame.number}: the {name}: {problem}. {MEND}")
+            labels[run_lengths.decode(mask).astype(bool)] = frame.names.index(name) + 1
+        labels = np.asarray(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
+        more["classes"] = {one: NAMES.index(frame.names[one - 1]) + 1 for one in common.all_things(labels)}
+    return common.frame(pressed(frame.picture, size), labels, frame.clip.name, frame.number, frame.clip.file.name, **more)
