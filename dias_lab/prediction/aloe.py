@@ -76,8 +76,9 @@ class Aloe(Reader):
         )
 
     def forward(
-        self, slots: Float[Tensor, "B F N D"], keep: Bool[Tensor, "B F N"], words: Int[Tensor, "B W"], boxes: Float[Tensor, "B W 4"],
-        choice: Int[Tensor, "B V"], answer: Int[Tensor, "B"] | None = None, draws: dict[str, Tensor] | None = None,
+        self, slots: Float[Tensor, "B F N D"], keep: Bool[Tensor, "B F N"], words: Int[Tensor, "B W"],
+        boxes: Float[Tensor, "B W 4"], choice: Int[Tensor, "B V"], answer: Int[Tensor, "B"] | None = None,
+        draws: dict[str, Tensor] | None = None,
     ) -> Answers:  # fmt: skip
         """Words by number (NO_WORD after the last), and the boxes of those that are OBJECT; slots outside `keep` are not seen."""
         named = torch.where((words == OBJECT)[..., None], self.project_box(boxes), self.words(words))

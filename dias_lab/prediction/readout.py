@@ -21,10 +21,10 @@ ANSWERS = ["no", "yes"]
 
 def check(questions: Sequence[Question]):
     """Raises ValueError unless all are one and the same question, with the answers yes and no."""
-    texts = {" ".join(one.words) for one in questions}
-    if len(texts) > 1 or {str(one.answer) for one in questions} != {*ANSWERS}:
-        told = f"these are {len(texts)}, such as {min(texts)!r}, with the answers {', '.join(sorted({str(one.answer) for one in questions}))}"
-        raise ValueError(f"the readout reads no words: it needs one question that is answered by yes and by no; {told:.300}")
+    texts, answers = {" ".join(one.words) for one in questions}, sorted({str(one.answer) for one in questions})
+    if len(texts) > 1 or answers != ANSWERS:
+        told = f"these are {len(texts)}, such as {min(texts)!r}, with the answers {', '.join(answers):.100}"
+        raise ValueError(f"the readout reads no words: it needs one question that is answered by yes and by no; {told}")
 
 
 class Readout(Reader):
@@ -44,4 +44,5 @@ class Readout(Reader):
         strongest = pairs.masked_fill(~both[..., None], -torch.inf).flatten(2, 3).amax(dim=2)  # [B F K]
         strongest = strongest.masked_fill(~both.flatten(2).any(dim=2)[..., None], 0.0)  # a frame without a pair
         happens = self.score(strongest).amax(dim=1)  # [B 1]
-        return Answers(torch.cat([torch.zeros_like(happens), happens], dim=1), happens[:, 0] * 0, (choice != NO_WORD).any(1), answer)
+        logits = torch.cat([torch.zeros_like(happens), happens], dim=1)
+        return Answers(logits, happens[:, 0] * 0, (choice != NO_WORD).any(dim=1), answer)

@@ -1,6 +1,7 @@
-"""CLEVRER in its original layout -> stores of clips and the questions about them. No real file was at hand: tests write its layout.
+"""CLEVRER in its original layout -> stores of clips, and the questions about them.
 
 Sources: Yi et al. 2020, arXiv:1910.01442, http://clevrer.csail.mit.edu; layout and broken video as pairlab/SlotFormer has them.
+No real file was at hand: the tests write their layout.
 
 The answers of its test split are hidden: as in papers, what it calls validation is tested on, and a share of train validates.
 Segments are a network's proposals, not the truth: an object is what has one colour, material and shape, which no two share.
@@ -80,7 +81,7 @@ def convert(
     cut, record = functools.partial(_frames, stride=stride, frames=frames), functools.partial(_record, size=size)
     splits = {split: Split(clips, record, meta, cut) for split, clips in parts.items()}
     options = {"root": root, "out": out, "stride": stride, "frames": frames, "size": size, "validation": validation}
-    asked = {split: [one for number, clip in enumerate(clips) for one in _questions(number, clip)] for split, clips in parts.items()}
+    asked = {split: list(itertools.chain(*itertools.starmap(_questions, enumerate(clips)))) for split, clips in parts.items()}
     paths = common.write(out, "clevrer", splits, options, MEND, progress)
     write_questions(paths, asked, meta["source"])
     return paths

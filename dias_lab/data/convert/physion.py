@@ -17,7 +17,7 @@ from dias_lab.data.convert.clevrer import MEND, check, pressed, write_questions
 from dias_lab.data.convert.common import ConversionError, Split, some
 from dias_lab.data.questions import Question
 
-LAYOUT = "readout_labels.csv Collide_readout_MP4s/NAME_img.mp4; PhysionTestMP4s/{labels.csv,Collide/mp4s-redyellow/NAME-redyellow.mp4}"
+LAYOUT = "readout_labels.csv Collide_readout_MP4s/NAME_img.mp4 PhysionTestMP4s/{labels.csv,Collide/mp4s-redyellow/NAME.mp4}"
 SCENARIOS = ("Collide", "Contain", "Dominoes", "Drape", "Drop", "Link", "Roll", "Support")
 WORDS = "does the red object hit the yellow object".split()
 NAME, OUTCOME = ("Unnamed: 0", ""), "ground truth outcome"  # a table's first column has no name, until pandas gives it one
@@ -51,9 +51,11 @@ def convert(
         outcomes |= {files[part].get(name): outcome for name, outcome in labels.items()}
         files[part] = {name: file for name, file in files[part].items() if name in labels}
     if lost:
-        raise ConversionError(f"{root} lacks the videos of {len(lost)} labels: {some(lost)}. {common.found(root, root / '-', LAYOUT)}")
+        wrong = f"{root} lacks the videos of {len(lost)} labels: {some(lost)}"
+        raise ConversionError(f"{wrong}. {common.found(root, root / '-', LAYOUT)}")
     names = common.parted("physion", list(files["readout"]), validation, 0)
-    parts = {split: [files["readout"][name] for name in ones] for split, ones in names.items()} | {"test": [*files["test"].values()]}
+    parts = {split: [files["readout"][name] for name in ones] for split, ones in names.items()}
+    parts["test"] = list(files["test"].values())
     asked = {
         split: [_question(number, file.relative_to(root), outcomes[file]) for number, file in enumerate(ones)]
         for split, ones in parts.items()
