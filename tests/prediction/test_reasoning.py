@@ -114,7 +114,8 @@ def test_it_learns_what_slots_say_and_resumes_bit_for_bit(data, tmp_path, monkey
     ends = [run / "checkpoints" / "150" / "weights.safetensors" for run in (tmp_path / "whole", tmp_path / "parts")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
     blind = fit(config.replace(blind=True), tmp_path / "blind", progress=False)
-    assert blind["scores"]["balanced_accuracy"] == 0.5
+    # two of three clips are odd: to call the choice "odd" right and "even" wrong is right two times of three
+    assert {kind: one["balanced_accuracy"] for kind, one in blind["scores"]["types"].items()} == pytest.approx({"word": 1 / 2, "choice": 2 / 3})
 
     store = stores.open(data / "test.lmdb")
     found, text = Reasoning.report(tmp_path / "whole", store)
@@ -126,7 +127,7 @@ def test_it_learns_what_slots_say_and_resumes_bit_for_bit(data, tmp_path, monkey
     assert Reasoning.report(tmp_path / "whole", store, limit=4)[0]["clips"] == 4
     shown = table([tmp_path / "whole", tmp_path / "parts", tmp_path / "blind"], store)
     assert list(shown.index) == ["dias, model", "dias, model, blind", "majority"] and list(shown["n"]) == ["2", "1", ""]
-    assert shown.loc["dias, model", "all"].endswith("± 0.0") and shown.loc["dias, model, blind", "all"] == "50.0"
+    assert shown.loc["dias, model", "all"].endswith("± 0.0") and shown.loc["dias, model, blind", "word"] == "50.0"
 
 
 def test_a_training_goes_on_only_with_its_own_questions(data, tmp_path, monkeypatch):
@@ -142,9 +143,9 @@ def test_a_training_goes_on_only_with_its_own_questions(data, tmp_path, monkeypa
 
 def test_the_readout_is_another_head_of_the_task(data, tmp_path, monkeypatch):
     monkeypatch.setattr(reasoning, "READER", "readout")
-    for split, clips in (("train", 24), ("validation", 9)):
+    for split, clips in (("train", 96), ("validation", 9)):
         make_store(tmp_path, split, clips, lambda clip: ask(clip)[:1])
-    config = config_of(tmp_path, steps=100, batch_size=32, learning_rate=1e-2, evaluate_every=50, log_every=50)
+    config = config_of(tmp_path, steps=60, batch_size=32, learning_rate=3e-2, evaluate_every=20, log_every=20)
     assert fit(config, tmp_path / "run", progress=False)["scores"]["balanced_accuracy"] > 0.9
     found, _ = Reasoning.report(tmp_path / "run", stores.open(tmp_path / "validation.lmdb"))
     assert found["balanced_accuracy"] > 0.9
