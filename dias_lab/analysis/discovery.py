@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dias_lab import runs
-from dias_lab.analysis.evaluate import METRICS, evaluate
+from dias_lab.analysis.evaluate import METRICS, evaluate, scores_text
 from dias_lab.config import Config, method_class
 from dias_lab.data import store as stores
 from dias_lab.data.clips import Clips, ClipSquares, clip_batches, clip_feature_batches
@@ -23,6 +23,8 @@ from dias_lab.trace import AttentionTrace
 
 class Discovery:
     """A method of `config.method` on the stores in `config.data`; what each function gives, methods/task.py says."""
+
+    text = staticmethod(scores_text)
 
     def __init__(self, config: Config):
         self.config, self.model = config, build(config)  # with clip_frames, clips take the place of images throughout

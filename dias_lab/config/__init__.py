@@ -22,6 +22,7 @@ from dias_lab.config.fields import Part, Seed, nearest
 from dias_lab.config.neighbours import DINOSAUR, SLATE, SPOT, VQDINO, Codes, SmoothSA
 from dias_lab.config.presets import FORMS, PRESETS
 from dias_lab.config.slots import Decoder, Slots
+from dias_lab.config.tasks import Heads, Prediction, Reasoning
 from dias_lab.config.training import Training
 from dias_lab.files import read_object
 
@@ -29,7 +30,8 @@ from dias_lab.files import read_object
 LATER = {
     "parent", "colour_stride", "colour_texture", "conditioning", "conditioning_dim", "conditioning_images", "position_weight",
     "evaluation_iterations", "projector", "projector_position", "projector_width", "slot_frames", "evaluation_visible",
-    "decoder_locations", "decoder_dim", "trace_images", "logger", *(field.name for field in dataclasses.fields(Clips)),
+    "decoder_locations", "decoder_dim", "trace_images", "logger", "task",
+    *(field.name for part in (Clips, Heads, Prediction, Reasoning) for field in dataclasses.fields(part)),
 }  # fmt: skip
 
 
@@ -57,6 +59,12 @@ METHODS = {
     "steve_published": Entry("", videos.STEVE, "dias_lab.reference.codes:PublishedSTEVE"),
     "tfdt_published": Entry("", videos.TfdT, "dias_lab.reference.codes:PublishedTfdT"),
 }
+TASKS = {  # module:class, and whose schedule
+    "discovery": ("dias_lab.analysis.discovery:Discovery", Part),
+    "recognition": ("dias_lab.heads.recognition:Recognition", Heads),
+    "prediction": ("dias_lab.prediction.task:Prediction", Prediction),
+    "reasoning": ("dias_lab.prediction.reasoning:Reasoning", Reasoning),
+}
 _parts = {point.name: point for point in entry_points(group="dias_lab.fields")}
 for _point in entry_points(group="dias_lab.methods"):
     try:
@@ -71,15 +79,16 @@ for _point in entry_points(group="dias_lab.methods"):
 class Run(Part):
     """What is trained: which paper's method, from which random numbers or from which run's weights."""
 
+    task: Literal[tuple(TASKS)] = "discovery"  # of slots; the others learn from the slots of a parent, which stays as it is
     method: Literal[tuple(METHODS)] = "dias"  # each is a file in dias_lab/methods
     seed: Seed = 42  # every random number of a run follows from it
-    parent: str = ""  # the directory of a run whose best weights this one starts from; empty: random weights
+    parent: str = ""  # the directory of a run whose best weights this one starts from, or looks through; empty: random weights
 
 
 OWN = [entry.part for entry in METHODS.values()]  # the methods' own
 PARTS = tuple(
     part
-    for part in dict.fromkeys([Run, Data, Clips, Backbone, Slots, Decoder, Codes, *OWN, Training])
+    for part in dict.fromkeys([Run, Data, Clips, Backbone, Slots, Decoder, Codes, *OWN, Heads, Prediction, Reasoning, Training])
     if dataclasses.is_dataclass(part)
 )
 
@@ -114,6 +123,11 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
         own = METHODS.get(str(fields.get("method")), Entry("")).part
         asked = own.on_presets.get(name, {})
         return cls(**{**PRESETS[name], **FORMS[form], **own.changes, **asked, **fields})
+
+    def for_task(self, task: str, parent: str, **fields) -> "Config":
+        """The config of a run that learns a task from the slots of `parent`, whose config this is; with the task's schedule."""
+        changes = TASKS[task][1].changes if task in TASKS else {}
+        return self.replace(**{**changes, "task": task, "parent": parent, **fields})
 
     @classmethod
     def from_parameters(cls, namespace: dict) -> "Config":
@@ -181,8 +195,9 @@ class Config(*reversed(PARTS)):  # a dataclass takes the fields of its last base
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(part)}
 
     def unread(self) -> set[str]:
-        """The fields that only other methods read."""
+        """The fields that only other methods and tasks read."""
         others = [part for part in PARTS if part.readers and self.method not in part.readers]
+        others += [part for part in PARTS if part.tasks and self.task not in part.tasks]
         return {field.name for part in others for field in dataclasses.fields(part)}
 
 
@@ -197,5 +212,14 @@ def method_class(name: str, clips: bool | None = None) -> type:
         known = sorted(one for one, entry in METHODS.items() if (entry.clips if clips else entry.place or clips is None))
         said = f"; there are: {', '.join(known)}" if name in METHODS else nearest(name, known)
         raise ValueError(f"there is no method {name!r}{' for clips' if clips else ''}{said}")
+    return _at(place)
+
+
+def task_class(name: str) -> type:
+    """The class of a task, imported on first use."""
+    return _at(TASKS[name][0])
+
+
+def _at(place: str) -> type:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -33,6 +33,7 @@ class Part:
     """A dataclass of fields that are read together; its docstring says by whom. Raises ValueError for a wrong value."""
 
     readers: ClassVar[tuple[str, ...]] = ()  # the methods that read these fields; () where all may
+    tasks: ClassVar[tuple[str, ...]] = ()  # the tasks that do
     changes: ClassVar[dict] = {}  # a method's part: what its paper has otherwise than the presets, which are those of DIAS
     on_presets: ClassVar[dict[str, dict]] = {}  # and what single presets ask of it besides
 

@@ -159,6 +159,8 @@ def load_model(run_dir, which: str | int = "best", device: str | None = None) ->
     """
     run_dir = runs.resolve(run_dir)
     config = Config.load(run_dir)
+    if config.task != "discovery":
+        raise ValueError(f"{run_dir} learnt {config.task} from the slots of {config.parent}: that is the model to load")
     there = steps(run_dir)
     step = best_step(run_dir) if which == "best" or not there else there[-1] if which == "last" else which
     if step not in there:

@@ -1,6 +1,7 @@
 """Task: what the training loop needs of what it trains, and no more. Whoever fills it trains with exact resume on any device.
 
-Object discovery is one (analysis/discovery.py): `fit` trains it unless it is given another one.
+Object discovery is one (analysis/discovery.py); what is learnt on top of slots are others. `config.task` says which, in a
+table of config/__init__.py; `fit` also takes one that is in no table.
 """
 
 from collections.abc import Iterator
@@ -48,6 +49,9 @@ class Task(Protocol):
         """Scores on the validation split, shared by all processes."""
 
     # a Task may have a static records(config): what tells its data from others; a run that is there is not taken for theirs
+    # `through_parent = True`: the parent is a model that the task looks through, and not where its own weights start
+    # a Task of such a run has static report(run_dir, store, limit) -> tuple[dict, str], for the command evaluate: the scores of
+    # its best checkpoint, and their text; and text(scores) -> str of what `evaluate` below gave
     # a Task whose maps can be looked at also has trace(images: int) -> AttentionTrace, of the first validation images
 
     def selection(self, scores: dict) -> float:

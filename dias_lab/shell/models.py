@@ -8,7 +8,7 @@ import tyro
 
 import dias_lab
 from dias_lab import runs
-from dias_lab.config import Config
+from dias_lab.config import TASKS, Config, task_class
 from dias_lab.shell import Flag, Refused, options, refusing
 
 Fields = options.joined(options.of_parts(places=True))
@@ -26,6 +26,7 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
 
     With --from RUN it starts from the weights of another run, whose numbers are then the defaults below unless --preset or
     --form is given, too. In SPOT's stage 2, without --teacher-run, that run is the teacher, and the preset has the defaults.
+    With --task it learns something else from the slots of that run, which stays as it is.
 
     Args:
         run_dir: the folder that gets weights, log and scores; the same command goes on where one was interrupted
@@ -38,25 +39,30 @@ def train(run_dir: Path, fields: Typed, preset: str = "scenes", form: str = "com
         if values["stage"] == 2 and not values["teacher_run"]:
             values |= {"teacher_run": values["parent"], "parent": ""}
         config = Config(**values)
-        from dias_lab.analysis.evaluate import scores_text
         from dias_lab.training import devices, loop
 
         loop.check(config, folder)
     result = loop.fit(config, folder)
     if devices.rank(config) == 0:  # of several processes, the first says it
         print(f"wrote {run_dir}: {result['steps']} steps in {result['seconds']:.0f} s, best {result['best_step']}")
-        print(scores_text(result["scores"]))
+        print(task_class(config.task).text(result["scores"]))
 
 
 def train_defaults(words: list[str]) -> dict:
     """The fields as the preset, form and method among the words have them, or the run that they name as the parent."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for names in ("--preset", "--form", "--method", "--stage", "--teacher-run", "--parent --from", "--run-dir"):
+    for names in ("--preset", "--form", "--method", "--stage", "--teacher-run", "--parent --from", "--run-dir", "--task"):
         first.add_argument(*names.split(), nargs="?")
     chosen = first.parse_known_args(words)[0]
     taught = chosen.stage == "2" and not chosen.teacher_run  # by the run that is named
+    on_slots = chosen.task in TASKS and chosen.task != "discovery"
+    if on_slots and not chosen.parent or on_slots and (chosen.preset or chosen.form or chosen.method):
+        way = "name its run with --from; preset, form and method are that run's"
+        raise Refused(f"the task {chosen.task} looks at the slots of a trained model: {way}")
     with refusing():
-        if chosen.parent and not (taught or chosen.preset or chosen.form):
+        if on_slots:
+            config = Config.load(runs.resolve(options.place([chosen.parent]))).for_task(chosen.task, chosen.parent)
+        elif chosen.parent and not (taught or chosen.preset or chosen.form):
             parent, own = runs.resolve(options.place([chosen.parent])), Path(chosen.run_dir or "", "config.json")
             gone = not (parent / "config.json").exists() and own.exists()  # a run that is there goes on without it
             config = Config.load(own if gone else parent)
@@ -94,6 +100,15 @@ def evaluate(
     from dias_lab.analysis import evaluate as scoring
 
     one, scores = dias_lab.data.store.open(path.resolve()), []
+    for place in list(run_dir):
+        with refusing():
+            task = Config.load(place.resolve()).task
+        if task != "discovery":
+            found, text = task_class(task).report(place.resolve(), one, limit)
+            target = out or scoring.scores_file(place.resolve(), one, task, limit)
+            runs.write_json(target.resolve(), found)
+            print(f"wrote {target}\n{text}")
+            run_dir = tuple(other for other in run_dir if other != place)
     for place in run_dir + reference:
         if run_dir:
             subject, target = place.resolve(), out or scoring.scores_file(place.resolve(), one, protocol, limit)
@@ -104,7 +119,8 @@ def evaluate(
                 target.resolve().parent.mkdir(parents=True, exist_ok=True)
         scores.append(scoring.evaluate(subject, one, protocol, limit=limit, out=target.resolve()).scores)
         print(f"wrote {target}")
-    print(scoring.scores_text(*scores))
+    if scores:
+        print(scoring.scores_text(*scores))
 
 
 def trace(

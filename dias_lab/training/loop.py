@@ -15,8 +15,7 @@ import torch
 from tqdm import tqdm
 
 from dias_lab import runs
-from dias_lab.analysis.discovery import Discovery
-from dias_lab.config import Config
+from dias_lab.config import Config, task_class
 from dias_lab.files import sync
 from dias_lab.methods import checkpoint
 from dias_lab.methods.task import Task
@@ -26,7 +25,7 @@ from dias_lab.training.step import Learner, first_non_finite, learning_rate
 
 # a resumed run may have these differ (data and parent are known by what they hold, not by where they are); those of the
 # second line change its weights by rounding (codebooks by a little more)
-FREE_TO_CHANGE = {"data", "parent", "workers", "log_every", "trace_images", "logger"}
+FREE_TO_CHANGE = {"data", "parent", "slots", "workers", "log_every", "trace_images", "logger"}
 FREE_TO_CHANGE |= {"device", "devices", "num_nodes", "accumulate", "compile", "graphs"}
 
 RESULT = {"steps": int, "seconds": (int, float), "best_step": int, "scores": dict}  # of metrics.json
@@ -36,17 +35,19 @@ class NonFiniteError(FloatingPointError):
     """A loss or gradient became NaN or infinite."""
 
 
-def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Discovery, watch: Callable | None = None) -> dict:
+def fit(
+    config: Config, run_dir, progress: bool = True, task: type[Task] | None = None, watch: Callable | None = None
+) -> dict:  # fmt: skip
     """Train, or go on training, in `run_dir`; returns what `metrics.json` holds. A finished run is not repeated.
 
-    `task` is what is learnt: object discovery, by default. `watch(run_dir)` is called at the start, and after each
+    `task` is what is learnt: by default, what `config.task` names. `watch(run_dir)` is called at the start, and after each
     evaluation, when its checkpoint stands. Writes config.json, metrics.jsonl, checkpoints/, with `config.trace_images`
     training.npz, and metrics.json there (`runs` says what they are). Raises ValueError where the run directory belongs to
     another config, runs.RunBusy where another process trains in it, NonFiniteError, with the batch and the weights saved,
     where a loss or gradient is not finite, and MemoryError, with what would fit, where a GPU is too small. On several
     devices every process calls this, and the first one writes and watches.
     """
-    run_dir = runs.resolve(run_dir)
+    run_dir, task = runs.resolve(run_dir), task or task_class(config.task)
     check(config, run_dir, task)  # before anything is written
     first = devices.rank(config) == 0
     with runs.claim(run_dir) if first else contextlib.nullcontext():
@@ -65,8 +66,9 @@ def fit(config: Config, run_dir, progress: bool = True, task: type[Task] = Disco
             raise
 
 
-def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
+def check(config: Config, run_dir: Path, task: type[Task] | None = None):
     """Whether the training can start: ValueError or FileNotFoundError says why not."""
+    task = task or task_class(config.task)
     task.check(config)
     devices.check(config)
     if config.trace_images and not hasattr(task, "trace"):
@@ -85,15 +87,16 @@ def check(config: Config, run_dir: Path, task: type[Task] = Discovery):
 class Training:
     """One process's part of a run: the loop around the learner's steps, and what it leaves in the run directory."""
 
-    def __init__(self, config: Config, run_dir: Path, task: type[Task] = Discovery, watch: Callable | None = None):
+    def __init__(self, config: Config, run_dir: Path, task: type[Task] | None = None, watch: Callable | None = None):
         self.config, self.run_dir, self.watch = config, run_dir, watch or (lambda run_dir: None)
         self.log_file = run_dir / "metrics.jsonl"
         if config.precision == "auto":  # it stays what it was, on any machine
             config = config.replace(precision=checkpoint.last(run_dir).get("precision", "auto"))
         self.fabric = devices.launch(config, devices.loggers(config, run_dir))
         self.precision = self.fabric.strategy.precision.precision
-        self.task = task(self.config)
-        self.origin = parent.start(self.config, self.task.model, run_dir)
+        self.task = (task or task_class(config.task))(self.config)
+        through = getattr(self.task, "through_parent", False)
+        self.origin = parent.looked_through(config) if through else parent.start(self.config, self.task.model, run_dir)
         self.learner = Learner(self.task, self.fabric)
         self.learner.data |= self.origin
         self.model, self.optimizer = self.learner.model, self.learner.optimizer

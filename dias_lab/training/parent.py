@@ -1,9 +1,10 @@
-"""A run that starts from another run's weights: its parent, `config.parent`.
+"""A run that starts from another run's weights, or looks through them: its parent, `config.parent`.
 
 All that is trained is taken by name and shape from the parent's best checkpoint, and with it the fitted conditioning of the
 features; the optimiser starts fresh, and so does what a model for clips has besides (`fresh`), where its parent, a model for
 images, has none of it. What a run knows its parent by is a hash of these weights in its checkpoints: other weights under the
-same path are noticed. With a checkpoint of its own it needs the parent no more.
+same path are noticed. With a checkpoint of its own it needs the parent no more; but a task `through_parent`
+goes on looking through the parent's model, which stays as it is.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ MAY_DIFFER = {field for part in (Run, Data, Training) for field in part.__datacl
 
 def check(config: Config, run_dir: Path, task: type[Task]):
     """Whether the run can start from its parent, or go on from where it is: ValueError says why not."""
+    through = getattr(task, "through_parent", False)
     named = Config.load(run_dir).parent if (run_dir / "config.json").exists() else ""
     if not config.parent and not named:
         return
@@ -29,10 +31,19 @@ def check(config: Config, run_dir: Path, task: type[Task]):
     if config.parent and parent.resolve() == run_dir.resolve():
         raise ValueError(f"{run_dir} cannot be its own parent: choose another run directory")
     if checkpoint.steps(run_dir):
-        if parent != runs.resolve(named) or (parent / "config.json").exists():  # else it is gone, and not needed any more
+        gone = parent == runs.resolve(named) and not (parent / "config.json").exists()
+        if through or not gone:  # else it is not needed any more
             _check_same(config, run_dir, named)
+    elif through:
+        runs.weights_hash(parent)
     elif config.parent:
         _check_fit(config, parent, task)
+
+
+def looked_through(config: Config) -> dict:
+    """What the record of a run says of a parent whose model it looks through."""
+    step = runs.best_step(runs.resolve(config.parent))
+    return {"parent": runs.weights_hash(config.parent, step), "parent_step": step}
 
 
 def start(config: Config, model: nn.Module, run_dir: Path) -> dict:

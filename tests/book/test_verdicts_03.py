@@ -27,7 +27,8 @@ def test_the_loss():
 def test_curves_that_rise_and_curves_that_do_not():
     def words(end, last=None):
         lines = [{"loss": 1.0}, {"validation": scores(end, last)}]
-        return said("03", 1, untrained=SimpleNamespace(scores=scores(0.3)), lines=lines, TITLES=TITLES)
+        names = {"maps": ["first", "last", "decoder"], "metrics": list(TITLES), "TITLES": TITLES}
+        return said("03", 1, untrained=SimpleNamespace(scores=scores(0.3)), lines=lines, **names)
 
     risen, flat, mixed = words(0.5), words(0.31), words(0.5, last=0.05)
     assert "rose" in risen and "fell" not in risen and "stayed" not in risen

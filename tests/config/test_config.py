@@ -9,6 +9,7 @@ from dias_lab.config import FORMS, LATER, METHODS, PARTS, PRESETS, Backbone, Cod
 from dias_lab.config.dias import DIAS
 from dias_lab.config.neighbours import SPOT, SmoothSA
 from dias_lab.config.slots import Slots
+from dias_lab.config.tasks import Heads, Prediction, Reasoning
 from dias_lab.config.training import Training
 from dias_lab.config.video_neighbours import VideoSAUR
 from dias_lab.methods import Method
@@ -191,7 +192,7 @@ def test_the_fields_of_one_part():
 )
 def test_what_only_other_methods_read(method, parts):
     config = Config.preset(preset_for(method), method=method)
-    assert config.unread() == {name for part in parts for name in own(part)}
+    assert config.unread() == {name for part in [*parts, Heads, Prediction, Reasoning] for name in own(part)}
     assert not config.unread() & {"method", "seed", "data", *own(Backbone), *own(Slots), *own(Training)}
 
 
@@ -238,3 +239,30 @@ def test_a_method_brings_its_own_settings_and_those_by_hand_win():
     assert Config.from_parameters({"preset": "coco", "method": "dinosaur"}).decoder == "mlp"
     assert Config.from_parameters({"preset": "shapes", "method": "dinosaur"}).decoder == "raster"
     assert Config.preset("coco", method="dias") == Config.preset("coco")
+
+
+# Tasks
+
+
+def test_a_task_has_its_own_schedule_and_the_rest_of_its_parent():
+    parent = Config.preset("scenes", num_slots=5)
+    config = parent.for_task("recognition", "runs/x", head_dim=8)
+    assert (config.task, config.parent, config.steps, config.head_dim, config.num_slots) == ("recognition", "runs/x", 2000, 8, 5)
+    unread = {name for part in (Prediction, Reasoning, SmoothSA, SPOT, VideoSAUR) for name in own(part)}
+    assert config.unread() == unread
+    assert parent.for_task("reasoning", "runs/x").unread().isdisjoint(own(Heads))
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"task": "recogniton"}, "did you mean 'recognition'"),
+        ({"task": "recognition"}, "name its run as parent"),
+        ({"task": "prediction", "parent": "runs/x", "prediction_heads": 5}, "prediction_heads = 5 does not divide"),
+        ({"task": "reasoning", "parent": "runs/x", "reasoning_dim": 100}, "reasoning_heads = 8 does not divide"),
+        ({"slots_of": "kmeans"}, "did you mean 'k_means'"),
+    ],
+)
+def test_tasks_that_cannot_be(fields, told):
+    with pytest.raises(ValueError, match=told):
+        Config.preset("scenes", **fields)
