@@ -123,15 +123,9 @@ class World:
         """Image uint8 [H W 3] and segments uint8 [H W] of frame 0, 1, ..."""
         shift = np.rint(self.camera * np.sin(2 * np.pi * number / self.periods) * SIZE).astype(int)  # of what is seen, x y
         left, top = self.margin - shift
-        image = self.surface[:, top : top + SIZE, left : left + SIZE].copy()
-        segments = np.zeros((SIZE, SIZE), np.uint8)
-        for label, toy in enumerate(self.toys, start=1):
-            if drawn := toy.drawn(number, shift / SIZE):
-                painting.paint(image, drawn, toy.colours)
-                box, whole = painting.whole(drawn)
-                segments[box][whole] = label
-        image *= self.light
-        return painting.finished(image, self._random(1 + number), self.difficulty.noise), segments
+        surface = self.surface[:, top : top + SIZE, left : left + SIZE]
+        placed = [(label, toy.drawn(number, shift / SIZE), toy.colours) for label, toy in enumerate(self.toys, start=1)]
+        return painting.picture(surface, placed, self.light, self._random(1 + number), self.difficulty.noise)
 
     def _random(self, stream: int) -> np.random.Generator:
         """Stream 0 for the world, 1 + f for the noise of frame f; still scenes have the key (seed, 0)."""

@@ -93,6 +93,21 @@ def paint(image: np.ndarray, drawn: list[toys.Drawn], colours: np.ndarray):
         place += part.cover * (part.shade * colours[part.colour][:, None, None] - place)
 
 
+def picture(surface, placed: Sequence[tuple], light, random, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Image uint8 [H W 3] and segments uint8 [H W]: toys on a surface [3 H W], from back to front.
+
+    `placed` has (segment, parts from toys.draw, colours [3 3]) of each toy.
+    """
+    image, segments = surface.copy(), np.zeros((SIZE, SIZE), np.uint8)
+    for segment, drawn, colours in placed:
+        if drawn:
+            paint(image, drawn, colours)
+            box, inside = whole(drawn)
+            segments[box][inside] = segment
+    image *= light
+    return finished(image, random, noise), segments
+
+
 def finished(image: np.ndarray, random, noise: float) -> np.ndarray:
     """uint8 [H W 3]: the picture with noise of this deviation in every pixel."""
     pixels = random.standard_normal((SIZE, SIZE, 3), dtype=np.float32)

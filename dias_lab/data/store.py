@@ -40,7 +40,7 @@ from dias_lab.trace import LAST_SEGMENT, OVERLAP, VOID
 
 SCHEMA = 2  # 1: without what lies beneath crowds
 SPLITS = ("train", "validation", "test")
-SEGMENT_KEYS = (*checking.BY_SEGMENT, "beneath", "boxes")  # fields of info whose keys are segments; in JSON they are text
+SEGMENT_KEYS = (*checking.BY_SEGMENT, "beneath", "boxes", "bodies")  # of info; their keys are segments, in JSON text
 BATCH = 64  # items a transaction
 
 

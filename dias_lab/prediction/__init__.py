@@ -1,1 +1,1 @@
-"""What will happen, and questions about it: dynamics over slots, and reasoning over slots and words."""
+"""What happens next: SlotFormer predicts the slots of clips, and questions are answered about what it predicts."""

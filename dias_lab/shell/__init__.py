@@ -24,6 +24,7 @@ COMMANDS = {  # a file of this folder, what there is called, and what that does
     "train": ("models:train", "Train a model in a run directory, or resume it there."),
     "evaluate": ("models:evaluate", "Score the best checkpoint of a run, or a published one, on a store."),
     "trace": ("models:trace", "Write the attention maps of photos, or of clips, to a trace that figures and explorer open."),
+    "slots": ("slots:slots", "Write the slots of a whole store to files, which recognition, prediction and reasoning read."),
     "explore": ("pictures:explore", "Write a trace, or two of the same images, as an HTML page to explore offline."),
     "segments": ("pictures:segments", "Write the slots' segments of a trace as label PNGs and COCO RLE JSON."),
     "run": ("book:run", "Execute the ordered notebooks and build the HTML gallery (make run ARGS='...')."),

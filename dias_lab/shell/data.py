@@ -43,7 +43,7 @@ def command(convert: Callable) -> Callable:
     return run
 
 
-MODULES = (scenes, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, clevrer, physion, legacy)
+MODULES = (scenes, physics, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, clevrer, physion, legacy)
 CONVERTERS = {module.__name__.rpartition(".")[2]: command(module.convert) for module in MODULES}
 CONVERTERS["clips"] = command(scenes.convert_clips)
 

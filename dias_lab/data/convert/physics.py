@@ -1,0 +1,45 @@
+"""The built-in world with physics -> stores of clips, and beside each a file of questions about them."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+from dias_lab.data import asked, painting, physics, questions, store
+from dias_lab.data.convert import scenes
+from dias_lab.data.scenes import SPLITS
+
+
+def convert(
+    out: Path, train: int = 600, validation: int = 60, test: int = 120, frames: int = 28,
+    difficulty: Literal[tuple(physics.DIFFICULTIES)] = physics.DEFAULT, progress: bool = False,
+) -> dict[str, Path]:  # fmt: skip
+    """Make the built-in clips with physics: toys that bounce off each other; and questions about them.
+
+    Args:
+        train: how many clips to train on
+        validation: how many on which checkpoints are chosen
+        test: how many that results are reported on
+        frames: of a clip; 8 are seen, and some questions need 25
+        difficulty: physics: 3 or 4 toys; faster: 5, half as fast again
+
+    Classes are the kinds of the toys; info["bodies"] has by segment x, y, vx, vy and radius in pixels and pixels a frame; the
+    questions are in questions-<split>.json. Raises ValueError for a number out of range or an unknown difficulty; OSError if
+    `out` cannot be written.
+    """
+    out, counts = Path(out), scenes.counts_of(train, validation, test)
+    if not asked.OBSERVED < frames <= 100_000:
+        raise ValueError(f"frames={frames}: a clip has {asked.OBSERVED + 1} to 100,000 frames; {asked.OBSERVED} are seen")
+    about = dataclasses.asdict(painting.named(difficulty, physics.DIFFICULTIES))
+    options = {"out": out, **counts, "frames": frames} | ({} if difficulty == physics.DEFAULT else {"difficulty": difficulty})
+    world = functools.partial(physics.World, difficulty=difficulty)
+    paths = scenes.write_clips("physics", world, options, about, progress, _bodies)
+    for split, path in paths.items():  # a file that is not reached is about other records than the store's: it is refused
+        seeds, opened = range(SPLITS[split], SPLITS[split] + counts[split]), store.open(path)
+        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), frames))
+    return paths
+
+
+def _bodies(world: physics.World, frame: int) -> dict:
+    state, radii = world.state(frame).tolist(), world.radii.tolist()
+    return {"bodies": {segment: [*state[segment - 1], radii[segment - 1]] for segment in world.bodies.there}}
