@@ -11,7 +11,20 @@ import tyro
 from dias_lab import viz
 from dias_lab.data import store, summary
 from dias_lab.data.convert import (
-    clevrer, clevrtex, coco, davis, folder, frames, legacy, movi, physion, scenes, video, voc, ytvis,
+    clevrer,
+    clevrtex,
+    coco,
+    davis,
+    folder,
+    frames,
+    legacy,
+    movi,
+    physics,
+    physion,
+    scenes,
+    video,
+    voc,
+    ytvis,
 )  # fmt: skip
 from dias_lab.shell import Refused, refusing
 
