@@ -66,6 +66,8 @@ class Aloe(Reader):
         self.project_slots, self.project_box = nn.Linear(slot_dim, dim), nn.Linear(4, dim)
         self.what = nn.Embedding(4, dim)  # first token, slot, question, choice
         self.when = nn.Embedding(config.reasoning_frames, dim)
+        for part in (self.project_slots, self.when):
+            part.requires_grad_(not blind)  # several devices wait for the gradients of all that is trained
         self.where = nn.ModuleList(nn.Embedding(max(longest, 1), dim) for longest in vocabulary.longest)
         options = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         layers = range(config.reasoning_layers)

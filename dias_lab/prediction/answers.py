@@ -101,4 +101,5 @@ def text(found: dict) -> str:
     columns = {found.get("name", "run"): found} | found.get("baselines", {})
     lines = pd.DataFrame({name: cells(one) for name, one in columns.items()})
     told = f"balanced accuracy x100, {found['questions']} questions about {found['clips']} clips"
+    told += f", of which {found['observed']} frames are seen and {found['rolled out']} rolled out" if "observed" in found else ""
     return f"{told}\n{lines.to_string()}"

@@ -96,18 +96,27 @@ class Exam:
         return mean.float(), (square / count - mean.square()).clamp_min(1e-12).sqrt().float()
 
 
+def check_predictor(config: Config):
+    """ValueError unless `config.predictor` is there, and can go on from the slots that this config looks at."""
+    runs.weights_hash(config.predictor)
+    theirs, told = Config.load(runs.resolve(config.predictor)), f"the predictor {config.predictor}"
+    if theirs.task != "prediction":
+        raise ValueError(f"{told} is a run of the task {theirs.task}: name one of the task prediction")
+    if config.observed < theirs.burn_in:
+        raise ValueError(f"{told} starts from {theirs.burn_in} frames, and observed = {config.observed}: take more")
+    for name, of in (("parent", runs.weights_hash), ("slots_of", str), ("clip_stride", int)):
+        if of(getattr(theirs, name)) != of(getattr(config, name)):
+            other = f"{name} is {getattr(theirs, name)!r} there, {getattr(config, name)!r} here"
+            raise ValueError(f"{told} has learnt to go on from other slots: {other}")
+
+
 def rolled_out(config: Config, slots: Slots, last: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """The slots of `config.rollout` frames after the items `last` [C], of clips of which so many frames are seen [C]: from
     the last ones of these, by `config.predictor`: [C frames N D]."""
     model = predictor.load(config.predictor, device="cpu" if config.device == "cpu" else None)
-    T, told = model.config.burn_in, f"the predictor {config.predictor}"
+    T, found = model.config.burn_in, []
     if seen.min() < T:
-        raise ValueError(f"{told} starts from {T} frames, and of clip {seen.argmin()} {seen.min()} are seen: take observed = {T}")
-    for name, of in (("parent", runs.weights_hash), ("slots_of", str), ("clip_stride", int)):
-        theirs, ours = getattr(model.config, name), getattr(config, name)
-        if of(theirs) != of(ours):
-            raise ValueError(f"{told} has learnt other slots: {name} is {theirs!r} there, {ours!r} here")
-    found = []
+        raise ValueError(f"the predictor {config.predictor} starts from {T} frames, and clip {seen.argmin()} has {seen.min()}")
     for start in range(0, len(last), BATCH):
         items = last[start : start + BATCH, None] - config.clip_stride * np.arange(T)[::-1]  # [B T]
         past, keep = torch.from_numpy(slots.slots[items]), torch.from_numpy(slots.keep[items]).all(dim=1)

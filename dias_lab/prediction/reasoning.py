@@ -27,7 +27,7 @@ from dias_lab.methods import checkpoint
 from dias_lab.methods.base import to_device
 from dias_lab.prediction import answers, readout
 from dias_lab.prediction.aloe import Aloe, Answers, Reader
-from dias_lab.prediction.exam import Exam
+from dias_lab.prediction.exam import Exam, check_predictor
 from dias_lab.prediction.words import Vocabulary
 
 READER = "aloe"  # or "readout", Physion's, which reads no words
@@ -52,7 +52,7 @@ class Reasoning:
             told = f"{most} frames are seen or rolled out"
             raise ValueError(f"reasoning_frames = {config.reasoning_frames}, and only {told}: take fewer")
         if config.predictor:
-            runs.weights_hash(config.predictor)  # whether it is there
+            check_predictor(config)
         if READER == "readout":
             readout.check(train.questions)
 
@@ -123,7 +123,8 @@ class Reasoning:
         asked = Exam(config, store, vocabulary, limit).look()
         told = {"rolled out": bool(config.predictor), "boxes": config.refer == "boxes", "blind": config.blind}
         name = ", ".join([config.method, config.slots_of, *(word for word, holds in told.items() if holds)])
-        found = {"name": name, **answers.scores(asked.questions, answered(model, asked))}
+        frames = {"observed": config.observed, "rolled out": config.rollout if config.predictor else 0}
+        found = {"name": name, **frames, **answers.scores(asked.questions, answered(model, asked))}
         given = answers.baselines(asked.questions, vocabulary.common, store)
         found["baselines"] = {name: answers.scores(asked.questions, one) for name, one in given.items()}
         return found, answers.text(found)

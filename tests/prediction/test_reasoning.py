@@ -1,6 +1,7 @@
 """Reasoning as a Task: what a question looks at, batches, resume, selection, reports, and what is refused."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 from interruptions import stopped
 from small_questions import FRAMES, D, N, ask, config_of, make_store, slots_of
 
+from dias_lab import runs
+from dias_lab.__main__ import main
 from dias_lab.data import questions
 from dias_lab.data import store as stores
 from dias_lab.data.convert import physics
+from dias_lab.data.questions import Question
 from dias_lab.prediction import exam, reasoning
 from dias_lab.prediction.exam import Exam
 from dias_lab.prediction.reasoning import Reasoning, table
@@ -64,6 +68,46 @@ def test_a_rollout_goes_on_where_what_is_seen_ends(data, monkeypatch):
     assert asked_for["last"][7] == 29 and asked_for["seen"][7] == 2
 
 
+def test_a_predictor_starts_from_the_last_frames_that_are_seen(data, monkeypatch):
+    store, made = stores.open(data / "train.lmdb"), SimpleNamespace(config=SimpleNamespace(burn_in=2))
+    monkeypatch.setattr(exam, "BATCH", 20)
+    monkeypatch.setattr(exam.predictor, "load", lambda run, device: made)
+
+    def rollout(model, past, keep, steps):
+        assert past.shape[1:] == (2, N, D) and keep.all()  # only in frame 0 a slot is left out
+        return past[:, 0, None].float() + torch.arange(1, steps + 1)[:, None, None]
+
+    monkeypatch.setattr(exam.predictor, "rollout", rollout)
+    config = config_of(data, observed=3, rollout=2, predictor="somewhere", reasoning_frames=5)
+    slots, _ = Exam(config, store).look().seen([45])
+    truth = slots_of(None, store).slots[45 * FRAMES :].astype(np.float32)
+    assert np.array_equal(slots[0, :3], truth[:3])
+    np.testing.assert_allclose(slots[0, 3:], truth[1] + np.array([1, 2])[:, None, None], atol=2e-3)
+    made.config.burn_in = 4
+    with pytest.raises(ValueError, match="the predictor somewhere starts from 4 frames, and clip 0 has 3"):
+        Exam(config, store).look()
+
+
+def test_a_predictor_must_be_of_the_same_slots(data, tmp_path):
+    config = config_of(data, observed=3)
+    theirs = config.replace(task="prediction", burn_in=3)
+
+    def refused(told: str, other, **fields):
+        runs.write_json(tmp_path / "config.json", other.to_dict())
+        with pytest.raises(ValueError, match=told):
+            Reasoning.check(config.replace(predictor=str(tmp_path), **fields))
+
+    refused("has no checkpoint yet", theirs)
+    (tmp_path / "checkpoints/1").mkdir(parents=True)
+    (tmp_path / "checkpoints/1/weights.safetensors").write_bytes(b"weights")
+    refused("is a run of the task reasoning: name one of the task prediction", config)
+    refused("starts from 3 frames, and observed = 2: take more", theirs, observed=2)
+    refused("other slots: slots_of is 'untrained' there, 'model' here", theirs.replace(slots_of="untrained"))
+    refused("other slots: parent is .* there", theirs.replace(parent=str(runs.PACKAGE / "shipped")))
+    runs.write_json(tmp_path / "config.json", theirs.to_dict())
+    Reasoning.check(config.replace(predictor=str(tmp_path)))
+
+
 def test_of_clips_with_a_stride_every_so_manieth_frame_is_seen(data):
     store = stores.open(data / "train.lmdb")
     found = Exam(config_of(data, clip_stride=2, reasoning_frames=2), store).look()
@@ -113,7 +157,7 @@ def test_it_learns_what_slots_say_and_resumes_bit_for_bit(data, tmp_path, monkey
     fit(config, tmp_path / "parts", progress=False)
     ends = [run / "checkpoints" / "150" / "weights.safetensors" for run in (tmp_path / "whole", tmp_path / "parts")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
-    blind = fit(config.replace(blind=True), tmp_path / "blind", progress=False)
+    blind = fit(config.replace(blind=True, steps=50), tmp_path / "blind", progress=False)
     # two of three clips are odd: to call the choice "odd" right and "even" wrong is right two times of three
     assert {kind: one["balanced_accuracy"] for kind, one in blind["scores"]["types"].items()} == pytest.approx({"word": 1 / 2, "choice": 2 / 3})
 
@@ -179,6 +223,24 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(data, tmp_pa
     refused(r"questions-validation.json: question 0 \(is the moon odd\) has words that no training question has: moon", strange)
     make_store(boxless, "validation", 9, lambda clip: ask(clip)[1:])
     refused("no question in .*boxless.*questions-validation.json has boxes: take refer='words'", boxless, refer="boxes")
+
+
+def test_the_whole_on_a_models_own_slots_by_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # slots are extracted
+    physics.convert(tmp_path / "data", train=3, validation=2, test=2, frames=9)
+    for split in stores.SPLITS:
+        store = stores.open(tmp_path / f"data/{split}.lmdb")
+        counts = [str(len(store[9 * clip].info["bodies"])) for clip in range(len(store) // 9)]
+        asked = [Question(clip, "count", "how many toys are there".split(), [], count, {}) for clip, count in enumerate(counts)]
+        questions.write(questions.beside(store), store, asked, {})
+    parent, run, data = runs.PACKAGE / "shipped" / "clips", str(tmp_path / "run"), str(tmp_path / "data")
+    words = ["--task", "reasoning", "--from", str(parent), "--data", data, "--steps", "2", "--evaluate-every", "2", "--device", "cpu"]
+    assert main(["train", "--run-dir", run, *words, "--reasoning-dim", "16", "--reasoning-layers", "1", "--batch-size", "2"]) == 0
+    assert main(["evaluate", "--run-dir", run, "--data", data]) == 0
+    told = capsys.readouterr().out
+    assert "2 questions about 2 clips, of which 8 frames are seen and 0 rolled out" in told and "speeds ± 0.5 pixels" in told
+    [file] = (tmp_path / "run/scores").glob("*.json")
+    assert runs.read_json(file)["baselines"]["simulator"]["balanced_accuracy"] == 1
 
 
 def test_a_question_about_a_toy_that_is_not_there(tmp_path):
