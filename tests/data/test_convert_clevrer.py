@@ -81,7 +81,7 @@ def test_clevrer_becomes_clips_and_questions(root, tmp_path, capsys):
     words = ["convert", "clevrer", "--root", str(root), "--out", str(tmp_path / "out"), "--size", "32", "--validation", "0.2"]
     assert main(words) == 0
     told = capsys.readouterr().out
-    assert "left out, for the annotation is broken: video_10800" in told and "has none: video_00003" in told
+    assert "left out, for the annotation is broken: video_10800" in told and "but for their pictures, for there are no proposals: video_00003" in told
     opened = {split: store.open(tmp_path / f"out/{split}.lmdb") for split in store.SPLITS}
     assert [len(one.meta["clips"]) for one in opened.values()] == [4, 1, 1]
     [first, second, third] = opened["test"]
@@ -131,7 +131,7 @@ def test_damage_is_named(root, tmp_path, file, edit, told):
     change(root / file, edit)
     with pytest.raises(ConversionError, match=f"(?s){told}"):
         clevrer.convert(root, tmp_path / "out", stride=1)
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out/train.lmdb").exists() and not list(tmp_path.glob("out/*.json"))
 
 
 def test_what_is_not_there_is_said(root, tmp_path):
@@ -148,7 +148,8 @@ def scenarios(tmp_path) -> Path:
     root = tmp_path / "Physion"
     for name in ("roll_1", "roll_2", "drop_1", "drop_2"):
         make_video(root / "videos" / f"{name.split('_')[0].title()}_readout_MP4s" / f"{name}_img.mp4", 4)
-    make_video(root / "videos/Roll_training_MP4s/roll_9_img.mp4", 4)
+    for name in ("roll_9", "roll_1"):
+        make_video(root / f"videos/Roll_training_MP4s/{name}_img.mp4", 4, 40)
     rows = ["roll_1,True", "roll_2,False", "drop_1,False", "drop_2,True"]
     (root / "videos/readout_labels.csv").write_text("\n".join([",ground truth outcome", *rows]) + "\n")
     for name, shift in (("mp4s/roll_1.mp4", 40), ("mp4s-redyellow/roll_1-redyellow.mp4", 4), ("mp4s-redyellow/bad_7-redyellow.mp4", 4)):
@@ -169,6 +170,7 @@ def test_physion_becomes_clips_with_one_question(scenarios, tmp_path, capsys):
     assert (test.kind, test.answer, " ".join(test.words)) == ("roll", "no", "does the red object hit the yellow object")
     assert opened["test"][0].info["clip"] == "PhysionTestMP4s/Roll/mp4s-redyellow/roll_1-redyellow.mp4"
     assert [item.info["frame"] for item in opened["test"]] == [0, 2]
+    assert all("training" not in item.info["clip"] for split in ("train", "validation") for item in opened[split])
     answers = {Path(opened[split][split_clip[0]].info["clip"]).stem: one.answer for split in ("train", "validation")
                for one in found[split] for split_clip in [opened[split].meta["clips"][one.clip]]}  # fmt: skip
     assert answers == {"roll_1_img": "yes", "roll_2_img": "no", "drop_1_img": "no", "drop_2_img": "yes"}

@@ -32,6 +32,7 @@ BROKEN = ("video_10800",)  # its annotation is
 COLOURS = ("blue", "brown", "cyan", "gray", "green", "purple", "red", "yellow")
 NAMES = [" ".join(words) for words in itertools.product(COLOURS, ("metal", "rubber"), ("cube", "cylinder", "sphere"))]
 RIGHT = {"correct": True, "wrong": False}
+WORDS = re.compile(r"[a-z0-9]+").findall
 
 
 class Clip(NamedTuple):
@@ -39,14 +40,6 @@ class Clip(NamedTuple):
     file: Path
     proposals: Path | None
     questions: list[dict]  # as in the file
-
-
-class Frame(NamedTuple):
-    clip: Clip
-    number: int
-    picture: Image.Image
-    objects: list[dict] | None
-    names: list[str]  # of all objects of the clip: their places are the segments, from 1
 
 
 def convert(
@@ -70,11 +63,10 @@ def convert(
     if lost := [clip.name for clip in (train | tested).values() if clip.file is None]:
         wrong = f"{root / 'videos'} lacks {len(lost)} videos that there are questions about: {some(lost)}"
         raise ConversionError(f"{wrong}. {common.found(root, root / 'videos' / '-', LAYOUT)}")
-    left, bare = set(BROKEN) & set(videos), [clip.name for clip in (train | tested).values() if clip.proposals is None]
-    if progress and left:
-        print(f"left out, for the annotation is broken: {some(left)}")
-    if progress and bare:
-        print(f"without segments, for {root / 'derender_proposals'} has none: {some(bare)}")
+    bare = [clip.name for clip in (train | tested).values() if clip.proposals is None]
+    told = {"for the annotation is broken": set(BROKEN) & set(videos), "but for their pictures, for there are no proposals": bare}
+    for why, ones in told.items() if progress else ():
+        print(f"left out, {why}: {some(sorted(ones)) or 'none'}")
     names = {"test": list(tested)} | common.parted("clevrer", list(train), validation, 0)
     parts = {split: [(train | tested)[name] for name in ones] for split, ones in names.items()}
     meta = {"source": "CLEVRER, http://clevrer.csail.mit.edu", "classes": dict(enumerate(NAMES, start=1))}
@@ -94,11 +86,6 @@ def check(stride: int, frames: int, size: int) -> None:
             raise ConversionError(f"{name}={value}; give a number from {least}")
 
 
-def pressed(picture: Image.Image, size: int) -> bytes:
-    """The whole picture as a square, PNG."""
-    return pictures.png(picture.resize((size, size), Image.Resampling.BILINEAR), compress_level=1)
-
-
 def write_questions(paths: dict[str, Path], asked: dict[str, list[Question]], source: str) -> None:
     """The questions of each split, beside its store."""
     for split, path in paths.items():
@@ -108,9 +95,9 @@ def write_questions(paths: dict[str, Path], asked: dict[str, list[Question]], so
 
 def _clips(root: Path, names: tuple[str, ...], videos: dict, proposals: dict) -> dict[str, Clip]:
     """The clips that a file asks about, but for the broken one. Raises: ConversionError for what is no such file."""
-    path = next((path for name in names if (path := root / "questions" / f"{name}.json").exists()), None)
-    if path is None:
-        path = root / "questions" / f"{names[0]}.json"
+    paths = [root / "questions" / f"{name}.json" for name in names]
+    path = next(filter(Path.exists, paths), paths[0])
+    if not path.exists():
         raise ConversionError(f"{path} is missing. {common.found(root, path, LAYOUT)}")
     try:
         scenes = [(Path(scene["video_filename"]).stem, scene["questions"]) for scene in read_json(path)]
@@ -119,27 +106,20 @@ def _clips(root: Path, names: tuple[str, ...], videos: dict, proposals: dict) ->
     return {name: Clip(name, videos.get(name), proposals.get(name), asked) for name, asked in scenes if name not in BROKEN}
 
 
-def _questions(number: int, clip: Clip) -> list[Question]:
-    def words(text: str) -> list[str]:
-        return re.findall(r"[a-z0-9]+", text.lower())
-
-    found = []
+def _questions(number: int, clip: Clip) -> Iterator[Question]:
     for one in clip.questions:
         try:
-            options, answer = [words(choice["choice"]) for choice in one.get("choices", [])], one.get("answer")
-            if options:
-                answer = [RIGHT[choice["answer"]] for choice in one["choices"]]
-            found.append(Question(number, one["question_type"], words(one["question"]), options, answer, {}))
-            if not answer:
-                raise KeyError("answer")
+            choices = one.get("choices", [])
+            options = [WORDS(choice["choice"].lower()) for choice in choices]
+            answer = [RIGHT[choice["answer"]] for choice in choices] or one["answer"]
+            yield Question(number, one["question_type"], WORDS(one["question"].lower()), options, answer, {})
         except (KeyError, TypeError, AttributeError) as error:
             raise ConversionError(f"a question about {clip.name} is not as CLEVRER has them ({error!r}): {one!r:.200}") from error
-    return found
 
 
-def _frames(clip: Clip, stride: int, frames: int) -> Iterator[Frame]:
-    taken = list(itertools.islice(video.frames(clip.file, stride), frames or None))
-    objects, names = {}, set()
+def _frames(clip: Clip, stride: int, frames: int) -> Iterator[tuple]:
+    """The clip, each frame, its proposals (None without), and the names of all objects of the clip: segment k is the k-th."""
+    taken, objects, names = list(itertools.islice(video.frames(clip.file, stride), frames or None)), {}, set()
     if clip.proposals:
         try:
             objects = {one["frame_index"]: one["objects"] for one in read_object(clip.proposals)["frames"]}
@@ -148,22 +128,24 @@ def _frames(clip: Clip, stride: int, frames: int) -> Iterator[Frame]:
             raise ConversionError(f"{clip.proposals} has no objects for each frame of {clip.name} ({error!r}). {MEND}") from error
         if strange := names - set(NAMES):
             raise ConversionError(f"{clip.proposals} has objects that CLEVRER has not: {some(sorted(strange))}. {MEND}")
-    return (Frame(clip, one.number, one.picture, objects.get(one.number), sorted(names)) for one in taken)
+    return ((clip, frame, objects.get(frame.number), sorted(names)) for frame in taken)
 
 
 def _name(one: dict) -> str:
     return f"{one['color']} {one['material']} {one['shape']}"
 
 
-def _record(frame: Frame, size: int) -> store.Record:
+def _record(item: tuple, size: int) -> store.Record:
+    clip, frame, objects, names = item
     (width, height), labels, more = frame.picture.size, None, {}
-    if frame.objects is not None:
+    if objects is not None:
         labels = np.zeros((height, width), np.uint8)
-        surest = {_name(one): one["mask"] for one in sorted(frame.objects, key=lambda one: one.get("score", 0))}
+        surest = {_name(one): one["mask"] for one in sorted(objects, key=lambda one: one.get("score", 0))}
         for name, mask in surest.items():
             if problem := tables.mask_problem(mask, height, width):
-                raise ConversionError(f"{frame.clip.proposals}: frame {frame.number}: the {name}: {problem}. {MEND}")
-            labels[run_lengths.decode(mask).astype(bool)] = frame.names.index(name) + 1
+                raise ConversionError(f"{clip.proposals}: frame {frame.number}: the {name}: {problem}. {MEND}")
+            labels[run_lengths.decode(mask).astype(bool)] = names.index(name) + 1
         labels = np.asarray(Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST))
-        more["classes"] = {one: NAMES.index(frame.names[one - 1]) + 1 for one in common.all_things(labels)}
-    return common.frame(pressed(frame.picture, size), labels, frame.clip.name, frame.number, frame.clip.file.name, **more)
+        more["classes"] = {one: NAMES.index(names[one - 1]) + 1 for one in common.all_things(labels)}
+    image = pictures.png(frame.picture.resize((size, size), Image.Resampling.BILINEAR), compress_level=1)
+    return common.frame(image, labels, clip.name, frame.number, clip.file.name, **more)

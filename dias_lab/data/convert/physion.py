@@ -11,9 +11,11 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from dias_lab.data import store
+from PIL import Image
+
+from dias_lab.data import pictures, store
 from dias_lab.data.convert import common, video
-from dias_lab.data.convert.clevrer import MEND, check, pressed, write_questions
+from dias_lab.data.convert.clevrer import MEND, check, write_questions
 from dias_lab.data.convert.common import ConversionError, Split, some
 from dias_lab.data.questions import Question
 
@@ -42,8 +44,9 @@ def convert(
     check(stride, frames, size)
     bad = set(Path(without).read_text(encoding="utf-8").split()) if without else set()
     files, lost, outcomes = {"readout": {}, "test": {}}, [], {}
-    for file in sorted(root.rglob("*.mp4"), key=lambda file: "redyellow" in file.as_posix()):  # what is coloured counts
-        part = "test" if any("Test" in folder for folder in file.relative_to(root).parts[:-1]) else "readout"
+    videos = sorted(path.relative_to(root) for path in root.rglob("*.mp4"))
+    for file in sorted(videos, key=lambda file: "redyellow" in str(file) or "readout" in str(file)):  # of one name, the last
+        part = "test" if any("Test" in folder for folder in file.parts[:-1]) else "readout"
         files[part][file.stem.removesuffix("_img").removesuffix("-redyellow")] = file
     for part, table in (("readout", "readout_labels.csv"), ("test", "labels.csv")):
         labels = {name: outcome for name, outcome in _labels(root, table).items() if name not in bad}
@@ -56,15 +59,12 @@ def convert(
     names = common.parted("physion", list(files["readout"]), validation, 0)
     parts = {split: [files["readout"][name] for name in ones] for split, ones in names.items()}
     parts["test"] = list(files["test"].values())
-    asked = {
-        split: [_question(number, file.relative_to(root), outcomes[file]) for number, file in enumerate(ones)]
-        for split, ones in parts.items()
-    }
+    asked = {split: [_question(at, file, outcomes[file]) for at, file in enumerate(ones)] for split, ones in parts.items()}
 
-    def cut(file: Path) -> Iterator[tuple[Path, video.Frame]]:
-        return ((file, frame) for frame in itertools.islice(video.frames(file, stride), frames or None))
+    def cut(file: Path) -> Iterator[tuple[str, video.Frame]]:
+        return ((file.as_posix(), frame) for frame in itertools.islice(video.frames(root / file, stride), frames or None))
 
-    record, meta = functools.partial(_record, root=root, size=size), {"source": "Physion, https://physion-benchmark.github.io"}
+    record, meta = functools.partial(_record, size=size), {"source": "Physion, https://physion-benchmark.github.io"}
     splits = {split: Split(ones, record, meta, cut) for split, ones in parts.items()}
     options = {"root": root, "out": out, "stride": stride, "frames": frames, "size": size, "without": without}
     paths = common.write(out, "physion", splits, options | {"validation": validation}, MEND, progress)
@@ -89,7 +89,7 @@ def _question(number: int, file: Path, outcome: bool) -> Question:
     return Question(number, kind.lower(), WORDS, [], "yes" if outcome else "no", {})
 
 
-def _record(item: tuple[Path, video.Frame], root: Path, size: int) -> store.Record:
-    file, frame = item
-    name = file.relative_to(root).as_posix()
-    return common.frame(pressed(frame.picture, size), None, name, frame.number, name, seconds=frame.seconds)
+def _record(item: tuple[str, video.Frame], size: int) -> store.Record:
+    name, frame = item
+    image = pictures.png(frame.picture.resize((size, size), Image.Resampling.BILINEAR), compress_level=1)
+    return common.frame(image, None, name, frame.number, name, seconds=frame.seconds)
