@@ -38,13 +38,13 @@ def test_choices_count_one_by_one_and_as_whole_questions():
 
 
 def test_intervals_are_over_clips_and_not_over_questions():
-    """To ask each question a hundred times makes nothing surer."""
+    """To ask each question again and again makes nothing surer."""
     asked = [word(clip, "yes" if clip % 2 else "no") for clip in range(20)]
     told = [one.answer if one.clip % 3 else "?" for one in asked]
-    once, often = answers.scores(asked, told), answers.scores(asked * 100, told * 100)
+    once, often = answers.scores(asked, told), answers.scores(asked * 25, told * 25)
     assert (once["low"], once["high"]) == pytest.approx((often["low"], often["high"]))
-    alone = answers.scores([one._replace(clip=number) for number, one in enumerate(asked * 100)], told * 100)
-    assert alone["high"] - alone["low"] < 0.2 * (often["high"] - often["low"])
+    alone = answers.scores([one._replace(clip=number) for number, one in enumerate(asked * 25)], told * 25)
+    assert alone["high"] - alone["low"] < 0.4 * (often["high"] - often["low"])
     assert once["low"] < once["balanced_accuracy"] < once["high"]
     assert "low" not in answers.scores(asked, told, draws=0)
 
@@ -54,12 +54,12 @@ def test_an_interval_is_that_of_a_bootstrap_written_out():
     asked = [word(clip, str(random.integers(2))) for clip in range(30) for _ in range(random.integers(1, 4))]
     told = [one.answer if random.random() < 0.7 else "?" for one in asked]
     drawn = []
-    for _ in range(3000):
+    for _ in range(1000):
         some = random.integers(30, size=30)
         rows = [(one.answer, one.answer == answer) for clip in some for one, answer in zip(asked, told) if one.clip == clip]
         drawn.append(np.mean([np.mean([right for true, right in rows if true == answer]) for answer in "01"]))
     found = answers.scores(asked, told)
-    assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
 
 
 def test_the_majority_is_that_of_training():

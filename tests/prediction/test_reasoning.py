@@ -149,15 +149,15 @@ def test_parts_of_a_batch_add_up(data):
 
 
 def test_it_learns_what_slots_say_and_resumes_bit_for_bit(data, tmp_path, monkeypatch):
-    config = config_of(data, steps=150, batch_size=32, learning_rate=5e-3, gradient_clip=1.0, evaluate_every=50, log_every=50)
+    config = config_of(data, steps=120, batch_size=32, learning_rate=5e-3, gradient_clip=1.0, evaluate_every=40, log_every=40)
     result = fit(config, tmp_path / "whole", progress=False)
     assert result["scores"]["balanced_accuracy"] > 0.85
-    stopped(config, tmp_path / "parts", 117, monkeypatch)
+    stopped(config, tmp_path / "parts", 97, monkeypatch)
     torch.randn(3)
     fit(config, tmp_path / "parts", progress=False)
-    ends = [run / "checkpoints" / "150" / "weights.safetensors" for run in (tmp_path / "whole", tmp_path / "parts")]
+    ends = [run / "checkpoints" / "120" / "weights.safetensors" for run in (tmp_path / "whole", tmp_path / "parts")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
-    blind = fit(config.replace(blind=True, steps=50), tmp_path / "blind", progress=False)
+    blind = fit(config.replace(blind=True, steps=40), tmp_path / "blind", progress=False)
     # two of three clips are odd: to call the choice "odd" right and "even" wrong is right two times of three
     assert {kind: one["balanced_accuracy"] for kind, one in blind["scores"]["types"].items()} == pytest.approx({"word": 1 / 2, "choice": 2 / 3})
 
