@@ -33,7 +33,8 @@ def rows() -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             scenes.convert(Path(folder, "scenes"), train=1, validation=1, test=IMAGES)
             model, images, number = shipped(), store.open(Path(folder, "scenes/test.lmdb")), itertools.count()
-            sides = {"slots": lambda: extract(model, images, Path(folder, str(next(number)))), "scores": lambda: evaluate(model, images)}
+            sides = {"slots": lambda: extract(model, images, Path(folder, str(next(number))))}
+            sides |= {"scores": lambda: evaluate(model, images)}
             seconds = take_turns(sides, REPETITIONS)
             started = time.perf_counter()
             open_slots(Path(folder, "0"))

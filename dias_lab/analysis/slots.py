@@ -1,25 +1,19 @@
 """Slots on disk: what a model, or something simpler, sees in every item of a store, for the heads that look at it again.
 
-A folder holds three plain .npy files, and `slots.json`, which comes last: of which weights and which records they are, and
-the CRC-32 of each file, whole, which is compared when a process first opens it. Each image, or clip, draws as in an
+Their files (data/slot_files.py) say of which weights and which records they are. Each image, or clip, draws as in an
 evaluation: these are the slots that evaluation sees. An extraction that was killed goes on where it was.
 
 Axes: M items of the store (of clips: frames, clip after clip), B of them at a time, N slots, D slot width, C feature
-channels, L = h * w locations, R pixels of the square.
+channels, h w locations, R pixels of the square.
 """
 
 import functools
 import hashlib
-import os
 import time
-import zlib
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.lib.format import open_memmap
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,27 +22,17 @@ from dias_lab.analysis.baselines import cluster_segments, followed, position_seg
 from dias_lab.data.clips import Clips, ClipSquares
 from dias_lab.data.dataset import Squares, loaded
 from dias_lab.data.features import PATIENCE
+from dias_lab.data.slot_files import ABOUT, PROGRESS, Slots, Writer, opened, read
 from dias_lab.data.store import thing_map
-from dias_lab.files import checksum, full_disk, read_object, sync, write_sealed
+from dias_lab.files import checksum
 from dias_lab.methods import Method, checkpoint, segments_from
 from dias_lab.methods.base import locations
 from dias_lab.trace import LAST_SEGMENT
 
-ARRAYS, ABOUT, PROGRESS = ("slots.npy", "keep.npy", "segments.npy"), "slots.json", ".progress.json"
 CHOICES = {"source": ("model", "untrained", "true", "k_means", "tiles"), "dtype": ("float16", "float32")}
 NONE = 255  # the slot of a pixel that has none
-SAVED = 256  # items after which an extraction that is killed goes on
 PARTS = (config.Backbone, config.Clips, config.Slots, config.Decoder, config.Codes, *config.OWN)
 ELSEWHERE = {"backbone_weights", "teacher_run"}  # paths; what they lead to is among the weights
-
-
-class Slots(NamedTuple):
-    """What a folder holds, as memory maps."""
-
-    slots: np.ndarray  # float16 or float32 [M N D]
-    keep: np.ndarray  # bool [M N]; False: redundant, or a segment that this item does not show
-    segments: np.ndarray  # uint8 [M R R], the number of each pixel's slot in the centre square; 255: none
-    about: dict  # identity, records, split, source, dtype, map, seed, shape [M N D], made (commit, versions, time)
 
 
 def identity(model: Method) -> str:
@@ -77,7 +61,7 @@ def open_slots(folder, model: Method | None = None, store=None, source: str | No
     another model, store or source than those that are given: it names what differs."""
     expected = {} if model is None else {"identity": identity(model)}
     expected |= {} if store is None else {"records": store.fingerprint()[:16]}
-    return _opened(runs.resolve(folder), expected | ({} if source is None else {"source": source}))
+    return opened(runs.resolve(folder), expected | ({} if source is None else {"source": source}))
 
 
 def extract(model: Method, store, folder, source: str = "model", dtype: str = "float16", progress: bool = False) -> Slots:
@@ -108,7 +92,7 @@ class Extraction:
         self.about |= {"source": source, "dtype": dtype, "map": model.evaluated_map if own else source, "seed": config.seed}
         for name in (ABOUT, PROGRESS):
             if (self.folder / name).exists():
-                self.done = _read(self.folder, name, self.about).get("done", self.count)
+                self.done = read(self.folder, name, self.about).get("done", self.count)
         if not (self.folder / ABOUT).exists():
             clips = Clips(store) if config.clip_frames or store.meta["kind"] == "video" else None
             size = max(config.batch_size // (config.accumulate * config.devices * config.num_nodes), 1)  # an evaluation's
@@ -122,51 +106,29 @@ class Extraction:
         self.model.eval()
         while not (self.folder / ABOUT).exists():
             try:
-                with runs.claim(self.folder), full_disk(self.folder / ARRAYS[0]):
+                with runs.claim(self.folder):
                     if not (self.folder / ABOUT).exists():  # else another process was faster
                         self._write(progress)
             except runs.RunBusy:
                 if time.time() - max([started, *(path.stat().st_mtime for path in self.folder.glob("*.npy"))]) > PATIENCE:
                     raise
                 time.sleep(0.5)
-        return _opened(self.folder, self.about)
+        return opened(self.folder, self.about)
 
     @torch.no_grad()
     def _write(self, progress: bool):
-        """Batch after batch at the ends of the files. Every few items they are synced, and then it is written how far."""
-        paths, done, sums = [self.folder / name for name in ARRAYS], 0, []
-        if (self.folder / PROGRESS).exists():
-            found = _read(self.folder, PROGRESS, self.about)
-            if found["done"] in (*self.starts, self.count):  # batches of another size begin elsewhere: from the start, then
-                done, sums = found["done"], found["checksums"]
-                for path, end in zip(paths, found["ends"]):
-                    os.truncate(path, end)
-        first = [*self.starts, self.count].index(done)
+        writer = Writer(self.folder, self.about, self.count, self.starts)
+        first = [*self.starts, self.count].index(writer.done)
         batches = loaded(self.squares, range(first, len(self.starts)), self.model.config)
         told = dict(desc=f"slots {self.about['split']}", unit="batch", disable=not progress)
         for batch in tqdm(batches, total=len(self.starts), initial=first, **told):
             slots, keep, segments = (one.cpu().numpy() for one in self.see(batch))
-            arrays, before = [slots.astype(self.about["dtype"]), keep, segments.astype(np.uint8)], done
-            if not np.isfinite(arrays[0]).all():
-                wrong = f"a slot of items {done} to {done + len(slots) - 1} is not finite as {self.about['dtype']}"
-                raise ValueError(f"{wrong}; numbers above 65504 need dtype='float32'")
-            if not done:  # only headers: a file has its size when all rows are there
-                for path, array in zip(paths, arrays):
-                    os.truncate(path, open_memmap(path, "w+", array.dtype, (self.count, *array.shape[1:])).offset)
-                sums = [zlib.crc32(path.read_bytes()) for path in paths]
-            for path, array in zip(paths, arrays):
-                with open(path, "ab") as file:
-                    file.write(array.tobytes())
-            sums = [zlib.crc32(array.tobytes(), crc) for array, crc in zip(arrays, sums)]
-            done += len(slots)
-            if done // SAVED > before // SAVED or done == self.count:
-                for path in paths:
-                    sync(path)
-                far = {"done": done, "ends": [path.stat().st_size for path in paths], "checksums": sums}
-                write_sealed(self.folder / PROGRESS, {**self.about, **far})
-        about = {"shape": open_memmap(paths[0], "r").shape, "made": runs.about(), "checksums": sums}
-        write_sealed(self.folder / ABOUT, {**self.about, **about})
-        (self.folder / PROGRESS).unlink()
+            slots = slots.astype(self.about["dtype"])
+            if not np.isfinite(slots).all():
+                items = f"items {writer.done} to {writer.done + len(slots) - 1}"
+                raise ValueError(f"a slot of {items} is not finite as {slots.dtype}; numbers above 65504 need dtype='float32'")
+            writer.add([slots, keep, segments.astype(np.uint8)])
+        writer.finish(runs.about())
 
 
 def _seen(model: Method, batch: dict) -> list[Tensor]:
@@ -230,27 +192,3 @@ def mean_features(features: Float[Tensor, "B C h w"], segments: Int[Tensor, "B R
     pixels = torch.bincount(place.flatten(), minlength=B * (num + 1) * h * w).view(B, num + 1, h * w)[:, :num].to(features)
     total = pixels.sum(2, keepdim=True)
     return pixels @ locations(features) / total.clamp_min(1), total[..., 0] > 0
-
-
-def _read(folder: Path, name: str, expected: dict) -> dict:
-    """What slots.json says, or how far an extraction is. ValueError where it is damaged, or about anything but `expected`."""
-    try:
-        found = read_object(folder / name, {"checksums": list})
-    except ValueError as error:
-        raise ValueError(f"{error}. Delete {folder} to extract the slots again") from None
-    differs = [f"{one} is {found.get(one)!r} there, not {value!r}" for one, value in expected.items() if found.get(one) != value]
-    if differs:
-        told = ", ".join(differs).replace("identity", "the model's identity").replace("records", "the store's records")
-        raise ValueError(f"the slots in {folder} are of something else: {told}. Choose another folder, or delete it")
-    return found
-
-
-def _opened(folder: Path, expected: dict) -> Slots:
-    if not (folder / ABOUT).exists():
-        state = "are unfinished" if (folder / PROGRESS).exists() else "are not there"
-        raise ValueError(f"the slots in {folder} {state}: python -m dias_lab slots makes them, and goes on where it was stopped")
-    about = _read(folder, ABOUT, expected)
-    for path, known in zip((folder / name for name in ARRAYS), about.pop("checksums")):
-        if not path.exists() or not path.stat().st_size or zlib.crc32(np.memmap(path, np.uint8, "r")) != known:
-            raise ValueError(f"{path} is not as it was written: its checksum differs. Delete {folder} to extract the slots again")
-    return Slots(*(open_memmap(folder / name, "r") for name in ARRAYS), about)

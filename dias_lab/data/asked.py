@@ -37,7 +37,7 @@ ASKED = {
     "presence": "is there any {}",
 }
 HORIZONS = {"touch-8": LAST + 8, "touch-16": LAST + 16, "first-hit": LAST + 16, "half": LAST + 16, "counterfactual": 24}
-MOST = {"first-hit": {"nothing": 1, "a toy": 3}, "count": 1, "presence": 1}  # questions of each answer, a clip; else 2
+MOST = {"first-hit": {"nothing": 1, "a toy": 3}}  # questions of each answer, a clip; of other kinds 1 or 2 of each
 GAPS, APPROACH, STRIPS = (10, 20, 35), (-2, 0, 2), 6  # bins: pixels between discs, pixels a frame, strips of the picture
 
 
@@ -55,10 +55,9 @@ def answered(question: Question, world: World) -> str:
 
 
 def noisy(question: Question, world: World, sigma: float, random: np.random.Generator) -> str:
-    """The answer of who knows all of the last frame that is seen, but speeds only up to Gaussian noise, and then simulates.
+    """The answer of who simulates from the last frame that is seen, with Gaussian noise on speeds: sigma pixels a frame and axis.
 
-    sigma: its deviation in pixels a frame, along each axis. Where a toy is taken away, it starts in the first frame; what has
-    been seen is answered without noise. ValueError: see `check`.
+    Where a toy is taken away, from the first frame; what has been seen is answered without noise. ValueError: see `check`.
     """
     truth = answered(question, world)
     if question.kind not in HORIZONS:
@@ -81,10 +80,7 @@ def check(question: Question, kinds: Sequence[str]) -> None:
 
 
 def ask(worlds: Iterable[World], frames: int) -> tuple[list[Question], dict]:
-    """Questions about clips 0, 1, ... of so many frames each, a function of the worlds; and, for the file, how many there are.
-
-    A kind of question whose horizon is beyond the clips is not asked.
-    """
+    """Questions about clips 0, 1, ... of so many frames, and how many there are. What is beyond those frames is not asked."""
     found, boxes, counts = defaultdict(list), [], {kind: Counter() for kind in ASKED if HORIZONS.get(kind, 0) < frames}
     for clip, world in enumerate(worlds):
         boxes.append(dict(zip(world.kinds, (painting.boxes_of(world.frame(0)[1]) / SIZE).tolist())))
@@ -115,10 +111,8 @@ def _named(question: Question) -> list[str]:
 def _answer(kind: str, named: Sequence[str], kinds: list[str], bodies: Bodies, first: int = 0) -> str:
     """`first`: the number of the frame in which these bodies start."""
     there = [kinds[segment - 1] for segment in bodies.there]
-    if kind == "count":
-        return str(len(there))
-    if kind == "presence":
-        return _yes(named[0] in there)
+    if kind in ("count", "presence"):
+        return str(len(there)) if kind == "count" else _yes(named[0] in there)
     segments = [1 + kinds.index(one) for one in named]
     if kind == "half":
         return _yes(bodies.state(HORIZONS[kind] - first)[segments[0] - 1, 0] < SIZE / 2)
@@ -164,9 +158,9 @@ def _candidates(world: World) -> Iterator[Candidate]:
         doubt = _in_doubt(bodies, [one], LAST, HORIZONS["first-hit"]) or (len(hits) > 1 and hits[0][0] == hits[1][0])
         gaps = [_course(bodies, (one, other), LAST)[:1] for other in bodies.there if other != one]
         yield candidate("first-hit", [one], min(gaps, default=()), doubt)
-        x, _, speed, _ = bodies.state(LAST)[one - 1]
+        x, _, speed, _ = bodies.state(LAST)[one - 1].tolist()
         sides = {bool(bodies.state(HORIZONS["half"] + near)[one - 1, 0] < SIZE / 2) for near in (-1, 0, 1)}
-        yield candidate("half", [one], (int(x * STRIPS / SIZE), bool(speed < 0)), len(sides) > 1)
+        yield candidate("half", [one], (int(x * STRIPS / SIZE), speed < 0), len(sides) > 1)
     for a, b, c in itertools.permutations(bodies.there, 3):
         first = [_hits(bodies, pair, 0, LAST)[:1] for pair in ((a, b), (c, b))]
         if all(first):
@@ -202,9 +196,8 @@ def _changing(bodies: Bodies, pair: Sequence[int]) -> list[int]:
 
 def _balanced(kind: str, found: list[tuple[int, Candidate]]) -> list[tuple[int, Candidate]]:
     """As many of each answer in each bin, those first in the list; what is hit first is a toy three times as often as nothing."""
-    most, bins, clips = MOST.get(kind, 2), defaultdict(lambda: defaultdict(list)), Counter()
-    if not isinstance(most, dict):
-        most = dict.fromkeys(sorted({one.answer for _, one in found}), most)
+    most = MOST.get(kind) or dict.fromkeys(sorted({one.answer for _, one in found}), 1 if kind in ("count", "presence") else 2)
+    bins, clips = defaultdict(lambda: defaultdict(list)), Counter()
     for clip, one in found:
         answer = one.answer if one.answer in most else "a toy"
         clips[clip, answer] += 1

@@ -4,8 +4,8 @@ import importlib
 
 _HOME = {
     "explore": "explorer", "iterations": "figures", "gallery": "figures",
-    "contact_sheet": "figures", "learning_curves": "figures", "interval_plot": "comparison", "data_sheet": "sheet",
-    "use": "palette", "film_strip": "figures", "Watch": "watch", "progress_figure": "watch",
+    "contact_sheet": "figures", "learning_curves": "charts", "interval_plot": "comparison", "data_sheet": "sheet",
+    "use": "palette", "film_strip": "figures", "Watch": "watch", "progress_figure": "charts", "curve_panels": "charts",
     "film": "clip_figures", "frames": "clip_figures", "Stream": "stream",
 }  # fmt: skip
 __all__ = list(_HOME)

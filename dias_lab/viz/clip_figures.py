@@ -14,7 +14,7 @@ from PIL import Image
 from dias_lab import files
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import overlay
-from dias_lab.viz.figures import empty_panels, segments_over, stop_name
+from dias_lab.viz.figures import given_panels, picture_rows, segments_over, stop_name
 
 FORMS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # that PIL animates
 GAP = 4  # pixels between two panels
@@ -54,13 +54,11 @@ def film(trace: AttentionTrace, clip: int = 0, which="last", rate: float = 8.0, 
     if not rate > 0 or size < 1:
         raise ValueError(f"a film needs a rate above 0 and panels of at least 1 pixel, got rate = {rate}, size = {size}")
     trace = trace.clip(clip)
-    sides = trace.images.shape[1:3]
-    height, width = (max(1, round(side * size / max(sides))) for side in sides)
+    height, width = (max(1, round(side * size / max(trace.images.shape[1:3]))) for side in trace.images.shape[1:3])
     pictures = []
     for frame, maps in enumerate(trace.maps_of(which)):
         panels = [overlay.resize(trace.images[frame], width, height)]
-        labels = upsample(maps, height, width).argmax(axis=0).astype(np.uint8)
-        panels.append(segments_over(panels[0], labels))
+        panels.append(segments_over(panels[0], upsample(maps, height, width).argmax(axis=0).astype(np.uint8)))
         if trace.segments is not None:
             panels.insert(1, overlay.colour_true_segments(overlay.resize(trace.segments[frame], width, height)))
         gap = np.full((height, GAP, 3), 255, np.uint8)
@@ -79,14 +77,9 @@ def frames(trace: AttentionTrace, clip: int = 0, which="last", every: int = 4, s
     trace = trace.clip(clip)
     places, which = range(0, len(trace), every), trace.num_iterations - 1 if which == "last" else which
     trace, labels = trace[places], trace[places].segments_of(which)
-    rows = [("picture", trace.images), (stop_name(which), segments_over(trace.images, labels))]
-    if trace.segments is not None:
-        rows.insert(1, ("true segments", overlay.colour_true_segments(trace.segments)))
-    figure, axes = empty_panels(len(rows), len(places), size, trace.images.shape[1] / trace.images.shape[2])
-    for line, (name, pictures) in zip(axes, rows, strict=True):
-        line[0].set_ylabel(name, fontsize=9)
-        for panel, picture in zip(line, pictures, strict=True):
-            panel.imshow(picture)
-    for panel, place in zip(axes[0], places, strict=True):
-        panel.set_title(f"frame {place + 1}", fontsize=9)
+    rows = [*given_panels(trace), (stop_name(which), segments_over(trace.images, labels))]
+    pictures = [picture for _, row in rows for picture in row]
+    figure = picture_rows(pictures, [f"frame {place + 1}" for place in places], size)
+    for panel, (name, _) in zip(figure.axes[:: len(places)], rows, strict=True):
+        panel.set_ylabel(name, fontsize=9)
     return figure

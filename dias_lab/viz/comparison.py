@@ -29,8 +29,7 @@ def interval_plot(frame, metrics: dict[str, str], title: str = "", factor: float
         axis.axvline(0, color=NOISE, linewidth=0.8, zorder=0)
         for place, values in zip(places, factor * frame[columns].to_numpy(float)):
             _line(axis, place, *values)
-        axis.set(title=name, xlabel="difference to the baseline")
-        axis.margins(x=0.12)
+        axis.set(title=name, xlabel="difference to the baseline", xmargin=0.12)
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(places, names)
     axes[0, 0].set_ylim(-0.6, len(frame) - 0.4)

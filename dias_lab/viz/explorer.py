@@ -52,16 +52,14 @@ def explore(
     """
     traces = _traces(what, attention)
     iterations = max(trace.num_iterations for trace in traces)
-    if stop == "decoder" and any(trace.decoder_attention is not None for trace in traces):
-        stop = iterations
-    elif stop in (None, "decoder"):
-        stop = iterations - 1
+    if stop in (None, "decoder"):
+        stop = iterations - 1 + (stop == "decoder" and any(trace.decoder_attention is not None for trace in traces))
     if (size := expected_bytes(traces) / 1e6) > limit_mb:
         told = f"the page of these {len(traces[0])} images would have about {size:,.0f} MB, over {limit_mb:g}"
         raise ValueError(f"{told}. Show fewer, such as trace[:100], or allow it: limit_mb={size + 1:.0f}")
     data = payload(traces)
-    start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view}
-    start["step"] = max(_steps(data), default=None) if step is None else step
+    step = max(_steps(data), default=None) if step is None else step
+    start = {"image": image, "stop": stop, "location": None, "slot": slot, "view": view, "step": step}
     try:
         _check_state(start, data)
     except traitlets.TraitError as error:
@@ -183,10 +181,8 @@ def _traces(what, attention) -> list[AttentionTrace]:
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(f"the image must be uint8 [H W 3], got {image.dtype} {list(image.shape)}")
     if maps.ndim != 4 or 0 in maps.shape:
-        raise ValueError(
-            f"attention must be [T N h w] (iterations, slots, rows, columns), none of them 0, got {list(maps.shape)}; "
-            "one map alone is attention[None]"
-        )
+        told = "attention must be [T N h w] (iterations, slots, rows, columns), none of them 0"
+        raise ValueError(f"{told}, got {list(maps.shape)}; one map alone is attention[None]")
     return [AttentionTrace(image[None], maps[:, None], None, np.ones((1, maps.shape[1]), bool), names=["image"])]
 
 

@@ -1,22 +1,17 @@
-"""Figures of an AttentionTrace, and learning curves.
+"""Figures of an AttentionTrace for paper, by matplotlib.
 
-`learning_curves` is a plotly figure: it needs no kernel, and the page of its `write_html` no network. The others are
-matplotlib figures, for paper. Maps are in viridis from 0 to 1, slots in the palette's colours, y points down.
+Maps are in viridis from 0 to 1, slots in the palette's colours, y points down.
 
 Axes: B images, T iterations, N slots, h w locations, H W pixels. Text counts iterations from 1, slots from 0.
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import pyplot
-from plotly import graph_objects as go
 
 from dias_lab.trace import AttentionTrace, upsample
 from dias_lab.viz import overlay, palette
-
-TEMPLATE = go.layout.Template(palette.TEMPLATE)  # a dict would be mixed with plotly's own template
 
 
 def iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
@@ -45,8 +40,8 @@ def iterations(trace: AttentionTrace, image: int = 0, size: float = 1.1):
                 panel.text(0.5, 0.5, _fate(trace, slot), fontsize=7, color=palette.MERGED, ha="center", transform=panel.transAxes)
     axes[0, 0].set_title("image", fontsize=9)
     axes[0, 1].set_title("segments", fontsize=9)
-    bar = _name_slots(figure, axes, _slot_titles(trace, "\n"), trace.keep[0], shrink=0.6, aspect=25)
-    bar.set_label("attention", fontsize=8)
+    titles = [f"slot {slot}" + ("" if kept else f"\n{_fate(trace, slot)}") for slot, kept in enumerate(trace.keep[0])]
+    _name_slots(figure, axes, titles, trace.keep[0], shrink=0.6, aspect=25)
     return figure
 
 
@@ -61,22 +56,11 @@ def gallery(trace: AttentionTrace, which=None, columns: int = 1, size: float = 1
         which = list(dict.fromkeys([0, trace.num_iterations - 1, trace.stops[-1]]))
     elif isinstance(which, (str, int)):
         which = [which]
-    panels = [("image", trace.images)]
-    if trace.segments is not None:
-        panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
-    panels += [(stop_name(stop), segments_over(trace.images, trace.segments_of(stop))) for stop in which]
-
-    columns = min(columns, len(trace))
-    rows = math.ceil(len(trace) / columns)
-    height, width = trace.images.shape[1:3]
-    figure, axes = empty_panels(rows, columns * len(panels), size, height / width)
-    for image, name in enumerate(trace.names):
-        row, first = image // columns, image % columns * len(panels)
-        for panel, (title, pictures) in zip(axes[row, first : first + len(panels)], panels, strict=True):
-            panel.imshow(pictures[image])
-            if row == 0:
-                panel.set_title(title, fontsize=9)
-        axes[row, first].set_ylabel(name if len(name) < 16 else f"…{name[-14:]}", fontsize=7)
+    panels = given_panels(trace) + [(stop_name(stop), segments_over(trace.images, trace.segments_of(stop))) for stop in which]
+    pictures = [panel[image] for image in range(len(trace)) for _, panel in panels]
+    figure = picture_rows(pictures, [title for title, _ in panels] * min(columns, len(trace)), size)
+    for panel, name in zip(figure.axes[:: len(panels)], trace.names):
+        panel.set_ylabel(name if len(name) < 16 else f"…{name[-14:]}", fontsize=7)
     return figure
 
 
@@ -89,17 +73,11 @@ def film_strip(trace: AttentionTrace, which="decoder", columns: int = 7, size: f
     if trace.training_steps is None:
         raise ValueError("a film needs the maps of several training steps: a training.npz, which trace_images asks for")
     places = np.linspace(0, len(trace.training_steps) - 1, min(columns, len(trace.training_steps))).round().astype(int)
-    panels = [("image", trace.images)]
-    if trace.segments is not None:
-        panels.append(("true segments", overlay.colour_true_segments(trace.segments)))
+    panels = given_panels(trace)
     for step in trace.training_steps[places].tolist():
         panels.append((f"step {step:,}", segments_over(trace.images, trace.at(step).segments_of(which))))
-    figure, axes = empty_panels(len(trace), len(panels), size, trace.images.shape[1] / trace.images.shape[2])
-    for column, (title, pictures) in enumerate(panels):
-        axes[0, column].set_title(title, fontsize=9)
-        for panel, picture in zip(axes[:, column], pictures, strict=True):
-            panel.imshow(picture)
-    return figure
+    pictures = [panel[image] for image in range(len(trace)) for _, panel in panels]
+    return picture_rows(pictures, [title for title, _ in panels], size)
 
 
 def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
@@ -127,46 +105,29 @@ def map_rows(rows, titles=None, image=None, keep=None, size: float = 1.1):
 
 def contact_sheet(images, segments, columns: int = 6, size: float = 1.4):
     """Pictures uint8 [H W 3] of any sizes with their true segments [H W] below, as a matplotlib Figure."""
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    figure, axes = empty_panels(2 * rows, columns, size, 0.8)
-    for index, (image, labels) in enumerate(zip(images, segments, strict=True)):
-        axes[index // columns * 2, index % columns].imshow(image)
-        axes[index // columns * 2 + 1, index % columns].imshow(overlay.colour_true_segments(labels))
+    columns, coloured, pictures = min(columns, len(images)), list(map(overlay.colour_true_segments, segments)), []
+    for first in range(0, len(images), columns):
+        for row in (images[first : first + columns], coloured[first : first + columns]):
+            pictures += [*row, *[None] * (columns - len(row))]
+    return picture_rows(pictures, [""] * columns, size, 0.8)
+
+
+def picture_rows(pictures, titles: list[str], size: float, aspect: float | None = None):
+    """Pictures uint8 [H W 3], or None, row after row below the columns' titles, as a matplotlib Figure; shaped as the first."""
+    aspect = aspect or pictures[0].shape[0] / pictures[0].shape[1]
+    figure, axes = empty_panels(math.ceil(len(pictures) / len(titles)), len(titles), size, aspect)
+    for panel, picture in zip(axes.flat, pictures):
+        if picture is not None:
+            panel.imshow(picture)
+    for panel, title in zip(axes[0], titles):
+        panel.set_title(title, fontsize=9)
     return figure
 
 
-def learning_curves(records, keys: str | Iterable[str] = "loss", title: str | None = None) -> go.Figure:
-    """Curves of the values in `metrics.jsonl` over training steps, as a plotly Figure.
-
-    `records` are one run's rows (dicts with "step" and values), or several runs as {name: rows}. A run has one colour,
-    a key one dash. Rows without a key, or with None or NaN, are left out. Raises ValueError for a key in no row.
-    """
-    runs = records if isinstance(records, dict) else {"": records}
-    runs = {name: list(rows) for name, rows in runs.items()}
-    keys = [keys] if isinstance(keys, str) else list(keys)
-    present = {key for rows in runs.values() for row in rows for key in row} - {"step"}
-    for key in keys:
-        if key not in present:
-            raise ValueError(f"no record has {key!r}; they have {', '.join(sorted(present)) or 'nothing'}")
-    dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-    figure = go.Figure()
-    for number, (name, rows) in enumerate(runs.items()):
-        for order, key in enumerate(keys):
-            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and row[key] == row[key]]
-            colour = number if len(runs) > 1 else order
-            label = " ".join(part for part in (name, key if len(keys) > 1 or not name else "") if part)
-            figure.add_trace(go.Scatter(
-                x=np.array([step for step, _ in points]), y=np.array([value for _, value in points], np.float32),
-                mode="lines+markers" if len(points) < 30 else "lines", name=label,
-                line={"color": palette.ink(colour), "dash": dashes[order % len(dashes)] if len(runs) > 1 else "solid"},
-            ))  # fmt: skip
-    figure.update_layout(
-        template=TEMPLATE, title=title or f"{', '.join(keys)} over training", xaxis_title="step",
-        yaxis_title=", ".join(keys), showlegend=len(figure.data) > 1, height=360,
-        margin={"l": 60, "r": 20, "t": 50, "b": 50}, hovermode="x unified",
-    )  # fmt: skip
-    return figure
+def given_panels(trace: AttentionTrace) -> list[tuple[str, np.ndarray]]:
+    """Titles and pictures uint8 [B H W 3]: what is there to see before any slot."""
+    true = [] if trace.segments is None else [("true segments", overlay.colour_true_segments(trace.segments))]
+    return [("image", trace.images), *true]
 
 
 def _title(trace: AttentionTrace, line_break: str) -> str:
@@ -177,10 +138,6 @@ def _title(trace: AttentionTrace, line_break: str) -> str:
         ways = [f"{slot}" if trace.leader is None else f"{slot} into {trace.leader[-1, 0, slot]}" for slot in merged]
         text += f"{line_break}merged away: slot{'s' * (len(merged) > 1)} {', '.join(ways)}"
     return text
-
-
-def _slot_titles(trace: AttentionTrace, separator: str) -> list[str]:
-    return [f"slot {slot}" + ("" if kept else separator + _fate(trace, slot)) for slot, kept in enumerate(trace.keep[0])]
 
 
 def _fate(trace: AttentionTrace, slot: int) -> str:
@@ -212,11 +169,11 @@ def empty_panels(rows: int, columns: int, size: float, aspect: float, title: str
 
 
 def _name_slots(figure, axes, titles: list[str], keep, **bar_shape):
-    """Titles of the last columns, where the slots' maps are drawn, and the maps' colour bar, which it gives."""
+    """Titles of the last columns, where the slots' maps are drawn, and the maps' colour bar."""
     panels = axes[0, -len(titles) :]
     for slot, panel in enumerate(panels):
         panel.set_title(titles[slot], color=palette.ink(slot, keep[slot]), fontsize=9, fontweight="bold")
     drawn = next(panel.images[0] for panel in panels if panel.images)
     bar = figure.colorbar(drawn, ax=axes, pad=0.01, ticks=[0, 0.5, 1], **bar_shape)
+    bar.set_label("attention", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    return bar

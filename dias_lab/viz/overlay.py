@@ -3,9 +3,6 @@
 Axes: H W pixels; leading axes pass through.
 """
 
-import base64
-import io
-
 import matplotlib
 import numpy as np
 from PIL import Image
@@ -30,17 +27,12 @@ def blend(image: np.ndarray, colours: np.ndarray, alpha=0.5) -> np.ndarray:
     return np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
-def outlines(segments: np.ndarray) -> np.ndarray:
-    """True where a pixel's right or lower neighbour has another label: bool [... H W]."""
+def draw_outlines(image: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """`image` uint8 [... H W 3], white where a pixel's right or lower neighbour has another label in `segments` [... H W]."""
     edges = np.zeros(segments.shape, bool)
     edges[..., :-1, :] |= segments[..., :-1, :] != segments[..., 1:, :]
     edges[..., :-1] |= segments[..., :-1] != segments[..., 1:]
-    return edges
-
-
-def draw_outlines(image: np.ndarray, segments: np.ndarray, colour: str = "#ffffff") -> np.ndarray:
-    """`image` uint8 [... H W 3] with the segments' outlines in `colour`."""
-    return np.where(outlines(segments)[..., None], np.array(palette.rgb(colour), np.uint8), image)
+    return np.where(edges[..., None], np.uint8(255), image)
 
 
 def heat_map(maps: np.ndarray) -> np.ndarray:
@@ -52,10 +44,3 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """A picture uint8 [H W 3], smoothed, or labels uint8 [H W], which never mix, in another size."""
     filtered = Image.Resampling.LANCZOS if image.ndim == 3 else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(image).resize((width, height), filtered))
-
-
-def data_address(image: np.ndarray, form: str, **options) -> str:
-    """An image uint8 [H W 3] as the address of itself, written by PIL in this form with these options."""
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, form, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

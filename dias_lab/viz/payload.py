@@ -5,6 +5,7 @@ H W pixels.
 """
 
 import base64
+import io
 import math
 import re
 import zlib
@@ -13,6 +14,7 @@ from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dias_lab.trace import BACKGROUND, OVERLAP, AttentionTrace, upsample
 from dias_lab.viz import overlay, palette
@@ -137,18 +139,16 @@ def _picture(name: str, image: np.ndarray, segments: np.ndarray | None, most: in
     longest, side = max(height, width), min(LARGEST_SIDE, max(height, width))
     while True:
         size = [max(1, round(width * side / longest)), max(1, round(height * side / longest))]
-        address = overlay.data_address(overlay.resize(image, *size), "WEBP", quality=QUALITY)
+        data = io.BytesIO()
+        Image.fromarray(overlay.resize(image, *size)).save(data, "WEBP", quality=QUALITY)
+        address = f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
         if len(address) <= most or side <= SMALLEST_SIDE:
             break
         side = max(SMALLEST_SIDE, int(0.95 * side * math.sqrt(most / len(address))))
-    segments = None if segments is None else _labels(overlay.resize(segments, *size))
+    if segments is not None:  # row after row, deflated
+        deflated = base64.b64encode(zlib.compress(overlay.resize(segments, *size).tobytes(), 9)).decode()
+        segments = {"width": size[0], "height": size[1], "deflated": deflated}
     return {"name": name, "width": width, "height": height, "shown": size, "picture": address, "segments": segments}
-
-
-def _labels(labels: np.ndarray) -> dict:
-    """A label map uint8 [H W], row after row, deflated."""
-    deflated = base64.b64encode(zlib.compress(labels.tobytes(), 9)).decode()
-    return {"width": labels.shape[1], "height": labels.shape[0], "deflated": deflated}
 
 
 def _run(trace: AttentionTrace, colours: list | None) -> dict:

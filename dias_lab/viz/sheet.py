@@ -37,8 +37,7 @@ def data_sheet(groups: dict[str, Iterable], title: str = "", columns: int = 4):
             aspects = [float(np.clip(picture[0].shape[1] / picture[0].shape[0], 0.4, 3)) for picture in row]
             height = min(TALLEST, (WIDTH - GAP * (len(row) - 1)) / max(sum(aspects), 1e-9)) if row else 0
             rows.append((None if number else heading, row, [height * aspect for aspect in aspects], height))
-    title_height = TITLE * bool(title)
-    sheet_width = WIDTH + 2 * GAP
+    sheet_width, title_height = WIDTH + 2 * GAP, TITLE * bool(title)
     sheet_height = GAP + title_height + sum(row[-1] + CAPTION + HEADING * (row[0] is not None) for row in rows)
     figure = pyplot.figure(figsize=(sheet_width, sheet_height), facecolor="white", dpi=DPI)
     pyplot.close(figure)  # a notebook shows it once
@@ -47,8 +46,7 @@ def data_sheet(groups: dict[str, Iterable], title: str = "", columns: int = 4):
     for heading, row, widths, height in rows:
         if heading is not None:
             top -= HEADING
-            place = GAP / sheet_width, (top + 0.4 * HEADING) / sheet_height
-            figure.text(*place, heading, fontsize=11, va="center", color="#222222")
+            figure.text(GAP / sheet_width, (top + 0.4 * HEADING) / sheet_height, heading, fontsize=11, va="center", color="#222")
         left = GAP
         for picture, width in zip(row, widths):
             place = left / sheet_width, (top - height) / sheet_height, width / sheet_width, height / sheet_height

@@ -5,7 +5,6 @@ import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +16,11 @@ from dias_lab import files, fit, runs
 from dias_lab.analysis import slots
 from dias_lab.analysis.baselines import cluster_segments, followed, position_segments
 from dias_lab.analysis.evaluate import maps_of
-from dias_lab.analysis.slots import ABOUT, ARRAYS, PROGRESS, extract, identity, mean_features, open_slots, slots_for
-from dias_lab.data import store
+from dias_lab.analysis.slots import extract, identity, mean_features, open_slots, slots_for
+from dias_lab.data import slot_files, store
 from dias_lab.data.clips import clip_squares
 from dias_lab.data.dataset import read, square, squares
+from dias_lab.data.slot_files import ABOUT, ARRAYS, PROGRESS
 from dias_lab.methods import build, segments_from
 
 
@@ -208,9 +208,9 @@ MOMENTS = [("_seen", 2), ("sync", 2), ("sync", 4), ("write_sealed", 1), ("write_
 
 @pytest.mark.parametrize("name, moment", MOMENTS)
 def test_a_killed_extraction_goes_on_to_the_same_bytes(name, moment, model, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "SAVED", 4)
+    monkeypatch.setattr(slot_files, "SAVED", 4)
     straight = contents(tmp_path / "a") if extract(model, scenes, tmp_path / "a") else None
-    killed_twice(lambda: extract(model, scenes, tmp_path / "b"), moment, [(slots, name)], monkeypatch)
+    killed_twice(lambda: extract(model, scenes, tmp_path / "b"), moment, [(slots if name == "_seen" else slot_files, name)], monkeypatch)
     there = [path for path in (tmp_path / "b" / one for one in ARRAYS) if path.exists()]
     if name == "_seen":
         assert not (tmp_path / "b" / ABOUT).exists() and there
@@ -225,7 +225,7 @@ def test_a_killed_extraction_goes_on_to_the_same_bytes(name, moment, model, scen
 @pytest.mark.parametrize("kind", ["images", "clips"])
 def test_what_is_done_is_not_done_again(kind, model, clip_model, scenes, clips, tmp_path, monkeypatch):
     model, data, batches = (model, scenes, 3) if kind == "images" else (clip_model, clips, 3)
-    monkeypatch.setattr(slots, "SAVED", 1)
+    monkeypatch.setattr(slot_files, "SAVED", 1)
     seen, calls = slots._seen, []
 
     def dying(model, batch):
@@ -245,7 +245,7 @@ def test_what_is_done_is_not_done_again(kind, model, clip_model, scenes, clips, 
 
 
 def test_batches_of_another_size_begin_anew(model, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "SAVED", 4)
+    monkeypatch.setattr(slot_files, "SAVED", 4)
     killed_twice(lambda: extract(model, scenes, tmp_path / "x"), 3, [(slots, "_seen")], monkeypatch)
     other = build(model.config.replace(batch_size=3)).eval()
     assert identity(other) == identity(model)
@@ -259,7 +259,7 @@ def test_slots_of_something_else_are_refused_by_name(model, small_config, scenes
     for wrong, told in (((other,), "model's identity"), ((None, validation), "store's records"), ((model, scenes, "true"), "source is 'model'")):
         with pytest.raises(ValueError, match=f"x are of something else: the {told}|x are of something else: {told}.*Choose another folder"):
             open_slots(tmp_path / "x", *wrong)
-    monkeypatch.setattr(slots, "SAVED", 1)
+    monkeypatch.setattr(slot_files, "SAVED", 1)
     killed_twice(lambda: extract(model, scenes, tmp_path / "half"), 2, [(slots, "_seen")], monkeypatch)
     for folder in (tmp_path / "x", tmp_path / "half"):  # whole, or not
         before = contents(folder)
@@ -292,7 +292,7 @@ def test_damage_is_noticed(model, scenes, tmp_path):
 
 
 def test_a_damaged_progress_says_what_to_do(model, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "SAVED", 1)
+    monkeypatch.setattr(slot_files, "SAVED", 1)
     killed_twice(lambda: extract(model, scenes, tmp_path / "x"), 2, [(slots, "_seen")], monkeypatch)
     path = tmp_path / "x" / PROGRESS
     path.write_text(path.read_text().replace('"done": 8', '"done": 4'))
@@ -324,13 +324,13 @@ def test_slots_that_no_file_can_hold(model, scenes, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_says_so_and_the_rest_goes_on(model, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(slots, "SAVED", 1)
+    monkeypatch.setattr(slot_files, "SAVED", 1)
 
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(slots, "sync", full)
+        patch.setattr(slot_files, "sync", full)
         with pytest.raises(OSError, match="no space is left on the disk.*slots.npy"):
             extract(model, scenes, tmp_path / "x")
     assert len(extract(model, scenes, tmp_path / "x").slots) == 10
@@ -368,15 +368,15 @@ def test_identity_follows_from_what_slots_depend_on(model, clip_model, small_con
 def test_what_a_head_asks_for(small_config, scenes, tmp_path):
     data = shutil.copytree(scenes.path.parent, tmp_path / "data")
     fit(small_config.replace(steps=1, data=str(data)), tmp_path / "run", progress=False)
-    opened, config = store.open(data / "test.lmdb"), SimpleNamespace(parent=str(tmp_path / "run"), slots="", slots_of="tiles", device="cpu")
+    opened = store.open(data / "test.lmdb")
+    config = small_config.for_task("recognition", parent=str(tmp_path / "run"), data=str(data), slots_of="tiles", seed=5)
     found = slots_for(config, opened)
     (folder,) = (data / "slots").iterdir()
     assert folder.name == f"{found.about['identity']}-tiles" and (folder / "test" / ABOUT).exists() and len(found.slots) == 3
-    config = SimpleNamespace(**vars(config) | {"slots": str(tmp_path / "mine"), "slots_of": "model"})
+    config = config.replace(slots=str(tmp_path / "mine"), slots_of="model")
     model = slots.checkpoint.load_model(tmp_path / "run")
     made = extract(model, opened, tmp_path / "mine/test", dtype="float32")
     assert slots_for(config, opened).slots.dtype == np.float32 and np.array_equal(slots_for(config, opened).slots, made.slots)
-    config.slots_of = "true"
     with pytest.raises(ValueError, match="source is 'model' there, not 'true'"):
-        slots_for(config, opened)
+        slots_for(config.replace(slots_of="true"), opened)
     assert files.read_object(tmp_path / "mine/test" / ABOUT)["shape"] == [3, 5, 12]

@@ -260,8 +260,8 @@ def test_a_strip_of_frames(clips):
     figure = frames(clips, clip=1, every=10)
     panels = np.array(figure.axes).reshape(3, 3)
     assert [panel.get_title() for panel in panels[0]] == ["frame 1", "frame 11", "frame 21"]
-    assert [panel.get_ylabel() for panel in panels[:, 0]] == ["picture", "true segments", "iteration 3"]
+    assert [panel.get_ylabel() for panel in panels[:, 0]] == ["image", "true segments", "iteration 3"]
     assert (panels[0, 1].images[0].get_array() == clips.images[34]).all()
     single = AttentionTrace(clips.images[:1], clips.attention[:, :1], clips.decoder_attention[:1], clips.keep[:1], about={"frames": 1})
-    assert [axes.get_ylabel() for axes in frames(single, which="decoder").axes] == ["picture", "decoder"]
+    assert [axes.get_ylabel() for axes in frames(single, which="decoder").axes] == ["image", "decoder"]
     assert clip_figures.frames is frames and payloads.story is story

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dias_lab.trace import AttentionTrace
-from dias_lab.viz import contact_sheet, gallery, iterations, learning_curves, palette
+from dias_lab.viz import contact_sheet, gallery, iterations, palette
 from dias_lab.viz.figures import film_strip, map_rows
 
 B, T, N, h, w, H, W = 3, 2, 4, 5, 6, 20, 24
@@ -87,19 +87,6 @@ def test_a_film_has_a_row_a_picture_and_a_column_a_step(trace):
     assert (swapped[2].images[0].get_array() == last).all() and (swapped[3].images[0].get_array() == first).all()
     with pytest.raises(ValueError, match="the maps of several training steps"):
         film_strip(trace)
-
-
-def test_learning_curves():
-    rows = [{"step": 0, "loss": 3.0}, {"step": 10, "loss": 2.0, "ari": 0.5}, {"step": 20, "loss": float("nan")}]
-    figure = learning_curves(rows)
-    assert figure.data[0].name == "loss" and list(figure.data[0].x) == [0, 10]
-    figure = learning_curves({"seed 42": rows, "seed 43": rows[:1]}, ["loss", "ari"])
-    assert [line.name for line in figure.data] == ["seed 42 loss", "seed 42 ari", "seed 43 loss", "seed 43 ari"]
-    assert [line.line.color for line in figure.data] == [palette.ink(0)] * 2 + [palette.ink(1)] * 2
-    assert [line.line.dash for line in figure.data] == ["solid", "dash"] * 2
-    assert list(figure.data[1].x) == [10] and len(figure.data[3].x) == 0
-    with pytest.raises(ValueError, match="no record has 'los'; they have ari, loss"):
-        learning_curves(rows, "los")
 
 
 def test_map_rows(trace):

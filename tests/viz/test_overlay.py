@@ -28,9 +28,9 @@ def test_blend_is_between():
 
 def test_outlines_lie_between_labels():
     segments = np.array([[0, 0, 1], [0, 0, 1], [2, 2, 2]])
-    assert overlay.outlines(segments).astype(int).tolist() == [[0, 1, 0], [1, 1, 1], [0, 0, 0]]
-    drawn = overlay.draw_outlines(np.zeros((3, 3, 3), np.uint8), segments)
-    assert drawn.sum() == 4 * 3 * 255
+    drawn = overlay.draw_outlines(np.full((3, 3, 3), 7, np.uint8), segments)
+    assert drawn.dtype == np.uint8 and (drawn[..., 0] == drawn[..., 2]).all()
+    assert drawn[..., 1].tolist() == [[7, 255, 7], [255, 255, 255], [7, 7, 7]]
 
 
 def test_heat_maps_have_a_fixed_scale():

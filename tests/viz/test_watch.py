@@ -1,50 +1,34 @@
 import numpy as np
-import pytest
 from traces import some_trace, some_training
 
 from dias_lab.files import append_line
-from dias_lab.viz import Watch, progress_figure
+from dias_lab.viz import Watch
 
 SCORES = {"first": {"fg_ari": 0.1, "mbo": 0.2}, "last": {"fg_ari": 0.3, "mbo": None}, "decoder": {"fg_ari": 0.5, "mbo": 0.6}}
 LINES = [{"step": 10, "reconstruction": 0.5}, {"step": 20, "reconstruction": 0.4}, {"step": 20, "validation": SCORES}]
 
 
-def test_losses_and_scores_stand_against_steps():
-    figure = progress_figure([{"step": 0, "validation": SCORES}, *LINES], metrics=["fg_ari", "mbo"], title="seed 42")
-    loss, first, second = figure.axes
-    assert loss.lines[0].get_xydata().tolist() == [[10, 0.5], [20, 0.4]]
-    assert first.lines[2].get_xydata().tolist() == [[0, 50], [20, 50]] and np.isnan(second.lines[1].get_ydata()).all()
-    assert [axis.get_title() for axis in figure.axes] == ["reconstruction loss", "FG-ARI x100", "mBO x100"]
-    assert not progress_figure(LINES, loss="none of these").axes[0].lines
-    with pytest.raises(ValueError, match="none of 2 lines has scores"):
-        progress_figure(LINES[:2])
-
-
-def test_scores_of_clips_are_those_of_the_video_level():
-    known = {f"{level}_{metric}": value for level, value in (("video", 0.2), ("image", 0.4)) for metric in ("fg_ari", "mbo")}
-    lines = [{"step": 20, "validation": {"clips": 2} | {name: known | {"switches": 3.0} for name in ("first", "last", "decoder")}}]
-    figure = progress_figure(lines)
-    assert [axis.get_title() for axis in figure.axes] == ["reconstruction loss", "video FG-ARI x100", "video mBO x100"]
-    assert figure.axes[1].lines[0].get_xydata().tolist() == [[20, 20]]
-    figure = progress_figure(lines, metrics=("image_mbo", "fg_ari"))
-    assert [axis.get_title() for axis in figure.axes[1:]] == ["image mBO x100", "video FG-ARI x100"]
-    assert figure.axes[1].lines[2].get_xydata().tolist() == [[20, 40]]
-
-
 def test_a_watch_follows_the_files(tmp_path):
     watch = Watch(images=2)
     watch(tmp_path)  # nothing is there yet
-    assert watch.text.value == "step 0" and len(watch.children) == 2
+    assert watch.text.value == "step 0" and len(watch.children) == 1
     some_training((0,)).save(tmp_path / "training.npz")
     watch(tmp_path)
-    assert watch.maps.step == 0 and len(watch.maps.data["images"]) == 2 and not watch.curves.value
+    assert watch.maps.step == 0 and len(watch.maps.data["images"]) == 2 and watch.curves is None
     for line in LINES:
         append_line(tmp_path / "metrics.jsonl", line)
     some_training((0, 20)).save(tmp_path / "training.npz")
     explorer = watch.maps
     watch(tmp_path)
     assert watch.maps is explorer is watch.children[-1] and explorer.data["runs"][0]["training"]["steps"] == [0, 20]
-    assert watch.text.value == "step 20" and bytes(watch.curves.value).startswith(b"\x89PNG")
+    assert watch.text.value == "step 20" and watch.children == (watch.text, watch.curves, watch.maps)
+    curves = watch.curves
+    assert list(curves.data[0].x) == [10, 20] and list(curves.data[3].x) == [20]
+    append_line(tmp_path / "metrics.jsonl", {"step": 30, "reconstruction": 0.25})
+    append_line(tmp_path / "metrics.jsonl", {"step": 30, "validation": SCORES})
+    watch(tmp_path)
+    assert watch.curves is curves and list(curves.data[0].y) == [0.5, np.float32(0.4), 0.25]  # in place: its zoom stays
+    assert list(curves.data[3].x) == [20, 30] and watch.text.value == "step 30"
 
 
 def test_a_watch_takes_whole_clips(tmp_path):
