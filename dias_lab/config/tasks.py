@@ -23,7 +23,7 @@ class Heads(Part):
     changes: ClassVar = dict(SHORT, steps=2000)
 
     slots: str = ""  # folder of extracted slots; empty: made beside the data
-    slots_of: Literal["model", "untrained", "true", "k_means", "tiles"] = "model"  # or its twin, or mean features of segments
+    slots_of: Literal["model", "untrained", "true", "k_means", "tiles", "oracle"] = "model"  # oracle: true states, to predict
     head_dim: Positive = 512  # hidden width of the MLP that tells class and box
     head_dropout: Share = 0.1
     match_iou: Share = 0.1  # a slot is of an object that it overlaps more than this

@@ -15,7 +15,6 @@ from dias_lab.modules.conditioning import positions
 from dias_lab.modules.decoder import RandomOrderDecoder, SampledDecoder
 
 WAVES = 16  # of the code that tells a place
-NARROWEST = 0.02  # a frame's width, squared; the whole map is 3.5 wide
 
 
 class FramedDecoder(SampledDecoder):
@@ -50,8 +49,7 @@ class FramedDecoder(SampledDecoder):
         state: Float[Tensor, "B L H"] | None = None,
         sampled: Int[Tensor, "B K"] | None = None,
     ):
-        """Reconstruction [B L C] and the masks [B N L] that mix the slots' paintings. `frames`: the slots' attention, or
-        [B N 3], what `frames_of` makes of it.
+        """Reconstruction [B L C], and the masks [B N L] that mix the slots' paintings. `frames`: attention, or `frames_of` it.
 
         `state`: what each location adds to what the slots paint there (random order). `sampled`: only these locations,
         in their order: [B K C] and [B N K].
@@ -73,23 +71,21 @@ class FramedDecoder(SampledDecoder):
         """Each location's place in every slot's frame, as a code, and its squared distance from the centre in widths."""
         if frames is None:
             raise ValueError("a decoder with slot frames needs the slots' attention map: give it as `frames`")
-        frames = frames if frames.shape[2] == 3 else self.frames_of(frames, keep)
-        centre, width = frames[..., :2], frames[..., 2]
+        centre, width = (frames if frames.shape[2] == 3 else self.frames_of(frames, keep)).split([2, 1], dim=2)
         places = self.places if sampled is None else self.places[sampled][:, None]  # [L 2], or [B 1 K 2]
-        place = (places - centre[:, :, None]) / width[:, :, None, None]  # [B N L 2]
+        place = (places - centre[:, :, None]) / width[:, :, None]  # [B N L 2]
         distance = place.square().sum(dim=-1)
         waves = torch.cos(0.7 * place @ self.frequency + self.phase)
         return torch.cat([waves, place.clamp(-3, 3), distance[..., None].clamp_max(9) / 3], dim=-1), distance
 
     def frames_of(self, attention: Float[Tensor, "B N L"], keep=None) -> Float[Tensor, "B N 3"]:
         """The frames: y and x of the attention's centre, and its width. A slot that is left out has that of the whole map."""
-        if attention.shape[2] != len(self.places):
-            L = len(self.places)
+        if attention.shape[2] != (L := len(self.places)):
             raise ValueError(f"a decoder for maps of {L} locations got one of {attention.shape[2]}: build it for that map")
         weight = attention + 1e-6 if keep is None else attention * keep[..., None] + 2e-6
         weight = weight / weight.sum(dim=2, keepdim=True)
         centre = weight @ self.places  # [B N 2]
-        width = (weight @ self.places.square() - centre.square()).sum(dim=2, keepdim=True).clamp_min(NARROWEST).sqrt()
+        width = (weight @ self.places.square() - centre.square()).sum(dim=2, keepdim=True).clamp_min(0.02).sqrt()
         return torch.cat([centre, width], dim=2)
 
 

@@ -12,7 +12,8 @@ centroid_error   pixels between the centroids of an object and of its slot's pre
 
 An object's slot is found once, on the burn-in, by Hungarian matching on IoU summed over its frames; `matched` is the share of
 the objects shown there that have one. Frames that do not show an object do not count; a slot without pixels stays where it
-had some last. True states (slots_of="oracle") have centroids alone: body k is object k.
+had some last. True states (slots_of="oracle") have centroids alone, body k being object k; slots whose decoder sees the features
+that it reconstructs have slot_mse alone.
 
 Axes: F frames, T of them the burn-in, K predicted ones, N slots, S objects, R pixels of the square.
 """
@@ -61,7 +62,6 @@ def slots_of_clip(model: Predictor, store, slots, items: list[int], name: str) -
     """The rows of one clip."""
     config, T, device = model.config, model.config.burn_in, model.places.device
     images, true = frames_at(store, items, config.image_size)
-    features = model.slot_model.backbone(model.slot_model.normalise(images[T:]))  # [K C h w]
     real, keep = torch.from_numpy(slots.slots[items]).float().to(device), slots.keep[items[:T]].all(axis=0)
     kept = torch.from_numpy(keep).to(device)
     told = {name: rollout(model, real[None, :T], kept[None], len(items) - T)[0]}  # [K N D] each
@@ -76,15 +76,16 @@ def slots_of_clip(model: Predictor, store, slots, items: list[int], name: str) -
     def distance(path: np.ndarray) -> np.ndarray:  # of [K N 2]
         return mean_of(np.linalg.norm(path[:, slot[found]] - places[:, found], axis=2))
 
+    features = model.slot_model.backbone(model.slot_model.normalise(images[T:])) if model.shows else None  # [K C h w]
     tables = []
     for predicted in told.values():
-        decoded, maps = model.decode(predicted, kept.expand(len(predicted), -1))
-        shown = segments_from(maps, config.image_size).cpu()  # [K R R]
-        errors = {"slot_mse": (predicted - real[T:])[:, kept].square().mean(dim=(1, 2)).cpu()}
-        errors["feature_mse"] = (decoded - features).square().mean(dim=(1, 2, 3)).cpu()
-        scores = segmentation_scores(shown, true[T:], config.protocol)
-        path = filled(np.concatenate([own, centroids(shown, len(keep))]))[T:]
-        tables.append(errors | {one: scores[one] for one in ("ari", "fg_ari", "miou")} | {"centroid_error": distance(path)})
+        tables.append({"slot_mse": (predicted - real[T:])[:, kept].square().mean(dim=(1, 2)).cpu()})
+        if model.shows:
+            decoded, maps = model.decode(predicted, kept.expand(len(predicted), -1))
+            shown = segments_from(maps, config.image_size).cpu()  # [K R R]
+            tables[-1] |= segmentation_scores(shown, true[T:], config.protocol)
+            tables[-1] |= {"feature_mse": (decoded - features).square().mean(dim=(1, 2, 3)).cpu()}
+            tables[-1] |= {"centroid_error": distance(filled(np.concatenate([own, centroids(shown, len(keep))]))[T:])}
     areas = np.array([(segments == n).sum().item() for n in range(len(keep))]) / T
     straight = distance(reflected(own, areas, config.image_size, len(items) - T))
     rows = [pd.DataFrame(table).assign(method=method, **share) for method, table in zip(told, tables)]

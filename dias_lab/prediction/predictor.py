@@ -49,6 +49,7 @@ class Predictor(nn.Module):
             torch.manual_seed(config.seed)
             self.rollouter = SlotFormer(slot_dim, config.burn_in, *sizes, config.prediction_dropout)
         self.register_buffer("places", torch.zeros(slot_dim + 1, 3))  # reads centre (y, x) and width off a slot
+        self.shows = self.frozen[0] is not None and not needs_features(self.frozen[0])  # whether predicted slots can be decoded
 
     @property
     def slot_model(self):
@@ -131,7 +132,9 @@ def frozen_model(config: Config):
 
 
 def needs_features(model) -> bool:
-    """Whether what the decoder gives depends on the features it sees: an autoregressive one cannot decode slots alone."""
+    """Whether slots alone cannot be decoded: what the decoder gives depends on features that it sees, or is of codes."""
+    if hasattr(model, "quantizer"):
+        return True
     slots, places = (torch.ones(1, model.config.num_slots, *sizes) for sizes in ((model.config.slot_dim,), (3, 1)))
     shown = torch.zeros(1, model.backbone.feature_dim, *model.backbone.grid)
     one, other = (model.reconstruct(shown + x, slots, slots[..., 0] > 0, {}, True, places)[0] for x in (0, 1))
@@ -202,13 +205,13 @@ def predicted_trace(model, store, clip: int, steps: int, without: int | None = N
     """A clip as it was, with the maps that its slots decode to: those seen in the burn-in, then the predicted ones.
 
     `model`: a predictor, or its run. `without`: a slot that is taken away before the rollout, a counterfactual by hand.
-    Raises ValueError for a slot that is not there, a clip that is too short, and true states, which nothing decodes.
+    Raises ValueError for a slot that is not there, a clip that is too short, and slots that nothing decodes.
     """
     model = model if isinstance(model, Predictor) else load(model)
     store = store if isinstance(store, stores.Store) else stores.open(runs.resolve(store))
     config, T = model.config, model.config.burn_in
-    if model.slot_model is None:
-        raise ValueError("true states have no maps: trace a predictor of slots")
+    if not model.shows:
+        raise ValueError("nothing decodes these slots alone (true states, or a decoder that sees features): there are no maps")
     items = clip_window(config, clips := Clips(store), clip, steps)
     found = slots_seen(config, store)
     slots, keep = (torch.from_numpy(array[items[:T]]) for array in (found.slots, found.keep))

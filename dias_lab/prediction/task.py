@@ -92,8 +92,8 @@ class Prediction:
                 clip_window(config, clips, clip, config.rollout)
         if config.slots_of != "oracle" and config.feature_weight and needs_features(model):
             raise ValueError(
-                f"the decoder of {config.parent} sees the features that it reconstructs, so it cannot show predicted slots: take "
-                "feature_weight=0, and slots alone are compared"
+                f"the decoder of {config.parent} sees the features that it reconstructs, or reconstructs codes: it makes no "
+                "features of predicted slots. Take feature_weight=0, and slots alone are compared"
             )
 
     def begin(self, fabric: Fabric) -> dict:
@@ -101,7 +101,7 @@ class Prediction:
         self.train_store, self.validation_store = open_stores(config)
         self.slots, self.cache = slots_seen(config, self.train_store, fabric.is_global_zero), None
         model.fit(self.slots, self.train_store)
-        if config.feature_weight and model.slot_model is not None:
+        if config.feature_weight and model.shows:
             whole = config.replace(crop_scale=1.0, cache_views=1)  # view 0 is the centre square
             folder = features.make(self.train_store, whole, model.slot_model.backbone, fabric.is_global_zero)
             self.cache = features.FeatureBatches(self.train_store, whole, folder)
@@ -144,8 +144,9 @@ class Prediction:
         return means(table)
 
     def selection(self, scores: dict) -> float:
-        """Minus the error of the slots, relative to copying the last ones."""
-        error = scores["SlotFormer"]["slot_error"]
+        """Minus the error of the slots, relative to copying the last ones; of true states, that of their centroids."""
+        own = scores["SlotFormer"]
+        error = own["centroid_error"] if own["slot_error"] is None else own["slot_error"]
         return math.nan if error is None else -error
 
     @staticmethod

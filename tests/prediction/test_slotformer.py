@@ -97,6 +97,27 @@ def test_gradients_go_through_the_whole_rollout(former):
     assert slots.grad.abs().sum(dim=(0, 2, 3)).min() > 0  # by way of the predictions alone
 
 
+def test_it_learns_how_things_move():
+    torch.manual_seed(0)
+    model = SlotFormer(4, 3, 32, 1, 4, 64, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def moving() -> torch.Tensor:  # things that go straight on, [B F N D]: place and velocity hidden in the difference
+        start, velocity = torch.randn(32, 1, 2, 4), torch.randn(32, 1, 2, 4)
+        return start + 0.3 * velocity * torch.arange(6).view(1, 6, 1, 1)
+
+    for _ in range(150):
+        clips = moving()
+        loss = (model(clips[:, :3], 3) - clips[:, 3:]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    clips = moving()
+    with torch.no_grad():
+        error = (model(clips[:, :3], 3) - clips[:, 3:]).square().mean()
+    assert error < 0.5 * (clips[:, 2:3] - clips[:, 3:]).square().mean()  # copying
+
+
 def test_standardising_changes_no_unit():
     torch.manual_seed(0)
     model, slots = SlotFormer(D, T, H, 1, 4, 32).eval(), 5 * torch.randn(2, T, N, D) + 3

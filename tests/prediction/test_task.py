@@ -13,10 +13,11 @@ from dias_lab.data import store
 from dias_lab.data.clips import Clips
 from dias_lab.data.store import StoreError
 from dias_lab.methods import build
+from dias_lab.prediction.curves import curves
 from dias_lab.prediction.predictor import Rolled, load, needs_features, predicted_trace, rollout, slots_seen
 from dias_lab.prediction.task import DECODED, Prediction
-from dias_lab.training.loop import Training, check, fit
 from dias_lab.trace import CLIP_AXES
+from dias_lab.training.loop import Training, check, fit
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,17 @@ def test_the_feature_loss_reaches_slotformer_through_a_decoder_that_stays_as_it_
     assert not any("slot_model" in name or "frozen" in name for name in model.trained_state())
 
 
+def test_dropout_is_that_of_the_step_whatever_torchs_state(training):
+    task, model = training.task, training.model.train()
+    inputs, draws = task.prepare(next(task.batches(range(2), 0)), range(2))
+    torch.manual_seed(5)
+    first = model(**inputs, draws=draws).predicted
+    state = torch.get_rng_state()
+    torch.testing.assert_close(model(**inputs, draws=draws).predicted, first, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), state)  # and torch's is left alone
+    assert not torch.equal(model(**inputs, draws=draws | {"dropout": draws["dropout"] + 1}).predicted, first)
+
+
 def test_slots_are_standardised_over_the_training_split(training):
     slots, rollouter = training.task.slots, training.model.rollouter
     kept = torch.from_numpy(slots.slots[np.asarray(slots.keep)].astype(np.float32))
@@ -110,7 +122,7 @@ def test_slots_are_standardised_over_the_training_split(training):
 
 def test_rollout_is_in_the_units_of_the_slots(run, small, worlds):
     model, slots = load(run), slots_seen(small, store.open(worlds / "test.lmdb"))
-    seen, keep = torch.from_numpy(slots.slots[:3]).float()[None], torch.from_numpy(slots.keep[:3]).all(dim=0)[None]
+    seen, keep = torch.from_numpy(slots.slots[[0, 1, 2]]).float()[None], torch.from_numpy(slots.keep[[0, 1, 2]]).all(dim=0)[None]
     rolled = rollout(model, seen, keep, 5)
     assert rolled.shape == (1, 5, *slots.slots.shape[1:]) and not rolled.requires_grad
     torch.testing.assert_close(rolled, model.rollouter(seen, 5, keep))
@@ -136,7 +148,7 @@ def test_a_trace_shows_what_was_seen_and_what_is_predicted(run, worlds, small):
         predicted_trace(run, worlds / "validation.lmdb", clip=1, steps=9)
 
 
-def test_what_cannot_be_predicted_is_refused_before_anything_is_written(small, small_scenes, tmp_path):
+def test_what_cannot_be_predicted_is_refused_before_anything_is_written(small, run, small_scenes, tmp_path):
     for changes, error, match in (
         (dict(parent="dias_lab/shipped"), ValueError, "not the same objects in the next frame"),
         (dict(data=str(small_scenes)), StoreError, "in which nothing comes next"),
@@ -147,12 +159,25 @@ def test_what_cannot_be_predicted_is_refused_before_anything_is_written(small, s
         with pytest.raises(error, match=match):
             check(small.replace(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(StoreError, match="holds images"):
+        curves(run, small_scenes / "validation.lmdb")
 
 
-def test_a_decoder_that_sees_features_shows_no_predicted_slots(small, training):
+def test_a_decoder_that_sees_features_shows_no_predicted_slots(small, run, training, worlds, tmp_path, monkeypatch):
     assert not needs_features(training.model.slot_model)
-    raster = build(Config.load(runs.resolve(small.parent)).replace(decoder="raster", slot_frames=False, decoder_locations=0)).eval()
-    assert needs_features(raster)
+    fields = dict(decoder="raster", slot_frames=False, decoder_dim=8, decoder_layers=1)
+    raster = build(Config.load(runs.resolve(small.parent)).replace(**fields)).eval()
+    assert needs_features(raster) and needs_features(build(Config.preset("clips", method="steve")))  # which decodes codes
+    monkeypatch.setattr("dias_lab.prediction.predictor.frozen_model", lambda config: raster)
+    monkeypatch.setattr("dias_lab.prediction.task.frozen_model", lambda config: raster)
+    with pytest.raises(ValueError, match="take feature_weight=0"):
+        check(small, tmp_path / "run")
+    check(small.replace(feature_weight=0.0), tmp_path / "run")
+    table = curves(load(run), worlds / "test.lmdb", steps=2).set_index("method")
+    assert table["slot_mse"][["SlotFormer", "copy last"]].notna().all() and table["fg_ari"].isna().all()
+    assert table["centroid_error"]["constant velocity"].notna().all() and table["centroid_error"]["SlotFormer"].isna().all()
+    with pytest.raises(ValueError, match="there are no maps"):
+        predicted_trace(load(run), worlds / "test.lmdb", 0, 2)
 
 
 def test_slots_of_another_model_are_refused(small, worlds, tmp_path):
@@ -187,6 +212,7 @@ def test_true_states_are_slots_too(small, worlds, tmp_path):
     assert slots.keep[4].sum() == len(info["bodies"])
     fit(config, tmp_path / "oracle", progress=False)
     scores, text = Prediction.report(tmp_path / "oracle", worlds / "test.lmdb")
-    assert scores["SlotFormer"]["centroid_error"] > 0 and scores["SlotFormer"]["slot_mse"] is None and "SlotFormer" in text
-    with pytest.raises(ValueError, match="have no maps"):
+    assert Prediction.selection(None, scores) == -scores["SlotFormer"]["centroid_error"] < 0
+    assert scores["SlotFormer"]["slot_mse"] is None and "SlotFormer" in text
+    with pytest.raises(ValueError, match="there are no maps"):
         predicted_trace(tmp_path / "oracle", worlds / "test.lmdb", 0, 4)
