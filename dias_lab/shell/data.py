@@ -11,6 +11,7 @@ import tyro
 from dias_lab import viz
 from dias_lab.data import store, summary
 from dias_lab.data.convert import (
+    clevrer,
     clevrtex,
     coco,
     davis,
@@ -19,11 +20,12 @@ from dias_lab.data.convert import (
     legacy,
     movi,
     physics,
+    physion,
     scenes,
     video,
     voc,
     ytvis,
-)
+)  # fmt: skip
 from dias_lab.shell import Refused, refusing
 
 HELP = {  # of the options that converters share
@@ -54,7 +56,7 @@ def command(convert: Callable) -> Callable:
     return run
 
 
-MODULES = (scenes, physics, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, legacy)
+MODULES = (scenes, physics, coco, voc, clevrtex, folder, davis, frames, video, movi, ytvis, clevrer, physion, legacy)
 CONVERTERS = {module.__name__.rpartition(".")[2]: command(module.convert) for module in MODULES}
 CONVERTERS["clips"] = command(scenes.convert_clips)
 
