@@ -40,7 +40,10 @@ class Prediction(Part):
     """SlotFormer: the slots of the next frames from those of the last ones."""
 
     tasks: ClassVar = ("prediction",)
-    changes: ClassVar = dict(SHORT, steps=2000, learning_rate=5e-4, evaluate_images=20)
+    changes: ClassVar = dict(
+        SHORT, steps=2000, batch_size=16, learning_rate=5e-4, evaluate_images=20, prediction_dim=64, prediction_layers=2,
+        prediction_heads=4, prediction_mlp_dim=256, prediction_residual=True,
+    )  # fmt: skip
 
     burn_in: Positive = 6  # frames that it sees
     rollout: Positive = 10  # frames that it must tell, in training
@@ -49,6 +52,7 @@ class Prediction(Part):
     prediction_heads: Positive = 8
     prediction_mlp_dim: Positive = 512
     prediction_dropout: Share = 0.1
+    prediction_residual: bool = False  # what is told is added to the newest slots; SlotFormer tells the slots themselves
     feature_weight: NotNegativeFloat = 1.0  # of the features that the parent's decoder makes of predicted slots
 
     def check(self):
@@ -64,6 +68,7 @@ class Reasoning(Part):
 
     observed: Positive = 8  # first frames of a clip that are seen
     predictor: str = ""  # a run of task prediction, which goes on from there; empty: only what was seen
+    reader: Literal["aloe", "readout"] = "aloe"  # readout: Physion's, of yes and no, which reads no words
     refer: Literal["words", "boxes"] = "words"  # how a question names objects: by words, or by their boxes in the first frame
     blind: bool = False  # the slots are hidden: what the questions alone tell
     reasoning_frames: Positive = 8  # frames that a question looks at, spread evenly

@@ -47,7 +47,7 @@ class Predictor(nn.Module):
         sizes = config.prediction_dim, config.prediction_layers, config.prediction_heads, config.prediction_mlp_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.rollouter = SlotFormer(slot_dim, config.burn_in, *sizes, config.prediction_dropout)
+            self.rollouter = SlotFormer(slot_dim, config.burn_in, *sizes, config.prediction_dropout, config.prediction_residual)
         self.register_buffer("places", torch.zeros(slot_dim + 1, 3))  # reads centre (y, x) and width off a slot
         self.shows = self.frozen[0] is not None and not needs_features(self.frozen[0])  # whether predicted slots can be decoded
 

@@ -30,7 +30,6 @@ from dias_lab.prediction.aloe import Aloe, Answers, Reader
 from dias_lab.prediction.exam import Exam, check_predictor
 from dias_lab.prediction.words import Vocabulary
 
-READER = "aloe"  # or "readout", Physion's, which reads no words
 BATCH = 256  # questions at a time in an evaluation
 
 
@@ -42,7 +41,7 @@ class Reasoning:
     def __init__(self, config: Config):
         self.config = config
         self.train, self.validation = (one.look() for one in questions_of(config))
-        self.model = build(config, READER, self.train.slots.slots.shape[-1], self.train.vocabulary)
+        self.model = build(config, self.train.slots.slots.shape[-1], self.train.vocabulary)
 
     @staticmethod
     def check(config: Config):
@@ -53,7 +52,7 @@ class Reasoning:
             raise ValueError(f"reasoning_frames = {config.reasoning_frames}, and only {told}: take fewer")
         if config.predictor:
             check_predictor(config)
-        if READER == "readout":
+        if config.reader == "readout":
             readout.check(train.questions)
 
     @staticmethod
@@ -118,7 +117,7 @@ class Reasoning:
         folder = run_dir / "checkpoints" / str(runs.best_step(run_dir))
         checkpoint.load_weights(SimpleNamespace(load_trained_state=state.update), folder)  # compared with their checksum
         vocabulary = Vocabulary(**text_of("vocabulary", state["vocabulary"].numpy()))
-        model = build(config, "aloe" if "answer.0.weight" in state else "readout", len(state["mean"]), vocabulary)
+        model = build(config, len(state["mean"]), vocabulary)
         model.load_trained_state(state)
         asked = Exam(config, store, vocabulary, limit).look()
         told = {"rolled out": bool(config.predictor), "boxes": config.refer == "boxes", "blind": config.blind}
@@ -137,11 +136,11 @@ def questions_of(config: Config) -> tuple[Exam, Exam]:
     return asked, Exam(config, validation, asked.vocabulary)
 
 
-def build(config: Config, reader: str, slot_dim: int, vocabulary: Vocabulary) -> Reader:
+def build(config: Config, slot_dim: int, vocabulary: Vocabulary) -> Reader:
     """With its initial weights drawn from `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if reader == "readout":
+        if config.reader == "readout":
             return readout.Readout(config, slot_dim, vocabulary)
         return Aloe(config, slot_dim, vocabulary, config.blind)
 

@@ -4,7 +4,8 @@ Source: Wu et al. 2023, arXiv:2210.05861, and its release pairlab/SlotFormer. Ev
 told how long ago its frame was, and not which slot it is: permuting the slots permutes what is predicted. Each step takes the
 outputs at the newest frame as the slots of the next one, adds that frame, and drops the oldest; gradients go through all of it.
 
-Added here: slots are standardised, and slots that are left out are seen by nobody and stay as they are.
+Added here: slots are standardised, slots that are left out are seen by nobody and stay as they are, and with `residual` a
+step is added to the newest slots, which a short training needs.
 
 Axes: B clips, T frames that are looked at (the burn-in), N slots, D slot width, H width of a token.
 """
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 class SlotFormer(nn.Module):
     """Takes slots, and gives them, in their own units."""
 
-    def __init__(self, slot_dim, burn_in: int = 6, dim: int = 128, num_layers=4, num_heads=8, mlp_dim: int = 512, dropout=0.1):
+    def __init__(
+        self, slot_dim, burn_in: int = 6, dim: int = 128, num_layers=4, num_heads=8, mlp_dim: int = 512, dropout=0.1,
+        residual: bool = False,
+    ):  # fmt: skip
         super().__init__()
         if dim % num_heads or dim % 2:
             raise ValueError(f"prediction_dim is {dim}: it must be even, and a multiple of prediction_heads = {num_heads}")
-        self.burn_in, self.dropout = burn_in, dropout
+        self.burn_in, self.dropout, self.residual = burn_in, dropout, residual
         self.to_token = nn.Linear(slot_dim, dim)
         self.register_buffer("time", time_positions(burn_in, dim), persistent=False)  # [T H]
         layer = nn.TransformerEncoderLayer(dim, num_heads, mlp_dim, dropout, norm_first=True, batch_first=True)  # ReLU, biases
@@ -51,6 +55,7 @@ class SlotFormer(nn.Module):
         alone = None if keep is None else ~keep.any(dim=1, keepdim=True)  # who has no slot at all sees all: softmax needs one
         unseen = None if keep is None else ~(keep | alone).repeat(1, T)
         slots = self.to_slot(self.encoder(tokens, src_key_padding_mask=unseen)[:, -N:]).to(past.dtype)
+        slots = slots + past[:, -1] if self.residual else slots
         return slots if keep is None else torch.where(keep[..., None], slots, past[:, -1])
 
     def standardised(self, slots: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:

@@ -15,7 +15,7 @@ from dias_lab.data import questions
 from dias_lab.data import store as stores
 from dias_lab.data.convert import physics
 from dias_lab.data.questions import Question
-from dias_lab.prediction import exam, reasoning
+from dias_lab.prediction import exam
 from dias_lab.prediction.exam import Exam
 from dias_lab.prediction.predictor import true_states
 from dias_lab.prediction.reasoning import Reasoning, table
@@ -186,16 +186,15 @@ def test_a_training_goes_on_only_with_its_own_questions(data, tmp_path, monkeypa
         fit(config, tmp_path / "run", progress=False)
 
 
-def test_the_readout_is_another_head_of_the_task(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(reasoning, "READER", "readout")
+def test_the_readout_is_another_head_of_the_task(data, tmp_path):
     for split, clips in (("train", 96), ("validation", 9)):
         make_store(tmp_path, split, clips, lambda clip: ask(clip)[:1])
-    config = config_of(tmp_path, steps=60, batch_size=32, learning_rate=3e-2, evaluate_every=20, log_every=20)
+    config = config_of(tmp_path, reader="readout", steps=60, batch_size=32, learning_rate=3e-2, evaluate_every=20, log_every=20)
     assert fit(config, tmp_path / "run", progress=False)["scores"]["balanced_accuracy"] > 0.9
     found, _ = Reasoning.report(tmp_path / "run", stores.open(tmp_path / "validation.lmdb"))
     assert found["balanced_accuracy"] > 0.9
     with pytest.raises(ValueError, match="needs one question that is answered by yes and by no; these are 2, such as 'is the star odd'"):
-        Reasoning.check(config_of(data))
+        Reasoning.check(config_of(data, reader="readout"))
 
 
 def test_a_test_answer_that_training_does_not_know_is_wrong(data, tmp_path):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from dias_lab.prediction.slotformer import SlotFormer, from_published, time_positions
 
@@ -116,6 +117,13 @@ def test_it_learns_how_things_move():
     with torch.no_grad():
         error = (model(clips[:, :3], 3) - clips[:, 3:]).square().mean()
     assert error < 0.5 * (clips[:, 2:3] - clips[:, 3:]).square().mean()  # copying
+
+
+def test_a_step_that_is_added_starts_from_the_newest_slots():
+    torch.manual_seed(0)
+    model, slots = SlotFormer(D, T, H, 1, 4, 32, residual=True).eval(), torch.randn(2, T, N, D)
+    nn.init.zeros_(model.to_slot.weight), nn.init.zeros_(model.to_slot.bias)
+    torch.testing.assert_close(model(slots, 3), slots[:, -1:].expand(-1, 3, -1, -1))
 
 
 def test_standardising_changes_no_unit():
