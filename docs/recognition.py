@@ -9,10 +9,12 @@
 Every head is the same: 1,000 steps of 32 images, the best of them by validation; scores are of the test split. A head has its
 model's seed. What has no trained weights (true segments, k-means, tiles) has the features of the first 17,000-step model, and
 three heads. Other merging is the same weights, set otherwise and nothing trained: a copy of the run with another config.json.
+Tables and verdicts go into recognition.md, between its marks; with --done, of what is there.
 """
 
 import argparse
 import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +35,8 @@ SCHEDULE = {"steps": 1000, "evaluate_every": 250, "log_every": 250}
 METHODS = ("DIAS", "Slot Attention", "SPOT, stage 1", "SmoothSA", "DINOSAUR")  # of notebooks/grids/methods.toml
 LONG, ALONE, MERGED = "DIAS, 17,000 steps", "the same weights, no merging", "the same weights, merging alone"
 PLAIN = {"untrained": "its twin before training", "true": "true segments", "k_means": "k-means", "tiles": "position tiles"}
-CLAIM = "re-initialization lifts recognition"
-PAIRS = [("DIAS", "Slot Attention"), (LONG, ALONE), (LONG, MERGED), (MERGED, ALONE)]  # of which the claim is that one is above
+# of the claim "re-initialization lifts recognition": which should be above which
+PAIRS = [("DIAS", "Slot Attention"), (LONG, ALONE), (LONG, MERGED), (MERGED, ALONE)]
 
 
 def parents(grid: Path, long: str) -> list[tuple[str, Path, str, dict]]:
@@ -130,11 +132,19 @@ def claims(found: dict[str, list[pd.DataFrame]]) -> list[str]:
     """The verdict on the paper's claim by its two scores, and by two that count what was not found."""
     lines = []
     for one, other in (pair for pair in PAIRS if found.keys() >= set(pair)):
+        told = []
         for score in ("top1", "r2", "top1_all", "recall_50"):
             change = difference(found[one], found[other], score)
-            told = f"{scores.SCORES[score][0]} {verdicts.points(*change)}: {verdicts.claimed(*change[1:])}"
-            lines.append(f"{CLAIM}, {one} over {other}: {told}")
+            told.append(f"{scores.SCORES[score][0]} {verdicts.points(*change)}, {verdicts.claimed(*change[1:])}")
+        lines.append(textwrap.fill(f"* *{one}* over *{other}*: {'; '.join(told)}.", 118, subsequent_indent="  "))
     return lines
+
+
+def fill(mark: str, text: str):
+    """Put a text into recognition.md, between <!-- mark --> and <!-- end -->."""
+    page = runs.resolve("docs/recognition.md")
+    before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    page.write_text(f"{before}<!-- {mark} -->\n{text}\n{rest[rest.index('<!-- end -->') :]}", encoding="utf-8")
 
 
 def main(options):
@@ -152,10 +162,14 @@ def main(options):
         if len(found) == 1:  # of the first row's found objects
             priors = tables["prior"]
     found[recognition.PRIOR] = priors
-    compared(found).to_csv(table, float_format="%.6g")
+    rows_of = compared(found)
+    rows_of.to_csv(table, float_format="%.6g")
     objects_of, images = next(iter(found.values()))[0], len(test)
-    print(f"{images} images of test, {len(objects_of)} objects of known class, x100\n\n{shown(compared(found))}\n")
-    print(scores.DEFINITIONS, *claims(found), sep="\n")
+    text = f"{images} test images, {len(objects_of)} objects of known class.\n\n{shown(rows_of)}"
+    if told := claims(found):
+        text += "\n\nThe verdicts on *re-initialization lifts recognition*, from these numbers:\n\n" + "\n".join(told)
+    fill(table.stem, text)
+    print(text)
 
 
 if __name__ == "__main__":
