@@ -39,7 +39,7 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "scored_clips: int = 6": "scored_clips: int = 1",
     "event_clips: int = 6": "event_clips: int = 1",
     "streamed_frames: int = 30": "streamed_frames: int = 3",
-    "head_steps: int = 200": "head_steps: int = 3",
+    "head_steps: int = 150": "head_steps: int = 3",
 }
 
 
