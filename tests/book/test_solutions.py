@@ -9,11 +9,12 @@ import pytest
 from dias_lab.book import headless
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-TEACHING = ("00_tour", "02_the_method", "04_attention_maps")
+TEACHING = ("00_tour", "02_the_method", "04_attention_maps", "09_recognition")
 SMALL = {
     "00_tour": {"num_scenes": 4},
     "02_the_method": {"num_scenes": 6},
     "04_attention_maps": {"num_scenes": 10, "tries": 2},
+    "09_recognition": {"num_toys": 12, "head_steps": 4},
 }
 WRONG = {  # an answer to each exercise that a reader might give
     "0-1": "one_slot, random_slots = 1.0, 0.0",
@@ -26,6 +27,8 @@ WRONG = {  # an answer to each exercise that a reader might give
     "4-3": "def match(student, teacher):\n    return torch.arange(len(student))",
     "5-1": "def mean_visible(L, probability, fraction):\n    return L",
     "5-3": "def block_order(centre):\n    return torch.arange(L)[None]",
+    "9-1": "def r2_of(said, real):\n    return 1 - np.square(said - real).sum() / np.square(real - real.mean(axis=0)).sum()",
+    "9-3": "def nearest_class(known, labels, slots):\n    return labels[((slots[:, None] - known) ** 2).sum(axis=2).argmin(axis=1)]",
 }
 WRONG_04 = {
     "4-1": "def split_of(counts):\n    return float(1 - counts.max() / counts.sum())",
