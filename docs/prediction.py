@@ -7,10 +7,10 @@
     python docs/prediction.py                # the tables and the page, of what is finished
 
 Slot models are given as NAME=PATTERN, a run a seed (`--parents "temporal DIAS=runs/video/temporal-DIAS-seed-*"`; several
-patterns with commas), or one run for all seeds. On each stands SlotFormer, on its slots and on those of its untrained twin, then questions are answered from the
-frames that are seen, and from these and a rollout. Once a seed the same of true states, and of questions alone. A run that is
-finished is not repeated, one that was stopped goes on: the first seed of everything comes first. Scores are of the test
-split, which chose nothing; best checkpoint by validation.
+patterns with commas), or one run for all seeds. On each stands SlotFormer, on its slots and on those of its untrained twin;
+then questions are answered from the frames that are seen, and from these and a rollout. Once a seed the same of true states,
+and of questions alone. A run that is finished is not repeated, one that was stopped goes on; the first seed of everything
+comes first. Scores are of the test split, which chose nothing; best checkpoint by validation.
 """
 
 import argparse
