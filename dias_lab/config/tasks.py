@@ -42,7 +42,7 @@ class Prediction(Part):
     tasks: ClassVar = ("prediction",)
     changes: ClassVar = dict(
         SHORT, steps=2000, batch_size=16, learning_rate=5e-4, evaluate_images=20, prediction_dim=64, prediction_layers=2,
-        prediction_heads=4, prediction_mlp_dim=256, prediction_residual=True,
+        prediction_heads=4, prediction_mlp_dim=256, prediction_residual=True, gradient_clip=1.0,
     )  # fmt: skip
 
     burn_in: Positive = 6  # frames that it sees
@@ -64,7 +64,10 @@ class Reasoning(Part):
     """Questions about a clip, from its slots and the question's words."""
 
     tasks: ClassVar = ("reasoning",)
-    changes: ClassVar = dict(SHORT, steps=2000, batch_size=64, learning_rate=5e-4, warmup=0.1)
+    changes: ClassVar = dict(
+        SHORT, steps=2000, batch_size=64, learning_rate=5e-4, warmup=0.1, reasoning_dim=64, reasoning_layers=2, reasoning_heads=4,
+        reasoning_mlp_dim=256,
+    )  # fmt: skip
 
     observed: Positive = 8  # first frames of a clip that are seen
     predictor: str = ""  # a run of task prediction, which goes on from there; empty: only what was seen

@@ -31,6 +31,8 @@ class SlotFormer(nn.Module):
         layer = nn.TransformerEncoderLayer(dim, num_heads, mlp_dim, dropout, norm_first=True, batch_first=True)  # ReLU, biases
         self.encoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.to_slot = nn.Linear(dim, slot_dim)
+        if residual:  # it starts as a copy of the newest slots
+            nn.init.zeros_(self.to_slot.weight), nn.init.zeros_(self.to_slot.bias)
         self.register_buffer("mean", torch.zeros(slot_dim))  # of the training split's slots
         self.register_buffer("deviation", torch.ones(slot_dim))
 

@@ -122,8 +122,9 @@ def test_it_learns_how_things_move():
 def test_a_step_that_is_added_starts_from_the_newest_slots():
     torch.manual_seed(0)
     model, slots = SlotFormer(D, T, H, 1, 4, 32, residual=True).eval(), torch.randn(2, T, N, D)
-    nn.init.zeros_(model.to_slot.weight), nn.init.zeros_(model.to_slot.bias)
     torch.testing.assert_close(model(slots, 3), slots[:, -1:].expand(-1, 3, -1, -1))
+    nn.init.ones_(model.to_slot.bias)
+    torch.testing.assert_close(model(slots, 3), slots[:, -1:] + torch.arange(1.0, 4).view(1, 3, 1, 1))
 
 
 def test_standardising_changes_no_unit():
