@@ -53,6 +53,19 @@ def scores(questions: Sequence[Question], given: Sequence, draws: int = DRAWS) -
     return {"balanced_accuracy": mean, **bounds, "questions": len(questions), "clips": C, "types": types}
 
 
+def by_clip(questions: Sequence[Question], given: Sequence) -> pd.DataFrame:
+    """What each clip adds to the balanced accuracy of each type: rows are clips, columns types, and a column's mean is that
+    accuracy. For differences of two that answer the same questions, clip by clip."""
+    items = pd.DataFrame([
+        (one.clip, one.kind, str(true), found == true)
+        for one, answer in zip(questions, given, strict=True) for true, found in _pairs(one, answer)
+    ], columns=["clip", "kind", "true", "right"])  # fmt: skip
+    often = items.groupby(["kind", "true"])["right"].transform("size")
+    answers = items.groupby("kind")["true"].transform("nunique")
+    share = items["right"] * items["clip"].nunique() / (often * answers)
+    return share.groupby([items["clip"], items["kind"]]).sum().unstack(fill_value=0.0)
+
+
 def _pairs(question: Question, answer) -> list[tuple]:
     """True and given answers: one, or of each choice."""
     return list(zip(question.answer, answer, strict=True)) if question.options else [(question.answer, answer)]
