@@ -206,12 +206,15 @@ def main(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *FILES], default=[*FILES])
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(FILES)}; all, where none is named")
     parser.add_argument("--folder", default="runs/video")
     parser.add_argument("--protocol", default="dias")
     parser.add_argument("--clips", type=int, default=0, help="only the first ones, for the claims and what learns nothing")
     parser.add_argument("--event-clips", type=int, default=10, help="of each world")
     parser.add_argument("--repeats", type=int, default=9, help="steps of each method, to time them")
     given = parser.parse_args()
+    if unknown := set(given.parts) - set(FILES):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(FILES)}")
+    given.parts = given.parts or [*FILES]
     if problem := main(given):
         parser.exit(1, problem)

@@ -41,7 +41,7 @@ class Prediction(Part):
 
     tasks: ClassVar = ("prediction",)
     changes: ClassVar = dict(
-        SHORT, steps=2000, batch_size=16, learning_rate=5e-4, evaluate_images=20, prediction_dim=64, prediction_layers=2,
+        SHORT, steps=2000, batch_size=16, learning_rate=2e-3, evaluate_images=20, prediction_dim=64, prediction_layers=2,
         prediction_heads=4, prediction_mlp_dim=256, prediction_residual=True, gradient_clip=1.0,
     )  # fmt: skip
 

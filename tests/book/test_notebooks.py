@@ -29,6 +29,7 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "num_scenes: int = 48": "num_scenes: int = 8",
     "train_scenes: int = 160": "train_scenes: int = 8",
     "train_steps: int = 60": "train_steps: int = 3",
+    "num_images: int = 100": "num_images: int = 20",
     "sweep_images: int = 32": "sweep_images: int = 2",
     "hindsight_images: int = 32": "hindsight_images: int = 2",
     "scored_images: int = 48": "scored_images: int = 3",
@@ -262,7 +263,7 @@ def test_the_book_on_real_photos(last, real_data, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "000000000139.jpg" in outputs(tmp_path, "04") and "k-means" in outputs(tmp_path, "04")
-    assert "100 images of test" in outputs(tmp_path, "04") and "n = 1" in outputs(tmp_path, "04")
+    assert "20 images of test" in outputs(tmp_path, "04") and "n = 1" in outputs(tmp_path, "04")
     page = next(tmp_path.glob("site/coco-*/04_attention_maps.html")).read_text()
     assert page.count("data:image/png") >= 4 and "Where this model stands" in page
 
