@@ -246,8 +246,8 @@ def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, no
         lines.append(f"* {claim} ({own['about'].iloc[0]})")
         for _, one in own.iterrows():
             change = one["gain"], one["low"], one["high"]
-            said = f"{verdicts.claimed(*change[1:])} ({verdicts.points(*change)}, n = {one['n']})" if one["n"] else "runs are missing"
-            lines.append(f"    * {one['against']}, {one['measure']}: {said}")
+            said = f"{verdicts.claimed(*change[1:])} ({verdicts.points(*change)}, n = {one['n']})"
+            lines.append(f"    * {one['against']}, {one['measure']}: {said if one['n'] else 'runs are missing'}")
     return "\n".join([*lines, *(["", f"Not there: {'; '.join(notes)}."] if notes else [])]) + "\n"
 
 

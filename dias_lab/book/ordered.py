@@ -23,7 +23,7 @@ PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on tw
 SHORT_ABLATION = {"steps": 80, "evaluate_every": 40}  # half a minute a run
 BUILT_IN = ("scenes", "shapes")  # presets whose data 01 makes
 TRAINING = "03"  # the notebook whose run_dir is a training
-NEEDS = {"03": ["01"], "04": ["03"], "05": ["ablation"], **dict.fromkeys(("00", "01", "02", "08", "09", "10"), [])}  # all others: 03
+NEEDS = {"03": ["01"], "04": ["03"], "05": ["ablation"], **dict.fromkeys(("00", "01", "02", "08", "09", "10"), [])}  # else 03
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
 
 FIELDS = [(field.name, field.type | None, None) for field in dataclasses.fields(Config) if field.name != "data"]
