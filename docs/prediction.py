@@ -15,6 +15,7 @@ comes first. Scores are of the test split, which chose nothing; best checkpoint 
 
 import argparse
 import glob
+import textwrap
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -61,8 +62,9 @@ class Planned(NamedTuple):
 
     @property
     def state(self) -> str:
-        there = [name for name in ("metrics.json", "config.json") if (self.folder / name).exists()]
-        return {"metrics.json": "finished", "config.json": "begun"}[there[0]] if there else "missing"
+        if (self.folder / "metrics.json").exists():
+            return "finished"
+        return "begun" if (self.folder / "config.json").exists() else "missing"
 
     def text(self) -> str:
         return f"{self.of}, {self.what}, seed {self.seed}: {runs.short(self.folder)}"
@@ -88,9 +90,7 @@ def plan(options) -> tuple[list[Planned], list[str]]:
     found = {name: parents_of(pattern, options.seeds) for name, pattern in options.parents.items()}
     notes = [f"{name}, seed {seed}: no finished run" for seed in options.seeds for name in found if seed not in found[name]]
     shared = dict(data=options.data, device=options.device)
-    weight = {} if options.feature_weight is None else {"feature_weight": options.feature_weight}
-    of_task = {"prediction": dict(shared, steps=options.steps, **weight)}
-    of_task["reasoning"] = dict(shared, steps=options.reasoning_steps)
+    of_task = {"prediction": dict(shared, steps=options.steps), "reasoning": shared | {"steps": options.reasoning_steps}}
     planned = []
 
     def add(of: str, what: str, seed: int, parent: str, **fields):
@@ -152,9 +152,8 @@ def curves_of(one: Planned, test, limit: int) -> pd.DataFrame:
 def interval(table: pd.DataFrame, metric: str) -> tuple[float, float, float]:
     """Mean and 95 % interval of rows [seed clip]: over seeds and clips, of one seed over clips alone."""
     grid = table.pivot(index="seed", columns="clip", values=metric).to_numpy(float)
-    if not np.isfinite(grid).any():
-        return (np.nan,) * 3
-    return intervals.widened_interval(grid) if len(grid) > 1 else intervals.paired_interval(grid)
+    over_clips = len(grid) == 1 and np.isfinite(grid).any()
+    return intervals.paired_interval(grid) if over_clips else intervals.widened_interval(grid)
 
 
 def errors(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -190,8 +189,7 @@ def claims(tables: dict[str, pd.DataFrame], shares: dict[tuple[str, str], dict[s
     rows = []
 
     def add(claim, about, measure, against, own, other, scale=1.0):
-        known = {"claim": claim, "about": about, "measure": measure, "against": against}
-        rows.append(known | gained(scale * own, scale * other))
+        rows.append(dict(claim=claim, about=about, measure=measure, against=against, **gained(scale * own, scale * other)))
 
     for rival in (of for of in tables if of in RIVALS and OURS in tables):
         slower = "errors grow more slowly on DIAS's slots", f"SlotFormer on {OURS} beside the same on others, as many steps"
@@ -202,8 +200,7 @@ def claims(tables: dict[str, pd.DataFrame], shares: dict[tuple[str, str], dict[s
     better = "questions are answered better from DIAS's slots", "balanced accuracy x100 over all types, the same reader"
     helps = "slots tell more than the questions alone", "balanced accuracy x100, the same reader without slots"
     foresee = "a rollout helps to answer", "balanced accuracy x100, 8 frames seen beside these and 20 foreseen"
-    mean = {key: {seed: table.mean(axis=1) for seed, table in by_seed.items()} for key, by_seed in shares.items()}
-    table = {key: pd.DataFrame(by_seed).T for key, by_seed in mean.items()}  # [seed clip]
+    table = {key: pd.DataFrame({seed: one.mean(axis=1) for seed, one in by_seed.items()}).T for key, by_seed in shares.items()}
     for (of, what), own in table.items():
         if of in RIVALS and (OURS, what) in table:
             add(*better, what, f"beside {of}", table[OURS, what], own, scale=100)
@@ -232,7 +229,8 @@ def words(mean: float, low: float, high: float) -> str:
 def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, notes: list[str], about: str) -> str:
     """docs/prediction.md."""
     steps = sorted({1, 5, 10, int(measured["step"].max())} & {*measured["step"]})
-    lines = ["# Prediction and reasoning, measured", "", INTRODUCTION.format(about=about), "", "**Centroid error in pixels**", ""]
+    told = textwrap.fill(INTRODUCTION.format(about=about), 118)
+    lines = ["# Prediction and reasoning, measured", "", told, "", "**Centroid error in pixels**", ""]
     lines += head(["slots of", "n", "method", *(f"step {step}" for step in steps), "FG-ARI, last", "slot error, last"])
     for (of, method), group in measured.groupby(["of", "method"], sort=False):
         at = group.set_index("step")
@@ -253,11 +251,9 @@ def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, no
 
 def measure(planned: list[Planned], notes: list[str], options) -> None:
     """The tables and the page, of what is finished."""
-    there = [one for one in planned if one.state == "finished"]
     notes = notes + [one.text().rpartition(":")[0] for one in planned if one.state != "finished"]
-    test = store.open(runs.resolve(options.data) / "test.lmdb")
-    tables, shares, simple = {}, {}, {}
-    for one in there:
+    test, tables, shares, simple = store.open(runs.resolve(options.data) / "test.lmdb"), {}, {}, {}
+    for one in (one for one in planned if one.state == "finished"):
         if one.what == "SlotFormer":
             own = curves_of(one, test, options.clips).assign(seed=one.seed)
             tables[one.of] = pd.concat([tables[one.of], own]) if one.of in tables else own
@@ -270,8 +266,8 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
     made = {"prediction": errors(tables), "reasoning": answers_table(shares, simple), "prediction-claims": claims(tables, shares)}
     for name, table in made.items():
         table.to_csv(runs.resolve(f"docs/{name}.csv"), index=False, float_format="%.6g")
-    clips = options.clips or len(test.meta["clips"])
-    about = f"{options.steps} steps of SlotFormer and {options.reasoning_steps} of each reader, {clips} test clips"
+    about = f"{options.steps} steps of SlotFormer and {options.reasoning_steps} of each reader"
+    about += f", {options.clips or len(test.meta['clips'])} test clips"
     runs.write_text(runs.resolve("docs/prediction.md"), page(*made.values(), notes, about))
     print("wrote docs/prediction.csv, docs/reasoning.csv, docs/prediction-claims.csv, docs/prediction.md")
 
@@ -285,7 +281,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=2000, help="of SlotFormer")
     parser.add_argument("--reasoning-steps", type=int, default=2000)
-    parser.add_argument("--feature-weight", type=float, help="of SlotFormer; 0 for decoders that see the features")
     kinds = ["SlotFormer", "seen", "rolled out", "blind", "untrained"]
     parser.add_argument("--only", nargs="+", choices=kinds, help="of the runs; what is rolled out needs its SlotFormer first")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

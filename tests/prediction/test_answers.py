@@ -34,7 +34,9 @@ def test_what_each_clip_adds_has_the_balanced_accuracy_as_its_mean():
     table, found = answers.by_clip(asked, given), answers.scores(asked, given)["types"]
     assert list(table.index) == [0, 1, 2] and {*table} == {*found}
     assert {kind: pytest.approx(one["balanced_accuracy"]) for kind, one in found.items()} == table.mean().to_dict()
-    assert table.loc[0, "touch"] == pytest.approx(3 * 2 / (4 * 2)) and table.loc[0, "count"] == 0  # two of four, of two answers
+    assert table.loc[0, "touch"] == pytest.approx(7 / 8 + 3 * (2 - 2 * 3 / 4) / (4 * 2)) and table.loc[0, "count"] == 1
+    perfect = answers.by_clip(asked, [one.answer for one in asked])
+    assert (perfect == 1).all(axis=None)  # however many questions a clip has
 
 
 def test_choices_count_one_by_one_and_as_whole_questions():
