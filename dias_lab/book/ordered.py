@@ -1,6 +1,6 @@
 """The ordered notebooks, headless, with a small ablation before the fifth; then the HTML gallery.
 
-A book is notebooks/0*.ipynb run with one set of options; its outputs are in runs/book-<hash of the options>/. A step whose
+A book is notebooks/[01]*.ipynb run with one set of options; its outputs are in runs/book-<hash of the options>/. A step whose
 notebook, parameters, package code and needed steps are unchanged is not repeated; a training that was killed resumes.
 """
 
@@ -23,7 +23,7 @@ PHOTOS = {"steps": 300, "batch_size": 8, "learning_rate": 1e-3}  # minutes on tw
 SHORT_ABLATION = {"steps": 80, "evaluate_every": 40}  # half a minute a run
 BUILT_IN = ("scenes", "shapes")  # presets whose data 01 makes
 TRAINING = "03"  # the notebook whose run_dir is a training
-NEEDS = {"03": ["01"], "04": ["03"], "05": ["ablation"], **dict.fromkeys(("00", "01", "02", "08", "09"), [])}  # all others: 03
+NEEDS = {"03": ["01"], "04": ["03"], "05": ["ablation"], **dict.fromkeys(("00", "01", "02", "08", "09", "10"), [])}  # else 03
 NOT_HASHED = ("only", "jobs", "ablation")  # they change which steps run and how, not what a step gives
 
 FIELDS = [(field.name, field.type | None, None) for field in dataclasses.fields(Config) if field.name != "data"]
@@ -102,7 +102,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
     pieces["shipped_model"] = preset == "scenes" and options.data is None and not fields  # 03 is short by itself
 
     steps, folder = [], runs.resolve(book)
-    for notebook in sorted(runs.resolve("notebooks").glob("0*.ipynb")):
+    for notebook in sorted(runs.resolve("notebooks").glob("[01]*.ipynb")):
         number = notebook.stem[:2]
         if number == "05" and not options.ablation:
             continue
@@ -118,7 +118,7 @@ def plan(options: Options) -> tuple[Path, list[Unit | grid.Grid]]:
         code = code_of(notebook) | {name: origins[name] for name in origins if name != "data" or own_stores}  # else 01's
         steps.append(Unit(place, notebook, values, code, makes=makes, needs=needs, record="step.json"))
     if not steps:
-        raise ValueError(f"there are no notebooks 0*.ipynb in {runs.resolve('notebooks')}")
+        raise ValueError(f"there are no notebooks [01]*.ipynb in {runs.resolve('notebooks')}")
     return folder, steps
 
 

@@ -53,6 +53,24 @@ def scores(questions: Sequence[Question], given: Sequence, draws: int = DRAWS) -
     return {"balanced_accuracy": mean, **bounds, "questions": len(questions), "clips": C, "types": types}
 
 
+def by_clip(questions: Sequence[Question], given: Sequence) -> pd.DataFrame:
+    """The balanced accuracy of each type as a mean over clips: rows are clips, columns types. For differences of two that answer
+    the same questions, clip by clip.
+
+    A clip's value is the accuracy and how its questions pull it, each answer's share being a ratio of two sums over clips
+    (linearised): a mean over drawn clips varies as that ratio does. A clip that does not ask pulls nothing.
+    """
+    items = pd.DataFrame([
+        (one.clip, one.kind, str(true), float(found == true))
+        for one, answer in zip(questions, given, strict=True) for true, found in _pairs(one, answer)
+    ], columns=["clip", "kind", "true", "right"])  # fmt: skip
+    of_answer = items.groupby(["kind", "true"])["right"]
+    often, answers = of_answer.transform("size"), items.groupby("kind")["true"].transform("nunique")
+    pull = (items["right"] - of_answer.transform("mean")) * items["clip"].nunique() / (often * answers)
+    whole = of_answer.mean().groupby("kind").mean()
+    return pull.groupby([items["clip"], items["kind"]]).sum().unstack(fill_value=0.0) + whole
+
+
 def _pairs(question: Question, answer) -> list[tuple]:
     """True and given answers: one, or of each choice."""
     return list(zip(question.answer, answer, strict=True)) if question.options else [(question.answer, answer)]

@@ -112,19 +112,13 @@ class Reasoning:
     @staticmethod
     def report(run_dir, store, limit: int = 0) -> tuple[dict, str]:
         """Scores of the best checkpoint on a store's questions, with intervals over clips, and baselines; and their text."""
-        run_dir = runs.resolve(run_dir)
-        config, state = Config.load(run_dir), {}
-        folder = run_dir / "checkpoints" / str(runs.best_step(run_dir))
-        checkpoint.load_weights(SimpleNamespace(load_trained_state=state.update), folder)  # compared with their checksum
-        vocabulary = Vocabulary(**text_of("vocabulary", state["vocabulary"].numpy()))
-        model = build(config, len(state["mean"]), vocabulary)
-        model.load_trained_state(state)
-        asked = Exam(config, store, vocabulary, limit).look()
+        asked, said = sat(run_dir, store, limit)
+        config = asked.config
         told = {"rolled out": bool(config.predictor), "boxes": config.refer == "boxes", "blind": config.blind}
         name = ", ".join([config.method, config.slots_of, *(word for word, holds in told.items() if holds)])
         frames = {"observed": config.observed, "rolled out": config.rollout if config.predictor else 0}
-        found = {"name": name, **frames, **answers.scores(asked.questions, answered(model, asked))}
-        given = answers.baselines(asked.questions, vocabulary.common, store)
+        found = {"name": name, **frames, **answers.scores(asked.questions, said)}
+        given = answers.baselines(asked.questions, asked.vocabulary.common, store)
         found["baselines"] = {name: answers.scores(asked.questions, one) for name, one in given.items()}
         return found, answers.text(found)
 
@@ -143,6 +137,19 @@ def build(config: Config, slot_dim: int, vocabulary: Vocabulary) -> Reader:
         if config.reader == "readout":
             return readout.Readout(config, slot_dim, vocabulary)
         return Aloe(config, slot_dim, vocabulary, config.blind)
+
+
+def sat(run_dir, store, limit: int = 0) -> tuple[Exam, list]:
+    """A store's questions, with what a run's best checkpoint looks at, and its answers: see `answered`."""
+    run_dir = runs.resolve(run_dir)
+    config, state = Config.load(run_dir), {}
+    folder = run_dir / "checkpoints" / str(runs.best_step(run_dir))
+    checkpoint.load_weights(SimpleNamespace(load_trained_state=state.update), folder)  # compared with their checksum
+    vocabulary = Vocabulary(**text_of("vocabulary", state["vocabulary"].numpy()))
+    model = build(config, len(state["mean"]), vocabulary)
+    model.load_trained_state(state)
+    asked = Exam(config, store, vocabulary, limit).look()
+    return asked, answered(model, asked)
 
 
 def dropout_key(random: np.random.Generator) -> dict:

@@ -15,7 +15,7 @@ import pytest
 
 from dias_lab import runs
 from dias_lab.config import Config
-from dias_lab.data.convert import scenes
+from dias_lab.data.convert import physics, scenes
 from dias_lab.trace import AttentionTrace
 
 PROJECT = Path(__file__).parents[2]
@@ -41,6 +41,9 @@ SMALL = {  # what is no field of Config, in the copies that the tests run
     "event_clips: int = 6": "event_clips: int = 1",
     "streamed_frames: int = 30": "streamed_frames: int = 3",
     "head_steps: int = 150": "head_steps: int = 3",
+    "predictor_steps: int = 80": "predictor_steps: int = 3",
+    "reader_steps: int = 40": "reader_steps: int = 3",
+    "scored: int = 8": "scored: int = 2",
 }
 
 
@@ -56,7 +59,7 @@ def run_book(root: Path, *options) -> subprocess.CompletedProcess:
 
 
 def make_small(notebooks: Path):
-    texts = {path: path.read_text() for path in notebooks.glob("0*.ipynb")}
+    texts = {path: path.read_text() for path in notebooks.glob("[01]*.ipynb")}
     for old, new in SMALL.items():
         assert sum(text.count(old) for text in texts.values()) == 1, old
         texts = {path: text.replace(old, new) for path, text in texts.items()}
@@ -203,11 +206,12 @@ def test_the_book_on_scenes_runs_and_is_reused(tmp_path):
     scenes.convert(tmp_path / "data" / "scenes", train=10, validation=4, test=3)
     scenes.convert_clips(tmp_path / "data" / "clips", train=1, validation=1, test=1, frames=6)
     scenes.convert(tmp_path / "data" / "toys", train=8, validation=2, test=3)
+    physics.convert(tmp_path / "data" / "physics-small", train=2, validation=1, test=3, frames=25)
     small = "--fourier-dim 16 --fourier-stride 16 --num-slots 5 --decoder-heads 2 --project-dim 12 --decoder-mlp-dim 16".split()
     result = run_book(tmp_path, *small)
     assert result.returncode == 0, result.stdout + result.stderr
     (book,) = tmp_path.glob("runs/book-*")
-    assert len(list(book.glob("0*/run.ipynb"))) == 10 and len(list(book.glob("ablation/*/metrics.json"))) == 4
+    assert len(list(book.glob("[01]*/run.ipynb"))) == 11 and len(list(book.glob("ablation/*/metrics.json"))) == 4
     assert runs.read_json(book / "training" / "metrics.json")["steps"] == 24
     assert len(AttentionTrace.load(book / "training" / "trace.npz")) == 3
     for words in ("decoder map", "untrained: last map", "by hindsight", "position", "ceiling", "Where this model stands", "decoder over last"):
@@ -225,13 +229,15 @@ def test_the_book_on_scenes_runs_and_is_reused(tmp_path):
         assert words in outputs(tmp_path, "08")
     for words in ("slots.json says", "mean box", "The 7 nearest of a toy", "What is lost here", "read off its map"):
         assert words in outputs(tmp_path, "09")
+    for words in ("hits", "When is SlotFormer better", "Is the counterfactual one", "Do slots help to answer", "exercise 10.1 waits"):
+        assert words in outputs(tmp_path, "10")
     assert "from the cache" in outputs(tmp_path, "03")
     assert "widget-view" not in outputs(tmp_path, "04")  # live is False: figures instead of controls
     pages = {path.stem for path in tmp_path.glob("site/scenes-*/*.html")}
-    assert {path.stem for path in (tmp_path / "notebooks").glob("0*.ipynb")} <= pages
+    assert {path.stem for path in (tmp_path / "notebooks").glob("[01]*.ipynb")} <= pages
 
     again = run_book(tmp_path, *small)
-    assert again.returncode == 0 and again.stdout.count("reused") == 11
+    assert again.returncode == 0 and again.stdout.count("reused") == 12
     for words in ("this grid", "the project's own results", "self-distillation helps the first map"):
         assert words in outputs(tmp_path, "05")
 

@@ -9,11 +9,12 @@ import pytest
 from dias_lab.book import headless
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-TEACHING = ("00_tour", "02_the_method", "04_attention_maps", "09_recognition")
+TEACHING = ("00_tour", "02_the_method", "04_attention_maps", "09_recognition", "10_prediction")
 SMALL = {
     "00_tour": {"num_scenes": 4},
     "02_the_method": {"num_scenes": 6},
     "04_attention_maps": {"num_scenes": 10, "tries": 2},
+    "10_prediction": {"worlds": 2, "steps_each": 3},
     "09_recognition": {"num_toys": 12, "head_steps": 4},
 }
 WRONG = {  # an answer to each exercise that a reader might give
@@ -29,6 +30,8 @@ WRONG = {  # an answer to each exercise that a reader might give
     "5-3": "def block_order(centre):\n    return torch.arange(L)[None]",
     "9-1": "def r2_of(said, real):\n    return 1 - np.square(said - real).sum() / np.square(real - real.mean(axis=0)).sum()",
     "9-3": "def nearest_class(known, labels, slots):\n    return labels[((slots[:, None] - known) ** 2).sum(axis=2).argmin(axis=1)]",
+    "10-1": "def after_hit(places, speeds, radii):\n    return speeds[::-1]",  # as if both were of the same mass, and hit head-on
+    "10-3": "def foreseen_by_hand(seen, radii, steps):\n    return seen[-1] + (seen[-1] - seen[-2]) * np.arange(1, steps + 1)[:, None, None]",
 }
 WRONG_04 = {
     "4-1": "def split_of(counts):\n    return float(1 - counts.max() / counts.sum())",
@@ -65,7 +68,7 @@ def test_every_exercise_has_a_solution_with_the_same_check(name):
 
 @pytest.mark.parametrize("name", TEACHING)
 def test_every_kind_of_exercise_is_there_and_answered(name):
-    heading = r"\*\*Exercise (\d\.\d) \((check|explore|build)"
+    heading = r"\*\*Exercise (\d+\.\d) \((check|explore|build)"
     asked, answered = (
         re.findall(heading, "\n".join(cell.source for cell in read(one).cells if cell.cell_type == "markdown"))
         for one in (name, f"solutions/{name}")

@@ -27,6 +27,18 @@ def test_balanced_accuracy_is_the_mean_over_the_true_answers():
     assert answers.scores(asked, ["yes"] * 5 + ["three"])["types"]["touch"]["balanced_accuracy"] == 0.5
 
 
+def test_what_each_clip_adds_has_the_balanced_accuracy_as_its_mean():
+    asked = [word(0, "yes"), word(0, "yes"), word(1, "yes"), word(1, "yes"), word(2, "no"), word(2, "three", "count")]
+    asked += [Question(1, "which", ["x"], [["a"], ["b"]], [True, False], {})]
+    given = ["yes", "yes", "yes", "no", "no", "three", [True, True]]
+    table, found = answers.by_clip(asked, given), answers.scores(asked, given)["types"]
+    assert list(table.index) == [0, 1, 2] and {*table} == {*found}
+    assert {kind: pytest.approx(one["balanced_accuracy"]) for kind, one in found.items()} == table.mean().to_dict()
+    assert table.loc[0, "touch"] == pytest.approx(7 / 8 + 3 * (2 - 2 * 3 / 4) / (4 * 2)) and table.loc[0, "count"] == 1
+    perfect = answers.by_clip(asked, [one.answer for one in asked])
+    assert (perfect == 1).all(axis=None)  # however many questions a clip has
+
+
 def test_choices_count_one_by_one_and_as_whole_questions():
     options = [["a"], ["b"], ["c"]]
     asked = [Question(clip, "predictive", ["x"], options, answer, {}) for clip, answer in enumerate(
