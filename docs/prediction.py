@@ -249,7 +249,7 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
     """The tables and the page, of what is finished."""
     notes = notes + [one.text().rpartition(":")[0] for one in planned if one.state != "finished"]
     test, tables, shares, simple = store.open(runs.resolve(options.data) / "test.lmdb"), {}, {}, {}
-    for one in filter(lambda one: one.state == "finished", planned):
+    for one in (one for one in planned if one.state == "finished"):
         if one.what == "SlotFormer":
             own = curves_of(one, test, options.clips).assign(seed=one.seed)
             tables[one.of] = pd.concat([tables[one.of], own]) if one.of in tables else own
@@ -277,7 +277,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=2000, help="of SlotFormer")
     parser.add_argument("--reasoning-steps", type=int, default=2000)
-    parser.add_argument("--only", nargs="+", choices=["SlotFormer", "seen", "rolled out", "blind", "untrained"], help="of the runs")
+    parser.add_argument("--only", nargs="+", choices=["SlotFormer", "seen", "rolled out", "blind", "untrained"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--clips", type=int, default=0, help="only the first ones of the test split, for the tables")
     parser.add_argument("--list", action="store_true", help="with train: only say what is missing")
