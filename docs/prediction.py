@@ -16,7 +16,6 @@ comes first. Scores are of the test split, which chose nothing; best checkpoint 
 import argparse
 import glob
 import textwrap
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +61,8 @@ class Planned(NamedTuple):
 
     @property
     def state(self) -> str:
-        if (self.folder / "metrics.json").exists():
-            return "finished"
-        return "begun" if (self.folder / "config.json").exists() else "missing"
+        found = [(self.folder / name).exists() for name in ("metrics.json", "config.json")]
+        return "finished" if found[0] else "begun" if found[1] else "missing"
 
     def text(self) -> str:
         return f"{self.of}, {self.what}, seed {self.seed}: {runs.short(self.folder)}"
@@ -126,10 +124,9 @@ def train(planned: list[Planned], only_list: bool):
         print(f"{number} of {len(wanted)} ({one.state}) {one.text()}", flush=True)
         if only_list:
             continue
-        started = time.time()
         try:
             result = fit(one.config, one.folder, progress=False)
-            print(f"    {time.time() - started:.0f} s, best step {result['best_step']} of {result['steps']}", flush=True)
+            print(f"    {result['seconds']:.0f} s of steps, best step {result['best_step']} of {result['steps']}", flush=True)
         except (ValueError, OSError, RuntimeError) as error:
             failed.append(f"{one.text()}: {error}")
             print(f"    failed: {error}", flush=True)
@@ -185,7 +182,7 @@ def gained(own: pd.DataFrame, other: pd.DataFrame) -> dict:
 
 
 def claims(tables: dict[str, pd.DataFrame], shares: dict[tuple[str, str], dict[str, pd.DataFrame]]) -> pd.DataFrame:
-    """A row a claim, measure and rival; a gain above 0 is for the claim. Intervals are over seeds and clips, of one seed none."""
+    """A row a claim, measure and rival; a gain above 0 is for the claim. Intervals are over seeds and clips."""
     rows = []
 
     def add(claim, about, measure, against, own, other, scale=1.0):
@@ -211,6 +208,9 @@ def claims(tables: dict[str, pd.DataFrame], shares: dict[tuple[str, str], dict[s
     return pd.DataFrame(rows, columns=["claim", "about", "measure", "against", "n", "gain", "low", "high"])
 
 
+words = "{:.1f} [{:.1f}, {:.1f}]".format  # a mean and its interval
+
+
 def answers_table(shares, simple: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """docs/reasoning.csv: a row a slot model and what its reader sees; cells are means with intervals, x100."""
     rows = []
@@ -220,10 +220,6 @@ def answers_table(shares, simple: dict[str, pd.DataFrame]) -> pd.DataFrame:
         cells = {kind: words(*(100 * value for value in interval(long, kind))) for kind in ("all", *kinds)}
         rows.append({"of": of, "answers from": what, "n": len(by_seed) if of else "", **cells})
     return pd.DataFrame(rows)
-
-
-def words(mean: float, low: float, high: float) -> str:
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, notes: list[str], about: str) -> str:
@@ -281,8 +277,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=2000, help="of SlotFormer")
     parser.add_argument("--reasoning-steps", type=int, default=2000)
-    kinds = ["SlotFormer", "seen", "rolled out", "blind", "untrained"]
-    parser.add_argument("--only", nargs="+", choices=kinds, help="of the runs; what is rolled out needs its SlotFormer first")
+    parser.add_argument("--only", nargs="+", choices=["SlotFormer", "seen", "rolled out", "blind", "untrained"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--clips", type=int, default=0, help="only the first ones of the test split, for the tables")
     parser.add_argument("--list", action="store_true", help="with train: only say what is missing")
