@@ -36,7 +36,8 @@ INTRODUCTION = """\
 features, projector and place. The preset's numbers were found for DIAS. Temporal DIAS alone had trials (one seed each: a lower
 rate, no self-distillation, an encoder layer): with its preset's transition, the last row, or an encoder layer it unlearns what
 it knew, for gradients grow through the frames (norms of 20 to 100 beside 1); a transition that cuts them, RSFQ, mends it.
-Protocol {protocol}, {images} test frames, x100 but for switches, mean ± standard deviation over n seeds; in brackets the paired difference to
+Protocol {protocol}, {images} test frames, x100 but for switches,
+mean ± standard deviation over n seeds; in brackets the paired difference to
 temporal DIAS with its 95 % interval over seeds and clips. A method is scored by the map that its source scores. *Image level*
 is ARI / FG-ARI / mBO, *gap* what of FG-ARI is lost between the levels. In italics what learns nothing."""
 ABOUT_COSTS = """\
