@@ -27,7 +27,7 @@ def test_other_fields_keep_the_weights(run):
     with pytest.raises(ValueError, match="not of this DIAS"):
         with_fields(model, slot_dim=8)
     with pytest.raises(ValueError, match="no field"):
-        with_fields(model, slots=8)
+        with_fields(model, slot=8)
 
 
 def test_decoding_unchanged_slots_is_the_forward_pass(run):

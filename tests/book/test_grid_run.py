@@ -21,6 +21,7 @@ from dias_lab.book.parameters import Refused
 from dias_lab.shell.grid import COMMANDS
 
 
+@pytest.mark.slow
 def test_killed_kernel_and_runner_change_nothing_in_the_table(root, capsys):
     make_grid(root, GRID + "[fixed]\nwait = 0.5\n", "runs/undisturbed")
     for run in grid.load("runs/undisturbed").runs:

@@ -85,6 +85,7 @@ def test_a_magic_that_fails_is_named_at_its_own_cell(write, cells, bad, words):
     assert re.search(f"toy.ipynb, cell {bad + 1} of .*{words}", outcome.error["message"])
 
 
+@pytest.mark.slow
 def test_kernel_that_does_not_start_is_tried_once_more(write, tmp_path, monkeypatch):
     code = f"import pathlib, runpy, sys; p = pathlib.Path({str(tmp_path)!r}, 'tries'); n = p.exists(); p.write_text('x')\n"
     code += "sys.argv = ['k', *sys.argv[1:]]; runpy.run_module('ipykernel_launcher', run_name='__main__') if n else sys.exit(1)"

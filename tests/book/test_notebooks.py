@@ -206,7 +206,7 @@ def test_the_book_on_scenes_runs_and_is_reused(tmp_path):
     scenes.convert(tmp_path / "data" / "scenes", train=10, validation=4, test=3)
     scenes.convert_clips(tmp_path / "data" / "clips", train=1, validation=1, test=1, frames=6)
     scenes.convert(tmp_path / "data" / "toys", train=8, validation=2, test=3)
-    physics.convert(tmp_path / "data" / "physics-small", train=2, validation=1, test=3, frames=25)
+    physics.convert(tmp_path / "data" / "physics-small", train=12, validation=1, test=3, frames=25)
     small = "--fourier-dim 16 --fourier-stride 16 --num-slots 5 --decoder-heads 2 --project-dim 12 --decoder-mlp-dim 16".split()
     result = run_book(tmp_path, *small)
     assert result.returncode == 0, result.stdout + result.stderr
