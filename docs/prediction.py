@@ -45,9 +45,9 @@ INTRODUCTION = """\
 Written by `python docs/prediction.py`; [10 · Prediction](../notebooks/10_prediction.ipynb) says what is asked and how. Clips of
 the built-in world with physics, a stand-in: no number here may stand beside one of a paper. {about}; 6 frames are seen by
 SlotFormer, 8 by a reader. Means with 95 % intervals over n seeds and clips, of one seed over clips alone. *shipped* was
-trained for longer than the others, and so was what stands on it (here 1,500 steps on 400 clips, where the others had 400 steps
-on the first 150): it is no rival of theirs; *true states* are the simulator's; an object's slot is found on
+trained for longer than the others, and is no rival of theirs; *true states* are the simulator's; an object's slot is found on
 the frames that are seen, and objects without one do not count."""
+BY_HAND = "<!-- what follows is kept by docs/prediction.py -->"
 AHEAD, LOOKED_AT = 20, 14  # frames that are foreseen after the 8 that are seen, and how many of these 28 answers look at
 
 
@@ -265,7 +265,9 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
         table.to_csv(runs.resolve(f"docs/{name}.csv"), index=False, float_format="%.6g")
     about = f"{options.steps} steps of SlotFormer and {options.reasoning_steps} of each reader"
     about += f", {options.clips or len(test.meta['clips'])} test clips"
-    runs.write_text(runs.resolve("docs/prediction.md"), page(*made.values(), notes, about))
+    path = runs.resolve("docs/prediction.md")
+    by_hand = path.read_text().partition(BY_HAND)[2] if path.exists() else "\n"
+    runs.write_text(path, f"{page(*made.values(), notes, about)}\n{BY_HAND}{by_hand}")
     print("wrote docs/prediction.csv, docs/reasoning.csv, docs/prediction-claims.csv, docs/prediction.md")
 
 

@@ -27,7 +27,7 @@ from dias_lab.data.dataset import permutation
 from dias_lab.data.draws import Request, draw, dropped
 from dias_lab.heads import scores as scoring
 from dias_lab.heads.matching import BOX, objects, targets
-from dias_lab.methods import Method, checkpoint
+from dias_lab.methods import Method, checkpoint, task
 from dias_lab.methods.base import to_device
 
 PRIOR = "majority class, mean box"
@@ -45,10 +45,8 @@ class Recognised:
     true_boxes: Float[Tensor, "B N 4"] | None = None
 
 
-class Head(nn.Module):
+class Head(task.Head):
     """Class and box from a slot: Linear, GELU, dropout, Linear."""
-
-    progress = 0.0
 
     def __init__(self, config: Config, slot_dim: int, classes: dict[int, str]):
         super().__init__()
@@ -65,12 +63,6 @@ class Head(nn.Module):
         if self.training:
             hidden = dropped(hidden, self.config.head_dropout, draws["dropout"])
         return Recognised(*self.out(hidden).split([len(self.names), 4], dim=-1), label, true_boxes)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return self.state_dict()
-
-    def load_trained_state(self, state: dict[str, Tensor]):
-        self.load_state_dict(state)
 
 
 def recognition_losses(found: Recognised, classes: int) -> dict[str, Float[Tensor, ""]]:

@@ -56,3 +56,19 @@ class Task(Protocol):
 
     def selection(self, scores: dict) -> float:
         """The number that chooses the best checkpoint, the largest; NaN where none is defined."""
+
+
+class Head(nn.Module):
+    """The model of a task on top of slots: a checkpoint keeps all of its state, buffers included."""
+
+    progress = 0.0  # through the training, 0 to 1: the loop sets it
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def load_trained_state(self, state: dict[str, Tensor]):
+        """Raises ValueError where the weights are of another model."""
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"these weights are of another {type(self).__name__}: {error}") from None

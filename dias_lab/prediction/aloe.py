@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dias_lab.config import Config
 from dias_lab.data.draws import dropped
 from dias_lab.files import text_array
+from dias_lab.methods.task import Head
 from dias_lab.prediction.words import FIRST_WORD, NO_WORD, OBJECT, Vocabulary
 
 
@@ -27,28 +28,17 @@ class Answers(NamedTuple):
     answer: Int[Tensor, "B"] | None  # the true one: its number, of a choice 0 or 1
 
 
-class Reader(nn.Module):
+class Reader(Head):
     """What answers from slots: it standardises them, and keeps its vocabulary with its weights."""
 
     def __init__(self, slot_dim: int, vocabulary: Vocabulary):
         super().__init__()
-        self.progress = 0.0  # through the training, 0 to 1: the loop sets it
         self.register_buffer("mean", torch.zeros(slot_dim))  # of the training split's slots
         self.register_buffer("deviation", torch.ones(slot_dim))
         self.register_buffer("vocabulary", torch.from_numpy(text_array("vocabulary", vocabulary._asdict()).copy()))
 
     def standardised(self, slots: Float[Tensor, "B F N D"]) -> Float[Tensor, "B F N D"]:
         return (slots - self.mean) / self.deviation
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return self.state_dict()
-
-    def load_trained_state(self, state: dict[str, Tensor]):
-        """Raises ValueError where the weights are of another model."""
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"these are weights of another model, or of other questions: {error}") from None
 
 
 class Aloe(Reader):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dias_lab import runs
 from dias_lab.analysis.slots import Slots, slots_for
@@ -21,6 +21,7 @@ from dias_lab.data import dataset
 from dias_lab.data import store as stores
 from dias_lab.data.clips import Clips, clip_squares
 from dias_lab.methods import checkpoint
+from dias_lab.methods.task import Head
 from dias_lab.prediction.slotformer import SlotFormer
 from dias_lab.trace import CLIP_AXES, AttentionTrace
 
@@ -39,10 +40,10 @@ class Rolled(NamedTuple):
     features: Float[Tensor, "B S C h w"] | None
 
 
-class Predictor(nn.Module):
+class Predictor(Head):
     def __init__(self, config: Config, slot_dim: int):
         super().__init__()
-        self.config, self.progress = config, 0.0
+        self.config = config
         self.frozen = (None if config.slots_of == "oracle" else frozen_model(config),)  # in a tuple: no part of what is trained
         sizes = config.prediction_dim, config.prediction_layers, config.prediction_heads, config.prediction_mlp_dim
         with torch.random.fork_rng(devices=[]):
@@ -104,16 +105,6 @@ class Predictor(nn.Module):
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
         square = rows.T @ rows + 1e-3 * len(rows) * torch.eye(rows.shape[1], device=rows.device)  # ridge regression
         self.places.copy_(torch.linalg.solve(square, rows.T @ places))
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return self.state_dict()
-
-    def load_trained_state(self, state: dict[str, Tensor]):
-        """Load what `trained_state` gave. Raises ValueError for other names or shapes."""
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"these weights are not of this predictor: {error}") from None
 
 
 def frozen_model(config: Config):

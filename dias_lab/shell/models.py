@@ -100,16 +100,15 @@ def evaluate(
     from dias_lab.analysis import evaluate as scoring
 
     one, scores = dias_lab.data.store.open(path.resolve()), []
-    for place in list(run_dir):
-        with refusing():
-            task = Config.load(place.resolve()).task
-        if task != "discovery":
-            found, text = task_class(task).report(place.resolve(), one, limit)
-            target = out or scoring.scores_file(place.resolve(), one, task, limit)
+    with refusing():
+        tasks = {place: Config.load(place.resolve()).task for place in run_dir}
+    for place in run_dir + reference:
+        if tasks.get(place, "discovery") != "discovery":
+            found, text = task_class(tasks[place]).report(place.resolve(), one, limit)
+            target = out or scoring.scores_file(place.resolve(), one, tasks[place], limit)
             runs.write_json(target.resolve(), found)
             print(f"wrote {target}\n{text}")
-            run_dir = tuple(other for other in run_dir if other != place)
-    for place in run_dir + reference:
+            continue
         if run_dir:
             subject, target = place.resolve(), out or scoring.scores_file(place.resolve(), one, protocol, limit)
         else:

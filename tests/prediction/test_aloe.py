@@ -110,9 +110,9 @@ def test_the_vocabulary_is_of_the_training_questions_and_kept_with_the_weights(v
         other.mean += 1
     other.load_trained_state(one.trained_state())
     assert all(torch.equal(value, other.trained_state()[name]) for name, value in one.trained_state().items())
-    with pytest.raises(ValueError, match="weights of another model, or of other questions"):
+    with pytest.raises(ValueError, match="weights are of another Aloe"):
         made(Aloe, Vocabulary.of(ASKED[:1])).load_trained_state(one.trained_state())
-    with pytest.raises(ValueError, match="weights of another model"):
+    with pytest.raises(ValueError, match="weights are of another Readout"):
         made(Readout, vocabulary).load_trained_state(one.trained_state())
 
 

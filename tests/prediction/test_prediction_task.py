@@ -194,7 +194,7 @@ def test_only_a_run_of_this_task_and_of_the_same_parent_is_loaded(run, tmp_path)
     shutil.copytree(run, other)
     model = load(other, "last")
     assert not model.training and model.rollouter.mean.abs().sum() > 0
-    with pytest.raises(ValueError, match="not of this predictor|cannot be read"):
+    with pytest.raises(ValueError, match="of another Predictor|cannot be read"):
         model.load_trained_state({"places": torch.zeros(1)})
 
 

@@ -441,5 +441,5 @@ def test_a_training_on_clips_counts_frames_and_is_watched(small_config, few_clip
     rates = [line["images_per_second"] for line in runs.read_lines(tmp_path / "run/metrics.jsonl") if "loss" in line]
     assert rates == pytest.approx([2 * 3 / seconds for seconds in ticks[:2]])
     assert "frames/s" in capsys.readouterr().err
-    assert seen == ["step 0", "step 2"] and all(len(line.x) for line in watch.curves.data)
+    assert seen == ["step 0", "step 2"] and watch.curves.data and all(len(line.x) for line in watch.curves.data)
     assert watch.maps.data["clips"]["frames"] == 4 and watch.maps.data["runs"][0]["training"]["steps"] == [0, 2]

@@ -1,29 +1,24 @@
 """A task that looks through its parent's model: what the loop does with it, by a head of one number."""
 
+import functools
+
 import pytest
 import torch
+from interruptions import stopped
 from torch import nn
 
 from dias_lab import Config, runs
-from dias_lab.methods import checkpoint
+from dias_lab.methods import checkpoint, task
 from dias_lab.training import loop
 
 
-class Scale(nn.Module):
-    progress = 0.0
-
+class Scale(task.Head):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, slots, draws=None):
         return self.scale * slots
-
-    def trained_state(self):
-        return self.state_dict()
-
-    def load_trained_state(self, state):
-        self.load_state_dict(state)
 
 
 class Head:
@@ -77,9 +72,11 @@ def shipped_run():
     return runs.PACKAGE / "shipped"
 
 
-def test_it_is_trained_resumed_and_remembers_whose_slots_it_saw(config, shipped_run, tmp_path):
-    whole = loop.fit(config, tmp_path / "whole", progress=False, task=Head)
-    loop.fit(config.replace(steps=4), tmp_path / "run", progress=False, task=Head)
+def test_it_is_trained_resumed_and_remembers_whose_slots_it_saw(config, shipped_run, tmp_path, monkeypatch):
+    train = functools.partial(loop.fit, progress=False, task=Head)
+    whole = train(config, tmp_path / "whole")
+    stopped(config, tmp_path / "run", 3, monkeypatch, fit=functools.partial(loop.fit, task=Head))
+    assert train(config, tmp_path / "run")["scores"] == whole["scores"]
     assert whole["about"]["parent"] == runs.weights_hash(shipped_run) and whole["scores"]["scale"] > 0
     with pytest.raises(ValueError, match="learnt recognition from the slots of"):
         checkpoint.load_model(tmp_path / "run")

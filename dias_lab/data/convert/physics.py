@@ -1,11 +1,10 @@
 """The built-in world with physics -> stores of clips, and beside each a file of questions about them."""
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Literal
 
-from dias_lab.data import asked, painting, physics, questions, store
+from dias_lab.data import asked, physics, questions, store
 from dias_lab.data.convert import scenes
 from dias_lab.data.scenes import SPLITS
 
@@ -27,13 +26,9 @@ def convert(
     questions are in questions-<split>.json. Raises ValueError for a number out of range or an unknown difficulty; OSError if
     `out` cannot be written.
     """
-    out, counts = Path(out), scenes.counts_of(train, validation, test)
-    if not asked.OBSERVED < frames <= 100_000:
-        raise ValueError(f"frames={frames}: a clip has {asked.OBSERVED + 1} to 100,000 frames; {asked.OBSERVED} are seen")
-    about = dataclasses.asdict(painting.named(difficulty, physics.DIFFICULTIES))
-    options = {"out": out, **counts, "frames": frames} | ({} if difficulty == physics.DEFAULT else {"difficulty": difficulty})
+    counts, least = {"train": train, "validation": validation, "test": test}, asked.OBSERVED + 1  # a frame is left to foresee
+    paths = scenes.write_clips("physics", physics, out, counts, frames, difficulty, progress, least, _bodies)
     world = functools.partial(physics.World, difficulty=difficulty)
-    paths = scenes.write_clips("physics", world, options, about, progress, _bodies)
     for split, path in paths.items():  # a file that is not reached is about other records than the store's: it is refused
         seeds, opened = range(SPLITS[split], SPLITS[split] + counts[split]), store.open(path)
         questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), frames))

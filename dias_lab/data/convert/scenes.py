@@ -32,7 +32,7 @@ def convert(
 
     Classes are the kinds of the toys. Raises: ValueError for a negative number of scenes or an unknown difficulty; OSError.
     """
-    out, counts = Path(out), counts_of(train, validation, test)
+    out, counts = Path(out), _counts(train, validation, test)
     chosen = painting.named(difficulty, scenes.DIFFICULTIES)
     meta = {"source": "dias_lab.data.scenes", "difficulty": dataclasses.asdict(chosen)}
     meta |= {} if isinstance(chosen, shapes.Difficulty) else {"classes": KINDS}
@@ -61,23 +61,24 @@ def convert_clips(
     Classes are the kinds of the toys. Raises ValueError for a number out of range or an unknown difficulty; OSError if `out`
     cannot be written.
     """
-    out, counts = Path(out), counts_of(train, validation, test)
-    if not 1 <= frames <= 100_000:
-        raise ValueError(f"frames={frames}: a clip has 1 to 100,000 frames")
-    options = {"out": out, **counts, "frames": frames} | ({} if difficulty == moving.DEFAULT else {"difficulty": difficulty})
-    about = dataclasses.asdict(painting.named(difficulty, moving.DIFFICULTIES))
-    return write_clips("clips", functools.partial(moving.World, difficulty=difficulty), options, about, progress)
+    counts = {"train": train, "validation": validation, "test": test}
+    return write_clips("clips", moving, out, counts, frames, difficulty, progress)
 
 
 def write_clips(
-    dataset: str, world: Callable, options: dict, difficulty: dict, progress: bool, more: Callable = lambda world, frame: {}
+    dataset: str, worlds, out: Path, counts: dict[str, int], frames: int, difficulty: str, progress: bool, least: int = 1,
+    more: Callable = lambda world, frame: {},
 ) -> dict[str, Path]:  # fmt: skip
-    """Write the splits of clips whose worlds are `world(seed)`; `more(world, frame)` is what info has besides.
-
-    `options` are the converter's: out, train, validation, test, frames, ...
-    """
-    meta = {"kind": "video", "source": "dias_lab.data.scenes", "difficulty": difficulty, "classes": KINDS}
-    world = functools.lru_cache(maxsize=4)(world)
+    """Write the splits of clips of a module's worlds (its World, DIFFICULTIES, DEFAULT); `more(world, frame)` is what info has
+    besides. ValueError for numbers out of range, fewer than `least` frames among them."""
+    counts = _counts(**counts)
+    if not least <= frames <= 100_000:
+        raise ValueError(f"frames={frames}: a clip has {least} to 100,000 frames")
+    about = dataclasses.asdict(painting.named(difficulty, worlds.DIFFICULTIES))
+    own = {} if difficulty == worlds.DEFAULT else {"difficulty": difficulty}
+    options = {"out": Path(out), **counts, "frames": frames, **own}
+    meta = {"kind": "video", "source": worlds.__name__, "difficulty": about, "classes": KINDS}
+    world = functools.lru_cache(maxsize=4)(functools.partial(worlds.World, difficulty=difficulty))
 
     def record(place: tuple[int, int]) -> store.Record:
         seed, frame = place
@@ -86,15 +87,12 @@ def write_clips(
         own = {"clip": f"clip {seed}", "frame": frame, "boxes": store.boxes(segments)}
         return made._replace(info=made.info | own | more(world(seed), frame))
 
-    frames = range(options["frames"])
-    splits = {
-        name: Split(list(itertools.product(range(first, first + options[name]), frames)), record, meta)
-        for name, first in SPLITS.items()
-    }
-    return common.write(options["out"], dataset, splits, options, "This is a defect of dias_lab", progress)
+    seeds = {name: range(SPLITS[name], SPLITS[name] + count) for name, count in counts.items()}
+    splits = {name: Split(list(itertools.product(ones, range(frames))), record, meta) for name, ones in seeds.items()}
+    return common.write(Path(out), dataset, splits, options, "This is a defect of dias_lab", progress)
 
 
-def counts_of(train: int, validation: int, test: int) -> dict[str, int]:
+def _counts(train: int, validation: int, test: int) -> dict[str, int]:
     """How many of each split. ValueError: splits' seeds would overlap."""
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
