@@ -3,14 +3,16 @@
     python -m dias_lab convert clips --train 600 --validation 30 --test 60 --out data/clips
     python -m dias_lab grid start notebooks/grids/video.toml --out runs/video
     python -m dias_lab convert physics --train 400 --validation 40 --test 100 --out data/physics
+    python -m dias_lab convert physics --train 2000 --validation 100 --test 150 --frames 9 --out data/asked
     python docs/prediction.py train          # --list: only say what is missing
     python docs/prediction.py                # the tables and the page, of what is finished
 
 Slot models are given as NAME=PATTERN, a run a seed (`--parents "temporal DIAS=runs/video/temporal-DIAS-seed-*"`; several
 patterns with commas), or one run for all seeds. On each stands SlotFormer, on its slots and on those of its untrained twin;
-then questions are answered from the frames that are seen, and from these and a rollout. Once a seed the same of true states,
-and of questions alone. A run that is finished is not repeated, one that was stopped goes on; the first seed of everything
-comes first. Scores are of the test split, which chose nothing; best checkpoint by validation.
+then questions about other clips, of which hardly more is painted than is seen, are answered from these frames, and from these
+and a rollout. Once a seed the same of true states, and of questions alone. A run that is finished is not repeated, one that was
+stopped goes on; the first seed of everything comes first. Scores are of the test split, which chose nothing; best checkpoint by
+validation.
 """
 
 import argparse
@@ -89,7 +91,8 @@ def plan(options) -> tuple[list[Planned], list[str]]:
     found = {name: parents_of(pattern, options.seeds) for name, pattern in options.parents.items()}
     notes = [f"{name}, seed {seed}: no finished run" for seed in options.seeds for name in found if seed not in found[name]]
     shared = dict(data=options.data, device=options.device)
-    of_task = {"prediction": dict(shared, steps=options.steps), "reasoning": shared | {"steps": options.reasoning_steps}}
+    of_task = {"prediction": dict(shared, steps=options.steps)}
+    of_task["reasoning"] = dict(shared, data=options.asked, steps=options.reasoning_steps)
     planned = []
 
     def add(of: str, what: str, seed: int, parent: str, **fields):
@@ -114,6 +117,7 @@ def plan(options) -> tuple[list[Planned], list[str]]:
             add(ALONE, "blind", seed, parent, blind=True)
         for name, parent in there.items():
             add(name + UNTRAINED, "SlotFormer", seed, parent, slots_of="untrained")
+            add(name + UNTRAINED, "seen", seed, parent, slots_of="untrained")
     return planned, notes
 
 
@@ -249,22 +253,24 @@ def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, no
 def measure(planned: list[Planned], notes: list[str], options) -> None:
     """The tables and the page, of what is finished."""
     notes = notes + [one.text().rpartition(":")[0] for one in planned if one.state != "finished"]
-    test, tables, shares, simple = store.open(runs.resolve(options.data) / "test.lmdb"), {}, {}, {}
+    test, asked = (store.open(runs.resolve(folder) / "test.lmdb") for folder in (options.data, options.asked))
+    tables, shares, simple = {}, {}, {}
     for one in (one for one in planned if one.state == "finished"):
         if one.what == "SlotFormer":
             own = curves_of(one, test, options.clips).assign(seed=one.seed)
             tables[one.of] = pd.concat([tables[one.of], own]) if one.of in tables else own
         else:
-            exam, said = sat(one.folder, test, options.clips)
+            exam, said = sat(one.folder, asked)
             shares.setdefault((one.of, one.what), {})[one.seed] = answers.by_clip(exam.questions, said)
-            given = {} if simple else answers.baselines(exam.questions, exam.vocabulary.common, test)
+            given = {} if simple else answers.baselines(exam.questions, exam.vocabulary.common, asked)
             simple |= {name: answers.by_clip(exam.questions, those) for name, those in given.items()}
             print(f"{one.text()}: answers", flush=True)
     made = {"prediction": errors(tables), "reasoning": answers_table(shares, simple), "prediction-claims": claims(tables, shares)}
     for name, table in made.items():
         table.to_csv(runs.resolve(f"docs/{name}.csv"), index=False, float_format="%.6g")
-    about = f"{options.steps} steps of SlotFormer and {options.reasoning_steps} of each reader"
-    about += f", {options.clips or len(test.meta['clips'])} test clips"
+    clips = options.clips or len(test.meta["clips"])
+    about = f"{options.steps} steps of SlotFormer, {clips} test clips to foresee; {options.reasoning_steps} of each reader"
+    about += f", questions about {len(asked.meta['clips'])} test clips"
     path = runs.resolve("docs/prediction.md")
     by_hand = path.read_text().partition(BY_HAND)[2] if path.exists() else "\n"
     runs.write_text(path, f"{page(*made.values(), notes, about)}\n{BY_HAND}{by_hand}")
@@ -276,13 +282,14 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("do", nargs="?", choices=["measure", "train"], default="measure")
     parser.add_argument("--parents", nargs="+", metavar="NAME=PATTERN", help="slot models; the four that are named here")
     parser.add_argument("--data", default="data/physics")
+    parser.add_argument("--asked", default="data/asked", help="the clips that questions are about")
     parser.add_argument("--out", default="runs/prediction", help="the folder of all these runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=2000, help="of SlotFormer")
-    parser.add_argument("--reasoning-steps", type=int, default=2000)
+    parser.add_argument("--reasoning-steps", type=int, default=4000)
     parser.add_argument("--only", nargs="+", choices=["SlotFormer", "seen", "rolled out", "blind", "untrained"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--clips", type=int, default=0, help="only the first ones of the test split, for the tables")
+    parser.add_argument("--clips", type=int, default=0, help="how many of the test split are foreseen; 0: all")
     parser.add_argument("--list", action="store_true", help="with train: only say what is missing")
     return parser
 

@@ -23,6 +23,7 @@ from dias_lab.data.physics import Bodies, World
 from dias_lab.data.questions import Question
 
 OBSERVED = 8  # frames that are seen
+COURSE = 28  # frames that are simulated for the answers
 LAST = OBSERVED - 1
 WORDS = {kind: kind.replace(" ", "-") for kind in toys.KINDS}  # one word a kind
 KINDS = {word: kind for kind, word in WORDS.items()}

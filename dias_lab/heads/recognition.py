@@ -154,7 +154,7 @@ class Recognition:
         `scores.scores`, "classes" has a dict a class, "unknown" counts objects of unknown class, which are left out; and a text.
         ValueError as `load` and slots_for have it, and for a store of other classes, or of none."""
         head, found, slots, store = _looked_at(run_dir, store, limit)
-        tables = {"head": answers(head, found, slots), "prior": prior(head, found)}
+        tables = {"head": answers(head, found, slots)} | ({"prior": prior(head, found)} if head.counts.any() else {})
         classes, unit = scoring.by_class(tables["head"], head.names), "clips" if store.meta["kind"] == "video" else "images"
         told = {"task": "recognition", "store": store.path.stem, unit: int(found["unit"].nunique()), "limit": limit}
         told |= {"unknown": int((found["label"] < 0).sum()), **{name: scoring.scores(one) for name, one in tables.items()}}
@@ -234,5 +234,6 @@ def table(run_dirs: Iterable, store, limit: int = 0) -> pd.DataFrame:
         kind = KINDS.get(head.config.slots_of, head.config.slots_of).format(head.config.method)
         name = run_dirs[run_dir] if isinstance(run_dirs, dict) else kind
         groups.setdefault((name, "head"), []).append(answers(head, found, slots))
-        groups.setdefault((name, PRIOR), []).append(prior(head, found))
+        if head.counts.any():  # a published head does not know how frequent its classes were
+            groups.setdefault((name, PRIOR), []).append(prior(head, found))
     return pd.DataFrame({key: scoring.summary(judged) for key, judged in groups.items()}).T.rename_axis(["slots", "predictor"])

@@ -49,7 +49,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     Raises ValueError for an unknown method, preset or field, for a file that cannot be read, and, in one message, for
     all tensors that are missing, unknown, misshapen, no dense floats, or not finite.
     """
-    known = {name.partition(" ")[0].partition("_")[0] for name in NAMES}  # authors' own are told apart by the names in the file
+    known = {name.partition(" ")[0].partition("_")[0] for name in FIELDS}  # authors' own are told apart by the names in the file
     if method not in known:
         raise ValueError(f"no published weights of a method {method!r} can be loaded{nearest(method, known)}")
     if "backbone_weights" in fields:
@@ -62,9 +62,7 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
     if layout not in NAMES:
         there = ", ".join(dict.fromkeys(name.split("_")[0].removesuffix(" clips") for name in NAMES if name.endswith(" clips")))
         raise ValueError(f"preset {preset!r} is for clips, and of {method} no such weights are known here; there are: {there}")
-    given = isinstance(path_or_state_dict, Mapping)
-    path = None if given else runs.resolve(path_or_state_dict)
-    state = path_or_state_dict if given else read(path)
+    state, source = state_of(path_or_state_dict)
     for wrapper in ("model", "state_dict")[: 1 + asked.clip_frames]:  # SPOT's files hold more; so do Lightning's, for clips
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -79,25 +77,33 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
         stage = TIME
     config = Config.preset(preset, **{"form": "released", **FIELDS[layout], **stage, **fields, **own})
     model = build(config)
-    model.load_trained_state(translate(state, model.trained_state(), layout, path or "the state dict"))
-    model.source = "state dict" if given else str(path)
+    model.load_trained_state(translate(state, model.trained_state(), layout, source))
+    model.source = str(source)
     return checkpoint.place(model).eval()
 
 
 def save(model: Method, run_dir) -> Path:
-    """Write a loaded model as a run directory, backbone included: load_model, evaluate and the notebooks take it.
+    """Write a loaded model as a run directory, with the file's backbone: load_model, evaluate and the notebooks take it.
 
-    Raises ValueError where the directory holds a run already, and for a model that `load` did not make.
+    Raises ValueError where the directory holds a run already, and for a model that was not loaded here.
     """
     run_dir = runs.resolve(run_dir)
-    if model.config.backbone_weights != "checkpoint":
-        raise ValueError('only published models are saved here: this one\'s backbone_weights are not "checkpoint"')
+    if not model.source:
+        raise ValueError("only published models are saved here: this one was not loaded from a published file")
     if (run_dir / "config.json").exists():
         raise ValueError(f"{run_dir} holds a run already: choose another run directory")
     checkpoint.save(run_dir, model.trained_steps, model, state={}, progress={"reference": model.source})
     runs.write_json(run_dir / "metrics.json", {"steps": model.trained_steps, "reference": model.source, "about": runs.about()})
     runs.write_json(run_dir / "config.json", model.config.to_dict())  # last: without it, this is no run
     return run_dir
+
+
+def state_of(path_or_state_dict) -> tuple:
+    """A state dict, or what a file holds in its place, and what to call it."""
+    if isinstance(path_or_state_dict, Mapping):
+        return path_or_state_dict, "the state dict"
+    path = runs.resolve(path_or_state_dict)
+    return read(path), path
 
 
 def read(path: Path):

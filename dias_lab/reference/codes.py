@@ -1,8 +1,8 @@
 """STEVE and VVO-TfdT as published (Genera1Z/VQ-VFM-OCL, conditional, MOVi-D): their second stage, whose codes are fixed.
 
-Otherwise than in methods/: the codes were learned before, with an encoder of their own, and stay; the decoder takes codes and
-slots as they are; TfdT projects features by two linear layers with nothing between. The release draws codes in training, and has
-dropout of 1 % in some places; neither is here. Position tables start at 0, since these models are for loading.
+Otherwise than in methods/: the codes were learned before (stages.py), with an encoder of their own, and stay; the decoder takes
+codes and slots as they are; TfdT projects features by two linear layers with nothing between. The release draws codes in
+training, and has dropout of 1 % in some places; neither is here. Position tables start at 0, since these models are for loading.
 
 Axes: B frames of all clips, K codes, E channels of a code, C channels of what is encoded, R pixels of the square, h w locations.
 """
@@ -52,13 +52,12 @@ class AsTheyAre:
 
 class PublishedSTEVE(AsTheyAre, STEVE):
     def build_quantizer(self) -> FixedCodes:
-        return FixedCodes(pixels(self.config.code_dim), self.config.codebook_size, self.config.code_dim)
+        return pixel_codes(self.config)
 
     def quantise(self, images: Float[Tensor, "B 3 R R"] | None, features) -> Quantised:
         if images is None:
             raise ValueError("STEVE's codes come from pixels: give the images, features alone will not do")
-        half = F.interpolate(images, [side // 2 for side in images.shape[2:]], mode="bicubic")
-        return self.quantizer((half + 1) / 2)
+        return self.quantizer(halved(images))
 
 
 class PublishedTfdT(AsTheyAre, TfdT):
@@ -68,18 +67,28 @@ class PublishedTfdT(AsTheyAre, TfdT):
         self.project = nn.Sequential(nn.Linear(dim, hidden), nn.Identity(), nn.Linear(hidden, config.project_dim))
 
     def build_quantizer(self) -> FixedCodes:
-        dim, code_dim = self.backbone.feature_dim, self.config.code_dim
-        layers = [part for _ in range(3) for part in (nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(1, dim), nn.SiLU())]
-        encode = nn.Sequential(nn.Sequential(*layers[:-2]), nn.GroupNorm(1, dim), nn.Conv2d(dim, code_dim, 1))
-        return FixedCodes(encode, self.config.codebook_size, code_dim, 4 * code_dim)
+        return feature_codes(self.config, self.backbone.feature_dim)
 
 
-def pixels(code_dim: int) -> nn.Sequential:
-    """The encoder of pictures: eight by eight pixels become a code."""
+def feature_codes(config, dim: int) -> FixedCodes:
+    """Codes of features of so many channels."""
+    layers = [part for _ in range(3) for part in (nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(1, dim), nn.SiLU())]
+    encode = nn.Sequential(nn.Sequential(*layers[:-2]), nn.GroupNorm(1, dim), nn.Conv2d(dim, config.code_dim, 1))
+    return FixedCodes(encode, config.codebook_size, config.code_dim, 4 * config.code_dim)
+
+
+def pixel_codes(config) -> FixedCodes:
+    """Codes of pictures: eight by eight pixels become one."""
     layers = [nn.Conv2d(3, WIDTH, 3, padding=1), Block()]
     for _ in range(3):
         layers += [nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False), Block(), Block(), Block()]
-    return nn.Sequential(nn.Identity(), nn.Sequential(*layers), nn.GroupNorm(1, WIDTH), nn.Conv2d(WIDTH, code_dim, 1))
+    end = nn.GroupNorm(1, WIDTH), nn.Conv2d(WIDTH, config.code_dim, 1)
+    return FixedCodes(nn.Sequential(nn.Identity(), nn.Sequential(*layers), *end), config.codebook_size, config.code_dim)
+
+
+def halved(images: Float[Tensor, "B 3 R R"]) -> Float[Tensor, "B 3 R/2 R/2"]:
+    """Normalised pictures as the encoder of pixels takes them."""
+    return (F.interpolate(images, [side // 2 for side in images.shape[2:]], mode="bicubic") + 1) / 2
 
 
 class Block(nn.Module):

@@ -2,7 +2,8 @@
 
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
 Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
-Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261), of Genera1Z/RandSF.Q
+Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261, and their first stages,
+139 and 270), of Genera1Z/RandSF.Q
 (RandSF.Q, 254, its variant with time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of
 gkakogeorgiou/spot (stage 1, 260; stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
 A method joins by a table in NAMES.
@@ -69,6 +70,7 @@ CODES = ENCODING | TRANSITION | {ours: theirs for ours, theirs in TRANSFORMER.it
     "decoder.position": "decode.posit_embed._pe",
     "decoder.readout": "decode.readout",
 }  # fmt: skip
+DRAWN = {"quantizer.codebook": "mediat.quant.codebook.weight", "quantizer.to_code": "mediat.quant.project"}
 LAYER = {
     "norm_self": "norm1", "qkv": "self_attn.qkv", "out_proj": "self_attn.out_proj", "norm_mlp": "norm2", "mlp.0": "linear1",
     "mlp.2": "linear2",
@@ -114,10 +116,18 @@ NAMES = {
         "decoder.render": "decode.render",
     },
     "steve_published clips": CODES | {"quantizer.codebook": "mediat.codebook.templat.weight"},
-    "tfdt_published clips": CODES | {
-        "quantizer.codebook": "mediat.quant.codebook.weight",
-        "quantizer.to_code": "mediat.quant.project",
+    "tfdt_published clips": CODES | DRAWN,
+    "steve_published first stage": {
+        "quantizer.encode": "encode",
+        "quantizer.codebook": "codebook.templat.weight",
+        "decode": "decode",
     },
+    "tfdt_published first stage": DRAWN | {
+        "backbone.model": "encode_backbone.1",
+        "quantizer.encode": "mediat.encode",
+        "decode": "mediat.decode",
+    },
+    "recognition head": {"hidden": "recogn.0", "out": "recogn.3"},  # a dropout stands between
     "videosaur_original clips": ORIGINAL | {
         **{f"decoder.layers.*.{ours}": f"decoder.module.allocator.blocks.*.{theirs}" for ours, theirs in LAYER.items()},
         "decoder.norm_memory": "decoder.module.norm_memory",
@@ -205,6 +215,12 @@ SIGNS = {
                  "this file is from a run of dias_lab: give its run directory to load_model, or as --run-dir"),
     "steve_published clips": ("mediat.codebook.* transit.*", None, f'{THESE} STEVE, for videos: method="steve" {CLIPS}'),
     "tfdt_published clips": ("mediat.quant.* transit.*", None, f'{THESE} VVO-TfdT, for videos: method="tfdt" {CLIPS}'),
+    "steve_published first stage": ("codebook.templat.weight encode.*", None,
+                                    f"{THESE} a first stage of STEVE (or SLATE): dias_lab.reference.stages reads it"),
+    "tfdt_published first stage": ("mediat.quant.* mediat.decode.*", None,
+                                   f"{THESE} a first stage of TfdT (or VQDINO): dias_lab.reference.stages reads it"),
+    "recognition head": ("recogn.* discov.*", None,
+                         "this file holds a recognition head on a model: dias_lab.reference.heads makes two runs of it"),
     "vq": ("mediat.*", None, f"{THESE} a codebook, or a model with one (SLATE, VQDINO): published ones are not read here"),
     "smoothsa clips": ("transit.te.weight initializ.logstd2", None, f'{THESE} SmoothSA for videos: method="smoothsa" {CLIPS}'),
     "randsfq clips": ("transit.te.weight", None, f'{THESE} RandSF.Q, for videos: method="randsfq" {CLIPS}'),

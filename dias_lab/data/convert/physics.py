@@ -19,7 +19,7 @@ def convert(
         train: how many clips to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
-        frames: of a clip; 8 are seen, and some questions need 25
+        frames: of a clip; 8 are seen by who answers, and answers are known of 28, painted or not: 9 will do for questions
         difficulty: physics: 3 or 4 toys; faster: 5, half as fast again
 
     Classes are the kinds of the toys; info["bodies"] has by segment x, y, vx, vy and radius in pixels and pixels a frame; the
@@ -31,7 +31,7 @@ def convert(
     world = functools.partial(physics.World, difficulty=difficulty)
     for split, path in paths.items():  # a file that is not reached is about other records than the store's: it is refused
         seeds, opened = range(SPLITS[split], SPLITS[split] + counts[split]), store.open(path)
-        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), frames))
+        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), max(frames, asked.COURSE)))
     return paths
 
 
