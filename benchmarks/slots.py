@@ -23,7 +23,7 @@ from dias_lab.data.convert import scenes
 from dias_lab.files import folder_size
 from dias_lab.training.cost import take_turns
 
-IMAGES, REPETITIONS, BAR = 128, 5, 5
+IMAGES, REPETITIONS, BAR = 1000, 3, 5
 
 
 def rows() -> list[dict]:

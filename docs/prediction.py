@@ -3,7 +3,7 @@
     python -m dias_lab convert clips --train 600 --validation 30 --test 60 --out data/clips
     python -m dias_lab grid start notebooks/grids/video.toml --out runs/video
     python -m dias_lab convert physics --train 400 --validation 40 --test 100 --out data/physics
-    python -m dias_lab convert physics --train 2000 --validation 100 --test 150 --frames 9 --out data/asked
+    python -m dias_lab convert physics --train 2000 --validation 100 --test 150 --frames 9 --questions-times 8 --out data/asked
     python docs/prediction.py train          # --list: only say what is missing
     python docs/prediction.py                # the tables and the page, of what is finished
 
@@ -35,7 +35,7 @@ from dias_lab.prediction.predictor import load
 from dias_lab.prediction.reasoning import sat
 
 PARENTS = {
-    "shipped": "dias_lab/shipped/clips",  # trained for longer, from an image model: beside the others, not one of them
+    "trained for longer": "runs/clips-*",  # temporal DIAS from image models: beside the others, not one of them
     "temporal DIAS": "runs/video/temporal-DIAS-seed-*",
     "VideoSAUR": "runs/video/VideoSAUR-seed-*",
     "SlotContrast": "runs/video/SlotContrast-seed-*",
@@ -50,7 +50,7 @@ SlotFormer, 8 by a reader. Means with 95 % intervals over n seeds and clips, of 
 trained for longer than the others, and is no rival of theirs; *true states* are the simulator's; an object's slot is found on
 the frames that are seen, and objects without one do not count."""
 BY_HAND = "<!-- what follows is kept by docs/prediction.py -->"
-AHEAD, LOOKED_AT = 20, 14  # frames that are foreseen after the 8 that are seen, and how many of these 28 answers look at
+AHEAD, LOOKED_AT = 20, 4  # frames that are foreseen after the 8 that are seen, and how many of these 28 answers look at
 
 
 class Planned(NamedTuple):

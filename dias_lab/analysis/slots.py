@@ -7,6 +7,7 @@ Axes: M items of the store (of clips: frames, clip after clip), B of them at a t
 channels, h w locations, R pixels of the square.
 """
 
+import dataclasses
 import functools
 import hashlib
 import time
@@ -37,7 +38,7 @@ ELSEWHERE = {"backbone_weights", "teacher_run"}  # paths; what they lead to is a
 
 def identity(model: Method) -> str:
     """16 hex digits that change with any weight, the backbone's included, and with the fields that slots depend on."""
-    fields = {name for part in PARTS for name in getattr(part, "__dataclass_fields__", ())}
+    fields = {field.name for part in PARTS if dataclasses.is_dataclass(part) for field in dataclasses.fields(part)}
     fields = {"method", "seed", "image_size"} | fields - model.config.unread() - ELSEWHERE
     digest = hashlib.sha256(checksum({name: getattr(model.config, name) for name in fields}, 64).encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -65,8 +65,8 @@ class Reasoning(Part):
 
     tasks: ClassVar = ("reasoning",)
     changes: ClassVar = dict(
-        SHORT, steps=2000, batch_size=64, learning_rate=5e-4, warmup=0.1, reasoning_dim=64, reasoning_layers=2, reasoning_heads=4,
-        reasoning_mlp_dim=256,
+        SHORT, steps=4000, batch_size=64, warmup=0.1, reasoning_dim=64, reasoning_layers=2, reasoning_heads=4,
+        reasoning_mlp_dim=256, reasoning_frames=2,
     )  # fmt: skip
 
     observed: Positive = 8  # first frames of a clip that are seen

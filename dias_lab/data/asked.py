@@ -80,8 +80,10 @@ def check(question: Question, kinds: Sequence[str]) -> None:
         raise ValueError(f"{text!r}: the clip shows no {' and no '.join(missing)}; it shows {', '.join(kinds)}")
 
 
-def ask(worlds: Iterable[World], frames: int) -> tuple[list[Question], dict]:
-    """Questions about clips 0, 1, ... of so many frames, and how many there are. What is beyond those frames is not asked."""
+def ask(worlds: Iterable[World], frames: int, times: int = 1) -> tuple[list[Question], dict]:
+    """Questions about clips 0, 1, ... of so many frames, and how many there are. What is beyond those frames is not asked.
+
+    `times`: how many times as many of a clip may be asked, where there are so many."""
     found, boxes, counts = defaultdict(list), [], {kind: Counter() for kind in ASKED if HORIZONS.get(kind, 0) < frames}
     for clip, world in enumerate(worlds):
         boxes.append(dict(zip(world.kinds, (painting.boxes_of(world.frame(0)[1]) / SIZE).tolist())))
@@ -91,7 +93,7 @@ def ask(worlds: Iterable[World], frames: int) -> tuple[list[Question], dict]:
                 found[one.kind] += [(clip, one)] if one.answer is not None else []
     random, questions, about = np.random.Generator(np.random.Philox(key=0)), [], {}
     for kind in counts:
-        chosen = _balanced(kind, [found[kind][k] for k in random.permutation(len(found[kind]))])
+        chosen = _balanced(kind, [found[kind][k] for k in random.permutation(len(found[kind]))], times)
         for clip, (_, named, _, answer) in chosen:
             words = ASKED[kind].format(*(WORDS[one] for one in named)).split()
             mentions = {words.index(WORDS[one]): boxes[clip][one] for one in named if kind != "presence"}  # a box would tell
@@ -195,17 +197,17 @@ def _changing(bodies: Bodies, pair: Sequence[int]) -> list[int]:
     return sorted(changing - set(pair))
 
 
-def _balanced(kind: str, found: list[tuple[int, Candidate]]) -> list[tuple[int, Candidate]]:
+def _balanced(kind: str, found: list[tuple[int, Candidate]], times: int) -> list[tuple[int, Candidate]]:
     """As many of each answer in each bin, those first in the list; what is hit first is a toy three times as often as nothing."""
     most = MOST.get(kind) or dict.fromkeys(sorted({one.answer for _, one in found}), 1 if kind in ("count", "presence") else 2)
     bins, clips = defaultdict(lambda: defaultdict(list)), Counter()
     for clip, one in found:
         answer = one.answer if one.answer in most else "a toy"
         clips[clip, answer] += 1
-        if clips[clip, answer] <= most[answer]:
+        if clips[clip, answer] <= times * most[answer]:
             bins[one.bin][answer].append((clip, one))
     chosen = []
     for lists in bins.values() if len(most) > 1 else ():  # an answer that is always the same is no question
-        times = min(len(lists[answer]) // most[answer] for answer in most)
-        chosen += [one for answer in most for one in lists[answer][: times * most[answer]]]
+        share = min(len(lists[answer]) // most[answer] for answer in most)
+        chosen += [one for answer in most for one in lists[answer][: share * most[answer]]]
     return chosen

@@ -40,6 +40,9 @@ class Exam:
             raise ValueError(f"{self.path} has no questions" + (f" about the first {limit} clips" if limit else ""))
         if store.meta["dataset"] == "physics":
             self._check_toys()
+            if (last := config.clip_stride * (config.observed - 1)) > asked.LAST:
+                fewer = f"take observed={asked.LAST // config.clip_stride + 1} or fewer"
+                raise ValueError(f"questions are about what follows frame {asked.LAST}, and frame {last} would be seen: {fewer}")
         self.vocabulary = vocabulary or Vocabulary.of(self.questions)
         self.encoded = encoded(self.questions, self.vocabulary, config.refer, self.path)
         self.rows = [(number, choice) for number, one in enumerate(self.questions) for choice in range(len(one.options) or 1)]

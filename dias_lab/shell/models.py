@@ -106,7 +106,7 @@ def evaluate(
         if tasks.get(place, "discovery") != "discovery":
             found, text = task_class(tasks[place]).report(place.resolve(), one, limit)
             target = out or scoring.scores_file(place.resolve(), one, tasks[place], limit)
-            runs.write_json(target.resolve(), found)
+            runs.write_json(target.resolve(), found | {"about": runs.about()})
             print(f"wrote {target}\n{text}")
             continue
         if run_dir:

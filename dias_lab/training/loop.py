@@ -101,7 +101,8 @@ class Training:
         self.learner.data |= self.origin
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0  # updates done, and how long they took
-        self.images = config.batch_size * max(1, config.clip_frames)  # a step; of clips, frames
+        frames = 1 if through else max(1, config.clip_frames)  # a head's places are images, or windows of slots
+        self.images = config.batch_size * frames  # a step
         self.best = {"step": 0, "score": None, "scores": {}}
         self.traced = ()  # steps whose maps were kept before this process began
 

@@ -7,6 +7,7 @@ same path are noticed. With a checkpoint of its own it needs the parent no more;
 goes on looking through the parent's model, which stays as it is.
 """
 
+import dataclasses
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from dias_lab.methods import checkpoint
 from dias_lab.methods.task import Task
 
 SHOWN = 10  # weights in an error
-MAY_DIFFER = {field for part in (Run, Data, Training) for field in part.__dataclass_fields__}  # no shape follows from them
+MAY_DIFFER = {field.name for part in (Run, Data, Training) for field in dataclasses.fields(part)}  # no shape follows from them
 
 
 def check(config: Config, run_dir: Path, task: type[Task]):

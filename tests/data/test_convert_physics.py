@@ -1,6 +1,7 @@
 """`convert physics`: stores of clips whose infos hold the bodies, and questions that belong to them."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_the_questions_are_those_of_the_clips(paths):
         opened = store.open(path)
         found = questions.read(questions.beside(opened), opened)
         worlds = [physics.World(SPLITS[split] + clip) for clip in range(COUNTS[split])]
-        assert found == asked.ask(worlds, 25)[0] and len(found) > 2
+        assert found == asked.ask(worlds, asked.COURSE)[0] and len(found) > 2
         for one in found:
             info = opened[Clips(opened)[one.clip].start].info
             for place, box in one.mentions.items():
@@ -70,9 +71,19 @@ def test_faster_is_another_world(tmp_path):
     assert {one.kind for one in questions.read(questions.beside(opened), opened)} <= {"order", "presence"}  # five are five
 
 
+def test_short_clips_are_asked_about_their_whole_course_and_training_may_have_more_questions(tmp_path):
+    path = converter.convert(tmp_path, train=8, validation=8, test=1, frames=9, questions_times=3)
+    found = {split: questions.read(questions.beside(opened), opened) for split, opened in ((one, store.open(path[one])) for one in path)}
+    assert {"touch-16", "half", "counterfactual"} & {one.kind for one in found["train"]}
+    counts = {split: Counter((one.kind, one.answer) for one in found[split] if one.kind == "presence") for split in found}
+    assert counts["validation"] == {("presence", "yes"): 8, ("presence", "no"): 8}
+    assert counts["train"] == {("presence", "yes"): 24, ("presence", "no"): 24}  # each clip has three toys at least
+    assert len({(one.clip, *one.words) for one in found["train"]}) == len(found["train"])  # none is asked twice
+
+
 @pytest.mark.parametrize(
     "fields, wrong",
-    [({"frames": 8}, "frames=8: a clip has 9"), ({"train": 0}, "train=0"), ({"difficulty": "slow"}, "unknown difficulty 'slow'")],
+    [({"frames": 8}, "frames=8: a clip has 9"), ({"train": 0}, "train=0"), ({"questions_times": 0}, "questions_times=0"), ({"difficulty": "slow"}, "unknown difficulty 'slow'")],
 )
 def test_bad_numbers_are_refused(tmp_path, fields, wrong):
     with pytest.raises(ValueError, match=wrong):

@@ -255,3 +255,11 @@ def test_a_question_about_a_toy_that_is_not_there(tmp_path):
     questions.write(questions.beside(store), store, [half], {})
     with pytest.raises(ValueError, match=f"questions-train.json: .*the clip shows no {lost.replace('-', ' ')}"):
         Exam(config_of(tmp_path), store)
+
+
+@pytest.mark.parametrize("fields, most", [(dict(observed=9), 8), (dict(observed=20, clip_stride=1), 8), (dict(observed=5, clip_stride=2), 4)])
+def test_what_a_question_asks_for_is_not_seen(tmp_path, fields, most):
+    store = stores.open(physics.convert(tmp_path, train=2, validation=1, test=1, frames=10)["train"])
+    with pytest.raises(ValueError, match=f"questions are about what follows frame 7, and frame .* take observed={most} or fewer"):
+        Exam(config_of(tmp_path, slots_of="oracle", **fields), store)
+    Exam(config_of(tmp_path, slots_of="oracle", **fields | dict(observed=most)), store)

@@ -11,7 +11,7 @@ from dias_lab.data.scenes import SPLITS
 
 def convert(
     out: Path, train: int = 600, validation: int = 60, test: int = 120, frames: int = 28,
-    difficulty: Literal[tuple(physics.DIFFICULTIES)] = physics.DEFAULT, progress: bool = False,
+    difficulty: Literal[tuple(physics.DIFFICULTIES)] = physics.DEFAULT, questions_times: int = 1, progress: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Make the built-in clips with physics: toys that bounce off each other; and questions about them.
 
@@ -21,17 +21,21 @@ def convert(
         test: how many that results are reported on
         frames: of a clip; 8 are seen by who answers, and answers are known of 28, painted or not: 9 will do for questions
         difficulty: physics: 3 or 4 toys; faster: 5, half as fast again
+        questions_times: how many times as many questions a clip of the training split, where there are so many
 
     Classes are the kinds of the toys; info["bodies"] has by segment x, y, vx, vy and radius in pixels and pixels a frame; the
     questions are in questions-<split>.json. Raises ValueError for a number out of range or an unknown difficulty; OSError if
     `out` cannot be written.
     """
+    if questions_times < 1:
+        raise ValueError(f"questions_times={questions_times}: 1 is as many as the other splits have, 2 twice as many")
     counts, least = {"train": train, "validation": validation, "test": test}, asked.OBSERVED + 1  # a frame is left to foresee
     paths = scenes.write_clips("physics", physics, out, counts, frames, difficulty, progress, least, _bodies)
     world = functools.partial(physics.World, difficulty=difficulty)
     for split, path in paths.items():  # a file that is not reached is about other records than the store's: it is refused
         seeds, opened = range(SPLITS[split], SPLITS[split] + counts[split]), store.open(path)
-        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), max(frames, asked.COURSE)))
+        times = questions_times if split == "train" else 1
+        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), max(frames, asked.COURSE), times))
     return paths
 
 
