@@ -46,15 +46,16 @@ def identity(model: Method) -> str:
     return digest.hexdigest()[:16]
 
 
-def slots_for(config, store, progress: bool = False) -> Slots:
+def slots_for(config, store) -> Slots:
     """Those that a head's config asks for: `slots_of` its parent's model, in the folder <slots>/<split>, by default
-    slots/<identity>-<source>/<split> beside the store. They are extracted where they are missing, as `extract` has it."""
+    slots/<identity>-<source>/<split> beside the store. They are extracted where they are missing, as `extract` has it; a
+    terminal shows how far this is."""
     model, source = checkpoint.load_model(config.parent, device="cpu" if config.device == "cpu" else None), config.slots_of
     folder = runs.resolve(config.slots) if config.slots else store.path.parent / "slots" / f"{identity(model)}-{source}"
     folder /= store.path.stem
     if (folder / ABOUT).exists():  # in either precision
         return open_slots(folder, model, store, source)
-    return extract(model, store, folder, source, progress=progress)
+    return extract(model, store, folder, source, progress=None)
 
 
 def open_slots(folder, model: Method | None = None, store=None, source: str | None = None) -> Slots:
@@ -65,8 +66,9 @@ def open_slots(folder, model: Method | None = None, store=None, source: str | No
     return opened(runs.resolve(folder), expected | ({} if source is None else {"source": source}))
 
 
-def extract(model: Method, store, folder, source: str = "model", dtype: str = "float16", progress: bool = False) -> Slots:
-    """Slots of all items of a store, in a folder; those that are whole already are only opened. Errors: see `Extraction`."""
+def extract(model: Method, store, folder, source: str = "model", dtype: str = "float16", progress: bool | None = False) -> Slots:
+    """Slots of all items of a store, in a folder; those that are whole already are only opened. Errors: see `Extraction`.
+    progress: whether a bar is shown; None: on a terminal."""
     return Extraction(model, store, folder, source, dtype).run(progress)
 
 
@@ -102,7 +104,7 @@ class Extraction:
             seen = model.untrained() if source == "untrained" else model
             self.see = functools.partial(_seen, seen) if own else _of_segments(model, store, source)
 
-    def run(self, progress: bool = False) -> Slots:
+    def run(self, progress: bool | None = False) -> Slots:
         started = time.time()
         self.model.eval()
         while not (self.folder / ABOUT).exists():
@@ -117,11 +119,11 @@ class Extraction:
         return opened(self.folder, self.about)
 
     @torch.no_grad()
-    def _write(self, progress: bool):
+    def _write(self, progress: bool | None):
         writer = Writer(self.folder, self.about, self.count, self.starts)
         first = [*self.starts, self.count].index(writer.done)
         batches = loaded(self.squares, range(first, len(self.starts)), self.model.config)
-        told = dict(desc=f"slots {self.about['split']}", unit="batch", disable=not progress)
+        told = dict(desc=f"slots {self.about['split']}", unit="batch", disable=None if progress is None else not progress)
         for batch in tqdm(batches, total=len(self.starts), initial=first, **told):
             slots, keep, segments = (one.cpu().numpy() for one in self.see(batch))
             slots = slots.astype(self.about["dtype"])

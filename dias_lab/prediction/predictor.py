@@ -132,9 +132,9 @@ def needs_features(model) -> bool:
     return not torch.equal(one, other)
 
 
-def slots_seen(config: Config, store, progress: bool = False) -> Slots:
+def slots_seen(config: Config, store) -> Slots:
     """The slots of all frames of a store, as the config asks for them: of its parent, or the bodies' true states."""
-    slots = true_states(store) if config.slots_of == "oracle" else slots_for(config, store, progress)
+    slots = true_states(store) if config.slots_of == "oracle" else slots_for(config, store)
     found, wanted = slots.slots.shape[1:], (config.num_slots, config.slot_dim)
     if config.slots_of != "oracle" and found != wanted:
         raise ValueError(f"the slots of {store.path} are [N D] = {list(found)}, not {list(wanted)}: take the parent's fields")

@@ -91,7 +91,7 @@ class Prediction:
     def begin(self, fabric: Fabric) -> dict:
         config = self.config
         self.train_store, self.validation_store = open_stores(config)
-        self.slots = slots_seen(config, self.train_store, fabric.is_global_zero)
+        self.slots = slots_seen(config, self.train_store)
         self.model.fit(self.slots, self.train_store)
         meta, records = self.train_store.meta, self.records(config)
         return {name: meta[name] for name in ("dataset", "split", "count")} | {"records": records}

@@ -882,3 +882,39 @@ def test_live_in_jupyterlab(browser, lab, notebook, scenes):
     page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
     check_frame(page, scenes)
     context.close()
+
+
+CLOUD = """import pandas as pd
+from dias_lab.trace import AttentionTrace
+from dias_lab.viz.charts import score_cloud
+from dias_lab.viz.controls import Clickable
+trace = AttentionTrace.load("images.npz")
+scores = pd.DataFrame({"first.ari": [0.1, 0.5, 0.9], "last.ari": [0.3, 0.6, 0.8]})
+Clickable(score_cloud({"last over first": ("first", "last")}, scores, trace.names), trace)"""
+
+
+@pytest.mark.slow
+def test_a_click_on_a_point_opens_its_picture_in_jupyterlab(browser, lab, tmp_path):
+    trace = some_trace(images=3)
+    trace.save(tmp_path / "images.npz")
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CLOUD)], metadata=metadata)
+    nbformat.write(notebook, tmp_path / "cloud.ipynb")
+    page = browser.new_page(viewport={"width": 1300, "height": 1600})
+    page.goto(f"{lab}/lab/tree/cloud.ipynb?token=abc")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    points = page.locator(".scatterlayer .points path")
+    expect(points).to_have_count(3, timeout=60_000)
+    for number in (1, 2):
+        box = points.nth(number).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(page.locator(".hovertext")).to_contain_text(trace.names[number])
+        page.mouse.down()
+        page.mouse.up()
+        seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
+        page.wait_for_function(f"(name) => {seen}?.data.images[0].name === name", arg=trace.names[number], timeout=30_000)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "click in jupyterlab.png")
+    page.close()
