@@ -2,6 +2,9 @@
 
     python -m dias_lab convert clips --train 600 --validation 30 --test 60 --out data/clips
     python -m dias_lab grid start notebooks/grids/video.toml --out runs/video
+    for seed in 42 43 44; do
+        python -m dias_lab train --preset scenes --seed $seed --run-dir runs/scenes-$seed
+        python -m dias_lab train --preset clips --from runs/scenes-$seed --seed $seed --run-dir runs/clips-$seed; done
     python -m dias_lab convert physics --train 400 --validation 40 --test 100 --out data/physics
     python -m dias_lab convert physics --train 2000 --validation 100 --test 150 --frames 9 --questions-times 8 --out data/asked
     python docs/prediction.py train          # --list: only say what is missing
@@ -9,10 +12,10 @@
 
 Slot models are given as NAME=PATTERN, a run a seed (`--parents "temporal DIAS=runs/video/temporal-DIAS-seed-*"`; several
 patterns with commas), or one run for all seeds. On each stands SlotFormer, on its slots and on those of its untrained twin;
-then questions about other clips, of which hardly more is painted than is seen, are answered from these frames, and from these
-and a rollout. Once a seed the same of true states, and of questions alone. A run that is finished is not repeated, one that was
-stopped goes on; the first seed of everything comes first. Scores are of the test split, which chose nothing; best checkpoint by
-validation.
+then questions about other clips, of which hardly more is painted than is seen, are answered from these frames, of the twin too,
+and from these and a rollout. Once a seed the same of true states, and of questions alone. A run that is finished is not
+repeated, one that was stopped goes on; the first seed of everything comes first. Scores are of the test split, which chose
+nothing; best checkpoint by validation.
 """
 
 import argparse
@@ -34,8 +37,9 @@ from dias_lab.prediction.curves import METRICS, curves, longest
 from dias_lab.prediction.predictor import load
 from dias_lab.prediction.reasoning import sat
 
+LONGER = "trained for longer"
 PARENTS = {
-    "trained for longer": "runs/clips-*",  # temporal DIAS from image models: beside the others, not one of them
+    LONGER: "runs/clips-*",  # temporal DIAS from image models: beside the others, not one of them
     "temporal DIAS": "runs/video/temporal-DIAS-seed-*",
     "VideoSAUR": "runs/video/VideoSAUR-seed-*",
     "SlotContrast": "runs/video/SlotContrast-seed-*",
@@ -45,12 +49,13 @@ OURS, RIVALS = "temporal DIAS", ("VideoSAUR", "SlotContrast")  # trained for as 
 ENDS, LAST = ("", "_low", "_high"), {"fg_ari": 100, "slot_error": 1}
 INTRODUCTION = """\
 Written by `python docs/prediction.py`; [10 · Prediction](../notebooks/10_prediction.ipynb) says what is asked and how. Clips of
-the built-in world with physics, a stand-in: no number here may stand beside one of a paper. {about}; 6 frames are seen by
-SlotFormer, 8 by a reader. Means with 95 % intervals over n seeds and clips, of one seed over clips alone. *shipped* was
-trained for longer than the others, and is no rival of theirs; *true states* are the simulator's; an object's slot is found on
-the frames that are seen, and objects without one do not count."""
+the built-in world with physics, a stand-in: no number here may stand beside one of a paper. {about}. SlotFormer sees 6 frames;
+a reader is shown the first and the last of 8, and with a rollout four more of the 20 that follow, as foreseen. Means with 95 %
+intervals over n seeds and clips, of one seed over clips alone. *{longer}* is temporal DIAS, as it comes with the package, from an
+image model: no rival of the others, which had fewer steps; *true states* are the simulator's; an object's slot is found on the
+frames that are seen, and objects without one do not count."""
 BY_HAND = "<!-- what follows is kept by docs/prediction.py -->"
-AHEAD, LOOKED_AT = 20, 4  # frames that are foreseen after the 8 that are seen, and how many of these 28 answers look at
+AHEAD = 20  # frames that are foreseen after the 8 that are seen
 
 
 class Planned(NamedTuple):
@@ -66,6 +71,15 @@ class Planned(NamedTuple):
     def state(self) -> str:
         found = [(self.folder / name).exists() for name in ("metrics.json", "config.json")]
         return "finished" if found[0] else "begun" if found[1] else "missing"
+
+    def differs(self) -> list[str]:
+        """The fields that a run that is there has otherwise than it is planned; of numbers, what they are."""
+        old, new = (one.to_dict() for one in (Config.load(self.folder), self.config))
+        return [
+            name if isinstance(old[name], str) else f"{name} {old[name]}"
+            for name in new
+            if new[name] != old[name] and name not in {"device"} | self.config.unread()
+        ]
 
     def text(self) -> str:
         return f"{self.of}, {self.what}, seed {self.seed}: {runs.short(self.folder)}"
@@ -106,7 +120,7 @@ def plan(options) -> tuple[list[Planned], list[str]]:
     def whole(of: str, seed: int, parent: str, **fields):
         foreseen = add(of, "SlotFormer", seed, parent, **fields)
         add(of, "seen", seed, parent, **fields)
-        add(of, "rolled out", seed, parent, predictor=foreseen, rollout=AHEAD, reasoning_frames=LOOKED_AT, **fields)
+        add(of, "rolled out", seed, parent, predictor=foreseen, rollout=AHEAD, **fields)
 
     for seed in options.seeds:
         there = {name: parents[seed] for name, parents in found.items() if seed in parents}
@@ -201,12 +215,15 @@ def claims(tables: dict[str, pd.DataFrame], shares: dict[tuple[str, str], dict[s
         add(*slower, "FG-ARI x100 saved a step, beside the slots of the frames", f"beside {rival}", *lost, scale=100)
     better = "questions are answered better from DIAS's slots", "balanced accuracy x100 over all types, the same reader"
     helps = "slots tell more than the questions alone", "balanced accuracy x100, the same reader without slots"
-    foresee = "a rollout helps to answer", "balanced accuracy x100, 8 frames seen beside these and 20 foreseen"
+    learned = "slots that have learned tell more", "balanced accuracy x100, the same reader on the slots of the untrained twin"
+    foresee = "a rollout helps to answer", "balanced accuracy x100, two frames seen beside these and four foreseen"
     table = {key: pd.DataFrame({seed: one.mean(axis=1) for seed, one in by_seed.items()}).T for key, by_seed in shares.items()}
     for (of, what), own in table.items():
         if of in RIVALS and (OURS, what) in table:
             add(*better, what, f"beside {of}", table[OURS, what], own, scale=100)
-        if what != "blind" and (ALONE, "blind") in table:
+        if (of + UNTRAINED, what) in table:
+            add(*learned, what, of, own, table[of + UNTRAINED, what], scale=100)
+        if what != "blind" and not of.endswith(UNTRAINED) and (ALONE, "blind") in table:
             add(*helps, what, of, own, table[ALONE, "blind"], scale=100)
         if what == "rolled out" and (of, "seen") in table:
             add(*foresee, "all types", of, own, table[of, "seen"], scale=100)
@@ -227,10 +244,10 @@ def answers_table(shares, simple: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, notes: list[str], about: str) -> str:
+def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, notes: dict[str, list[str]], about: str) -> str:
     """docs/prediction.md."""
     steps = sorted({1, 5, 10, int(measured["step"].max())} & {*measured["step"]})
-    told = textwrap.fill(INTRODUCTION.format(about=about), 118)
+    told = textwrap.fill(INTRODUCTION.format(about=about, longer=LONGER), 118)
     lines = ["# Prediction and reasoning, measured", "", told, "", "**Centroid error in pixels**", ""]
     lines += head(["slots of", "n", "method", *(f"step {step}" for step in steps), "FG-ARI, last", "slot error, last"])
     for (of, method), group in measured.groupby(["of", "method"], sort=False):
@@ -247,19 +264,25 @@ def page(measured: pd.DataFrame, answered: pd.DataFrame, found: pd.DataFrame, no
             change = one["gain"], one["low"], one["high"]
             said = f"{verdicts.claimed(*change[1:])} ({verdicts.points(*change)}, n = {one['n']})"
             lines.append(f"    * {one['against']}, {one['measure']}: {said if one['n'] else 'runs are missing'}")
-    return "\n".join([*lines, *(["", f"Not there: {'; '.join(notes)}."] if notes else [])]) + "\n"
+    told = [f"{title}: {'; '.join(ones)}." for title, ones in notes.items() if ones]
+    return "\n".join([*lines, *(line for text in told for line in ("", textwrap.fill(text, 118)))]) + "\n"
 
 
 def measure(planned: list[Planned], notes: list[str], options) -> None:
     """The tables and the page, of what is finished."""
-    notes = notes + [one.text().rpartition(":")[0] for one in planned if one.state != "finished"]
-    test, asked = (store.open(runs.resolve(folder) / "test.lmdb") for folder in (options.data, options.asked))
-    tables, shares, simple = {}, {}, {}
+    missing = {}
+    for one in (one for one in planned if one.state != "finished"):
+        missing.setdefault(f"{one.of}, {one.what}", []).append(str(one.seed))
+    notes = notes + [f"{name} ({', '.join(seeds)})" for name, seeds in missing.items()]
+    test, tables, shares, simple, otherwise = store.open(runs.resolve(options.data) / "test.lmdb"), {}, {}, {}, {}
     for one in (one for one in planned if one.state == "finished"):
+        if others := one.differs():
+            otherwise.setdefault(", ".join(others), {})[f"{one.of}, {one.what}"] = True
         if one.what == "SlotFormer":
             own = curves_of(one, test, options.clips).assign(seed=one.seed)
             tables[one.of] = pd.concat([tables[one.of], own]) if one.of in tables else own
         else:
+            asked = store.open(runs.resolve(options.asked) / "test.lmdb")
             exam, said = sat(one.folder, asked)
             shares.setdefault((one.of, one.what), {})[one.seed] = answers.by_clip(exam.questions, said)
             given = {} if simple else answers.baselines(exam.questions, exam.vocabulary.common, asked)
@@ -268,9 +291,10 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
     made = {"prediction": errors(tables), "reasoning": answers_table(shares, simple), "prediction-claims": claims(tables, shares)}
     for name, table in made.items():
         table.to_csv(runs.resolve(f"docs/{name}.csv"), index=False, float_format="%.6g")
-    clips = options.clips or len(test.meta["clips"])
-    about = f"{options.steps} steps of SlotFormer, {clips} test clips to foresee; {options.reasoning_steps} of each reader"
-    about += f", questions about {len(asked.meta['clips'])} test clips"
+    about = f"{options.steps} steps of SlotFormer, {options.clips or len(test.meta['clips'])} test clips to foresee"
+    if shares:
+        about += f"; {options.reasoning_steps} of each reader, questions about {len(asked.meta['clips'])} test clips"
+    notes = {"Not there": notes, "Otherwise than asked": [f"{'; '.join(those)}: {what}" for what, those in otherwise.items()]}
     path = runs.resolve("docs/prediction.md")
     by_hand = path.read_text().partition(BY_HAND)[2] if path.exists() else "\n"
     runs.write_text(path, f"{page(*made.values(), notes, about)}\n{BY_HAND}{by_hand}")

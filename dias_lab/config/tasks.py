@@ -74,7 +74,8 @@ class Reasoning(Part):
     reader: Literal["aloe", "readout"] = "aloe"  # readout: Physion's, of yes and no, which reads no words
     refer: Literal["words", "boxes"] = "words"  # how a question names objects: by words, or by their boxes in the first frame
     blind: bool = False  # the slots are hidden: what the questions alone tell
-    reasoning_frames: Positive = 8  # frames that a question looks at, spread evenly
+    reasoning_frames: Positive = 8  # of these, those that a question looks at, spread evenly from the first to the last
+    foreseen_frames: Positive = 4  # of the predictor's frames, those that it looks at besides, spread evenly to the last
     reasoning_dim: Positive = 128  # width of its tokens
     reasoning_layers: Positive = 4
     reasoning_heads: Positive = 8

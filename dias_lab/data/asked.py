@@ -23,7 +23,6 @@ from dias_lab.data.physics import Bodies, World
 from dias_lab.data.questions import Question
 
 OBSERVED = 8  # frames that are seen
-COURSE = 28  # frames that are simulated for the answers
 LAST = OBSERVED - 1
 WORDS = {kind: kind.replace(" ", "-") for kind in toys.KINDS}  # one word a kind
 KINDS = {word: kind for kind, word in WORDS.items()}
@@ -80,17 +79,14 @@ def check(question: Question, kinds: Sequence[str]) -> None:
         raise ValueError(f"{text!r}: the clip shows no {' and no '.join(missing)}; it shows {', '.join(kinds)}")
 
 
-def ask(worlds: Iterable[World], frames: int, times: int = 1) -> tuple[list[Question], dict]:
-    """Questions about clips 0, 1, ... of so many frames, and how many there are. What is beyond those frames is not asked.
-
-    `times`: how many times as many of a clip may be asked, where there are so many."""
-    found, boxes, counts = defaultdict(list), [], {kind: Counter() for kind in ASKED if HORIZONS.get(kind, 0) < frames}
+def ask(worlds: Iterable[World], times: int = 1) -> tuple[list[Question], dict]:
+    """Questions about clips 0, 1, ..., and how many there are. `times`: how many times as many may be about one clip."""
+    found, boxes, counts = defaultdict(list), [], {kind: Counter() for kind in ASKED}
     for clip, world in enumerate(worlds):
         boxes.append(dict(zip(world.kinds, (painting.boxes_of(world.frame(0)[1]) / SIZE).tolist())))
         for one in _candidates(world):
-            if one.kind in counts:
-                counts[one.kind]["in doubt" if one.answer is None else "candidates"] += 1
-                found[one.kind] += [(clip, one)] if one.answer is not None else []
+            counts[one.kind]["in doubt" if one.answer is None else "candidates"] += 1
+            found[one.kind] += [(clip, one)] if one.answer is not None else []
     random, questions, about = np.random.Generator(np.random.Philox(key=0)), [], {}
     for kind in counts:
         chosen = _balanced(kind, [found[kind][k] for k in random.permutation(len(found[kind]))], times)
@@ -104,7 +100,7 @@ def ask(worlds: Iterable[World], frames: int, times: int = 1) -> tuple[list[Ques
             for name, some in (("flips of candidates", found[kind]), ("flips", chosen)):
                 about[kind][name] = round(sum(one.answer != one.bin[-1] for _, one in some) / max(len(some), 1), 4)
     questions.sort(key=lambda one: one.clip)
-    return questions, {"observed": OBSERVED, "frames": frames, "clips": len(boxes), "kinds": about}
+    return questions, {"observed": OBSERVED, "times": times, "clips": len(boxes), "kinds": about}
 
 
 def _named(question: Question) -> list[str]:

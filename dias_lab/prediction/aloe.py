@@ -55,7 +55,7 @@ class Aloe(Reader):
         self.words = nn.Embedding(FIRST_WORD + len(vocabulary.words), dim)
         self.project_slots, self.project_box = nn.Linear(slot_dim, dim), nn.Linear(4, dim)
         self.what = nn.Embedding(4, dim)  # first token, slot, question, choice
-        self.when = nn.Embedding(config.reasoning_frames, dim)
+        self.when = nn.Embedding(config.reasoning_frames + (config.foreseen_frames if config.predictor else 0), dim)
         for part in (self.project_slots, self.when):
             part.requires_grad_(not blind)  # several devices wait for the gradients of all that is trained
         self.where = nn.ModuleList(nn.Embedding(max(longest, 1), dim) for longest in vocabulary.longest)

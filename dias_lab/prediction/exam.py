@@ -1,6 +1,6 @@
 """The questions of a store as a model takes them: as numbers, with the slots of the frames that they look at.
 
-All questions look at the same frames of their clips, spread evenly from the first to the last one that is seen or rolled out.
+All questions look at the same frames of their clips: some of those that are seen, and some of a rollout.
 
 Axes: B questions (each with one of its choices, where it has some), C clips, F frames, N slots, D slot width.
 """
@@ -66,7 +66,10 @@ class Exam:
         first = np.array([items.start for items in self.clips.ranges])
         seen = np.array([min(config.observed, len(items[::stride])) for items in self.clips.ranges])  # [C]
         last, ahead = first + stride * (seen - 1), config.rollout if config.predictor else 0
-        frames = np.linspace(0, seen + ahead - 1, config.reasoning_frames).round().astype(int).T  # [C F]
+        frames = np.linspace(0, seen - 1, config.reasoning_frames).round().astype(int).T  # [C F]
+        if ahead:
+            steps = np.linspace(0, ahead, 1 + config.foreseen_frames)[1:].round().astype(int)
+            frames = np.concatenate([frames, seen[:, None] - 1 + steps], axis=1)
         self.items = np.minimum(first[:, None] + stride * frames, last[:, None])  # what is rolled out is of the last one seen
         self.ahead = frames - seen[:, None]  # [C F], from 0 where a frame is rolled out
         self.rolled = rolled_out(config, self.slots, last, seen) if ahead else None  # [C ahead N D]

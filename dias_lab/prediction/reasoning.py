@@ -20,6 +20,7 @@ from dias_lab import runs
 from dias_lab.analysis.discovery import open_stores
 from dias_lab.analysis.intervals import mean_text
 from dias_lab.config import Config
+from dias_lab.data import questions
 from dias_lab.data.dataset import permutation
 from dias_lab.data.draws import Request, draw, generator
 from dias_lab.files import file_checksum, text_of
@@ -46,10 +47,10 @@ class Reasoning:
     @staticmethod
     def check(config: Config):
         train, _ = questions_of(config)
-        most = config.observed + (config.rollout if config.predictor else 0)
-        if config.reasoning_frames > most:
-            told = f"{most} frames are seen or rolled out"
-            raise ValueError(f"reasoning_frames = {config.reasoning_frames}, and only {told}: take fewer")
+        for name, most in {"reasoning_frames": config.observed, "foreseen_frames": config.rollout}.items():
+            if getattr(config, name) > most and (config.predictor or name == "reasoning_frames"):
+                told = "seen" if name == "reasoning_frames" else "rolled out"
+                raise ValueError(f"{name} = {getattr(config, name)}, and only {most} frames are {told}: take fewer")
         if config.predictor:
             check_predictor(config)
         if config.reader == "readout":
@@ -57,15 +58,16 @@ class Reasoning:
 
     @staticmethod
     def records(config: Config) -> dict[str, str]:
-        return {store.path.stem: store.fingerprint()[:16] for store in open_stores(config)}
+        stores = open_stores(config)
+        asked = {f"questions of {store.path.stem}": file_checksum(questions.beside(store))[:16] for store in stores}
+        return {store.path.stem: store.fingerprint()[:16] for store in stores} | asked
 
     def begin(self, fabric: Fabric) -> dict:
         for buffer, value in zip((self.model.mean, self.model.deviation), self.train.measures()):
             buffer.copy_(value)
-        asked = {one.store.path.stem: file_checksum(one.path)[:16] for one in (self.train, self.validation)}
         seen = {name: self.train.slots.about.get(name) for name in ("identity", "source")}
         ahead = {"predictor": runs.weights_hash(self.config.predictor)} if self.config.predictor else {}
-        return {"records": self.records(self.config), "questions": asked, "slots": seen, **ahead}
+        return {"records": self.records(self.config), "slots": seen, **ahead}
 
     def batches(self, places: range, step: int, progress: bool = False) -> Iterator[dict]:
         """Questions in the order of the epoch's permutation; of one with choices, any of them."""

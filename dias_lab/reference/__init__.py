@@ -12,8 +12,10 @@ Which names belong to what is in names.py.
 import contextlib
 import fnmatch
 import itertools
+import os
 import pickle
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -83,19 +85,40 @@ def load(path_or_state_dict, method: str = "dias", preset: str = "coco", **field
 
 
 def save(model: Method, run_dir) -> Path:
-    """Write a loaded model as a run directory, with the file's backbone: load_model, evaluate and the notebooks take it.
+    """Write a loaded model as a run directory, with its backbone if the file has it: load_model, evaluate and notebooks take it.
+    A second stage that is to be trained (stages.py) is only a start, for `train --from`.
 
     Raises ValueError where the directory holds a run already, and for a model that was not loaded here.
     """
     run_dir = runs.resolve(run_dir)
     if not model.source:
         raise ValueError("only published models are saved here: this one was not loaded from a published file")
-    if (run_dir / "config.json").exists():
-        raise ValueError(f"{run_dir} holds a run already: choose another run directory")
-    checkpoint.save(run_dir, model.trained_steps, model, state={}, progress={"reference": model.source})
-    runs.write_json(run_dir / "metrics.json", {"steps": model.trained_steps, "reference": model.source, "about": runs.about()})
-    runs.write_json(run_dir / "config.json", model.config.to_dict())  # last: without it, this is no run
+    with whole(run_dir) as folder:
+        write_run(folder, model, model.config, model.source)
     return run_dir
+
+
+@contextlib.contextmanager
+def whole(run_dir: Path):
+    """A folder beside `run_dir` that becomes it when all is written; one that was stopped is begun again.
+
+    Raises ValueError where `run_dir` holds anything already."""
+    if run_dir.exists() and any(run_dir.iterdir()):
+        what = "a run" if (run_dir / "config.json").exists() else "other files"
+        raise ValueError(f"{run_dir} holds {what} already: choose another run directory")
+    partial = run_dir.with_name(f".partial-{run_dir.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    os.replace(partial, run_dir)
+
+
+def write_run(folder: Path, model, config: Config, source: str, facts: dict | None = None):
+    """A run that begins and ends with these weights; `facts` are the checkpoint's."""
+    steps = getattr(model, "trained_steps", 0)
+    checkpoint.save(folder, steps, model, state={}, progress={"reference": source} | (facts or {}))
+    runs.write_json(folder / "metrics.json", {"steps": steps, "reference": source, "about": runs.about()})
+    runs.write_json(folder / "config.json", config.to_dict())
 
 
 def state_of(path_or_state_dict) -> tuple:
@@ -179,8 +202,9 @@ def translate(state, own: dict[str, Tensor], layout: str, source) -> dict[str, T
     if listed:
         kind = kind_of(state)
         listed += [] if kind in (None, layout) else [SIGNS[kind][2]]
-        clips = layout.endswith(" clips")
-        what = f"{layout.removesuffix(' clips').split('_')[0]} model for clips" if clips else f"{layout} model"
+        method, _, part = layout.replace("_published", "").replace("_original", "").partition(" ")
+        parts = {"clips": f"{method} model for clips", "first stage": f"first stage of {method}", "head": layout}
+        what = parts.get(part, f"{layout} model")
         raise ValueError(f"{source} does not hold a published {what} of this config: {'; '.join(listed)}")
     return {ours: values[0] if len(values) == 1 else torch.cat(values) for ours, values in found.items()}
 

@@ -2,10 +2,10 @@
 
 Sources: the state dicts of Genera1Z/DIAS (v1 to v4 alike: 242 tensors, the prefix `m.` before each), of
 Genera1Z/SmoothSA (SmoothSA, 254; for videos 266, or 271 where slots start from boxes; its SPOT, 241), of
-Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261, and their first stages,
-139 and 270), of Genera1Z/RandSF.Q
-(RandSF.Q, 254, its variant with time similarity, 256, SlotContrast, 214, and VideoSAUR, 245; from boxes two more), of
-gkakogeorgiou/spot (stage 1, 260; stage 2, 409), and of martius-lab/videosaur (222 to 256) and martius-lab/slotcontrast (217).
+Genera1Z/VQ-VFM-OCL (DINOSAUR, 208, with `pe` for the position table; STEVE, 316, and TfdT, 261, whose first stages have
+139 and 270), of Genera1Z/RandSF.Q (RandSF.Q, 254, its variant with time similarity, 256, SlotContrast, 214, and VideoSAUR,
+245; from boxes two more), of gkakogeorgiou/spot (stage 1, 260; stage 2, 409), and of martius-lab/videosaur (222 to 256) and
+martius-lab/slotcontrast (217). A recognition head adds 4.
 A method joins by a table in NAMES.
 """
 

@@ -4,7 +4,8 @@
     pictures = first.look(frames)  # what the codes keep of them
     reference.save(first.second_stage(), "runs/steve")  # then: train --from runs/steve
 
-Their convolutions are TAESD's (madebyollin/taesd). In training the release adds noise to distances, which is not here.
+Their convolutions are TAESD's (madebyollin/taesd). TfdT's release adds noise to distances in training, which is not here, and
+has trained this decoder on what was encoded, never on codes (its `alpha` is 1 throughout): look at both.
 
 Axes: B frames of all clips, E channels of a code, R pixels of the square, h w locations.
 """
@@ -36,22 +37,26 @@ class FirstStage(nn.Module):
         for name, values in {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}.items():
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Float[Tensor, "B 3 R R"]) -> tuple[Quantised, Float[Tensor, "B 3 R/2 R/2"]]:
-        """Codes of normalised frames, and the pictures that they stand for, normalised alike."""
-        told = self.quantizer(halved(images) if self.backbone is None else self.backbone(images))
-        return told, self.decode(told.features) * 2 - 1
+    def forward(self, images: Float[Tensor, "B 3 R R"], codes: bool = True) -> tuple[Quantised, Float[Tensor, "B 3 R/2 R/2"]]:
+        """Codes of normalised frames, and the pictures that they stand for, normalised alike. `codes` False: the pictures are
+        of what was encoded, before the nearest codes take its place."""
+        values = halved(images) if self.backbone is None else self.backbone(images)
+        told = self.quantizer(values)
+        return told, self.decode(told.features if codes else self.quantizer.encode(values)) * 2 - 1
 
     @torch.no_grad()
-    def look(self, images: UInt8[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 R/2 R/2"]:
-        """What the codes keep of the centre squares."""
+    def look(self, images: UInt8[Tensor, "B 3 H W"], codes: bool = True) -> UInt8[Tensor, "B 3 R/2 R/2"]:
+        """What the codes (or what was encoded) keep of the centre squares."""
         normalised = (square(images.to(self.mean.device), None, self.config.image_size)[0] - self.mean) / self.std
-        return (self(normalised)[1] * self.std + self.mean).round().clamp(0, 255).byte()
+        return (self(normalised, codes)[1] * self.std + self.mean).round().clamp(0, 255).byte()
 
     def second_stage(self, backbone_weights: str = "pretrained", **fields) -> Method:
         """A STEVE or TfdT with these codes and the first weights of `seed`, to be trained from: its backbone is that of
         `backbone_weights`, which was frozen in the first stage, too. ValueError for fields that do not fit."""
         if backbone_weights == "checkpoint":
             raise ValueError('a second stage is to be trained: backbone_weights is "pretrained", "random" or a file')
+        if codes := [name for name in ("method", "code_dim", "codebook_size") if name in fields]:
+            raise ValueError(f"{codes[0]} is that of the first stage: {getattr(self.config, codes[0])!r}")
         model = build(self.config.replace(backbone_weights=backbone_weights, **fields))
         model.quantizer.load_state_dict(self.quantizer.state_dict())
         model.source = self.source
@@ -62,8 +67,10 @@ def load(path_or_state_dict, preset: str = "movi_d", **fields) -> FirstStage:
     """A first stage, in evaluation mode: of STEVE (the codes are of pixels) or of TfdT, told by its names.
 
     `fields` are those of its second stage, `Config.preset(preset, form="released", **fields)`. Raises ValueError as
-    `reference.load` has it, and for a file that is no first stage.
+    `reference.load` has it, for a file that is no first stage, and for the fields method and backbone_weights.
     """
+    if given := [name for name in ("method", "backbone_weights") if name in fields]:
+        raise ValueError(f"{given[0]} follows from the file: leave it out")
     state, source = reference.state_of(path_or_state_dict)
     layout = reference.kind_of(state)
     if not str(layout).endswith("first stage"):
@@ -75,7 +82,7 @@ def load(path_or_state_dict, preset: str = "movi_d", **fields) -> FirstStage:
     first.source = str(source)
     if first.backbone is not None:
         first.backbone.waiting = False
-    return first.eval()
+    return checkpoint.place(first).eval()
 
 
 def pixels_of_codes(code_dim: int) -> nn.Sequential:

@@ -101,8 +101,8 @@ class Training:
         self.learner.data |= self.origin
         self.model, self.optimizer = self.learner.model, self.learner.optimizer
         self.step, self.seconds = 0, 0.0  # updates done, and how long they took
-        frames = 1 if through else max(1, config.clip_frames)  # a head's places are images, or windows of slots
-        self.images = config.batch_size * frames  # a step
+        self.frames = 0 if through else config.clip_frames  # a place is a clip of so many; of a head it is one thing
+        self.images = config.batch_size * max(1, self.frames)  # a step; of clips, frames
         self.best = {"step": 0, "score": None, "scores": {}}
         self.traced = ()  # steps whose maps were kept before this process began
 
@@ -193,7 +193,7 @@ class Training:
         means = {name: total / count for name, total in zip(sums, totals)}
         line = {"step": self.step, **means, "learning_rate": learning_rate(self.step - 1, self.config), **weights}
         self.write({**line, "images_per_second": rate})
-        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} {'frames' if self.config.clip_frames else 'images'}/s")
+        bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} {'frames' if self.frames else 'images'}/s")
 
     def write(self, line: dict):
         """A line of metrics.jsonl, and its numbers to the logger of the user's choice."""

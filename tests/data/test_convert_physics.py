@@ -46,7 +46,7 @@ def test_the_questions_are_those_of_the_clips(paths):
         opened = store.open(path)
         found = questions.read(questions.beside(opened), opened)
         worlds = [physics.World(SPLITS[split] + clip) for clip in range(COUNTS[split])]
-        assert found == asked.ask(worlds, asked.COURSE)[0] and len(found) > 2
+        assert found == asked.ask(worlds)[0] and len(found) > 2
         for one in found:
             info = opened[Clips(opened)[one.clip].start].info
             for place, box in one.mentions.items():
@@ -78,6 +78,7 @@ def test_short_clips_are_asked_about_their_whole_course_and_training_may_have_mo
     counts = {split: Counter((one.kind, one.answer) for one in found[split] if one.kind == "presence") for split in found}
     assert counts["validation"] == {("presence", "yes"): 8, ("presence", "no"): 8}
     assert counts["train"] == {("presence", "yes"): 24, ("presence", "no"): 24}  # each clip has three toys at least
+    assert "--questions-times 3" in store.open(path["train"]).meta["command"]
     assert len({(one.clip, *one.words) for one in found["train"]}) == len(found["train"])  # none is asked twice
 
 

@@ -87,7 +87,7 @@ class Frames(list):
 
 def test_the_simulator_knows_and_with_noise_it_knows_less():
     store = Frames(SimpleNamespace(info={"clip": f"clip {seed}"}) for seed in range(12))
-    asked, _ = ask(map(World, range(12)), 26)
+    asked, _ = ask(map(World, range(12)))
     known = answers.baselines(asked, {}, store)
     scored = {name: answers.scores(asked, given)["balanced_accuracy"] for name, given in known.items()}
     assert scored["majority"] == 0 and scored["simulator"] == 1

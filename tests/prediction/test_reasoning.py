@@ -59,7 +59,7 @@ def test_a_rollout_goes_on_where_what_is_seen_ends(data, monkeypatch):
         return np.arange(len(last))[:, None, None, None] * 100 + np.arange(2)[:, None, None] + np.zeros((1, 1, N, D), np.float32)
 
     monkeypatch.setattr(exam, "rolled_out", foretold)
-    config = config_of(data, observed=2, rollout=2, predictor="somewhere", reasoning_frames=4)
+    config = config_of(data, observed=2, rollout=2, predictor="somewhere", reasoning_frames=2, foreseen_frames=2)
     found = Exam(config, store).look()
     slots, keep = found.seen([7, 3])
     truth = slots_of(None, store)
@@ -67,6 +67,8 @@ def test_a_rollout_goes_on_where_what_is_seen_ends(data, monkeypatch):
     assert (slots[0, 2] == 700).all() and (slots[0, 3] == 701).all() and (slots[1, 3] == 301).all()
     assert np.array_equal(keep[:, 2:], truth.keep[[[29, 29], [13, 13]]])
     assert asked_for["last"][7] == 29 and asked_for["seen"][7] == 2
+    last = Exam(config.replace(foreseen_frames=1), store).look().seen([7])[0]
+    assert torch.equal(last, slots[:1, [0, 1, 3]])  # what was seen stays, and of the rollout it is its end
 
 
 def test_a_predictor_starts_from_the_last_frames_that_are_seen(data, monkeypatch):
@@ -79,7 +81,7 @@ def test_a_predictor_starts_from_the_last_frames_that_are_seen(data, monkeypatch
         return past[:, 0, None].float() + torch.arange(1, steps + 1)[:, None, None]
 
     monkeypatch.setattr(exam.predictor, "rollout", rollout)
-    config = config_of(data, observed=3, rollout=2, predictor="somewhere", reasoning_frames=5)
+    config = config_of(data, observed=3, rollout=2, predictor="somewhere", reasoning_frames=3, foreseen_frames=2)
     slots, _ = Exam(config, store).look().seen([45])
     truth = slots_of(None, store).slots[45 * FRAMES :].astype(np.float32)
     assert np.array_equal(slots[0, :3], truth[:3])
@@ -102,7 +104,7 @@ def test_a_predictor_must_be_of_the_same_slots(data, tmp_path):
     (tmp_path / "checkpoints/1").mkdir(parents=True)
     (tmp_path / "checkpoints/1/weights.safetensors").write_bytes(b"weights")
     refused("is a run of the task reasoning: name one of the task prediction", config)
-    refused("starts from 3 frames, and observed = 2: take more", theirs, observed=2)
+    refused("starts from 3 frames, and observed = 2: take more", theirs, observed=2, reasoning_frames=2)
     refused("other slots: slots_of is 'untrained' there, 'model' here", theirs.replace(slots_of="untrained"))
     refused("other slots: parent is .* there", theirs.replace(parent=str(runs.PACKAGE / "shipped")))
     runs.write_json(tmp_path / "config.json", theirs.to_dict())
@@ -210,7 +212,8 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(data, tmp_pa
             fit(config_of(folder, **fields), tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
 
-    refused("reasoning_frames = 6, and only 4 frames are seen or rolled out: take fewer", reasoning_frames=6)
+    refused("reasoning_frames = 6, and only 4 frames are seen: take fewer", reasoning_frames=6)
+    refused("foreseen_frames = 5, and only 2 frames are rolled out: take fewer", foreseen_frames=5, rollout=2, predictor="x")
     refused("no config.json at .*nowhere: is it a run directory", predictor=str(tmp_path / "nowhere"))
     bare, mixed, strange, boxless = (tmp_path / name for name in ("bare", "mixed", "strange", "boxless"))
     for folder in (bare, mixed, boxless, strange):

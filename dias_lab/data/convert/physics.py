@@ -19,9 +19,9 @@ def convert(
         train: how many clips to train on
         validation: how many on which checkpoints are chosen
         test: how many that results are reported on
-        frames: of a clip; 8 are seen by who answers, and answers are known of 28, painted or not: 9 will do for questions
+        frames: of a clip; 8 are seen by who answers, and answers are simulated: for questions alone 9 will do
         difficulty: physics: 3 or 4 toys; faster: 5, half as fast again
-        questions_times: how many times as many questions a clip of the training split, where there are so many
+        questions_times: so many times as many questions about a clip of the training split, where there are so many
 
     Classes are the kinds of the toys; info["bodies"] has by segment x, y, vx, vy and radius in pixels and pixels a frame; the
     questions are in questions-<split>.json. Raises ValueError for a number out of range or an unknown difficulty; OSError if
@@ -30,12 +30,13 @@ def convert(
     if questions_times < 1:
         raise ValueError(f"questions_times={questions_times}: 1 is as many as the other splits have, 2 twice as many")
     counts, least = {"train": train, "validation": validation, "test": test}, asked.OBSERVED + 1  # a frame is left to foresee
-    paths = scenes.write_clips("physics", physics, out, counts, frames, difficulty, progress, least, _bodies)
+    own = {"questions_times": questions_times} if questions_times > 1 else {}
+    paths = scenes.write_clips("physics", physics, out, counts, frames, difficulty, progress, least, _bodies, own)
     world = functools.partial(physics.World, difficulty=difficulty)
     for split, path in paths.items():  # a file that is not reached is about other records than the store's: it is refused
         seeds, opened = range(SPLITS[split], SPLITS[split] + counts[split]), store.open(path)
         times = questions_times if split == "train" else 1
-        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), max(frames, asked.COURSE), times))
+        questions.write(questions.beside(opened), opened, *asked.ask(map(world, seeds), times))
     return paths
 
 

@@ -67,16 +67,16 @@ def convert_clips(
 
 def write_clips(
     dataset: str, worlds, out: Path, counts: dict[str, int], frames: int, difficulty: str, progress: bool, least: int = 1,
-    more: Callable = lambda world, frame: {},
+    more: Callable = lambda world, frame: {}, asked_for: dict | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Write the splits of clips of a module's worlds (its World, DIFFICULTIES, DEFAULT); `more(world, frame)` is what info has
-    besides. ValueError for numbers out of range, fewer than `least` frames among them."""
+    besides, `asked_for` what the command has. ValueError for numbers out of range, fewer than `least` frames among them."""
     counts = _counts(**counts)
     if not least <= frames <= 100_000:
         raise ValueError(f"frames={frames}: a clip has {least} to 100,000 frames")
     about = dataclasses.asdict(painting.named(difficulty, worlds.DIFFICULTIES))
     own = {} if difficulty == worlds.DEFAULT else {"difficulty": difficulty}
-    options = {"out": Path(out), **counts, "frames": frames, **own}
+    options = {"out": Path(out), **counts, "frames": frames, **own, **(asked_for or {})}
     meta = {"kind": "video", "source": worlds.__name__, "difficulty": about, "classes": KINDS}
     world = functools.lru_cache(maxsize=4)(functools.partial(worlds.World, difficulty=difficulty))
 
