@@ -19,7 +19,7 @@ VIZ_MAY_IMPORT = {"trace", "files", "viz"}
 # lines of Python, for all that is planned; a file has at most 300
 BUDGETS = {
     "config": 960, "runs": 500, "data": 6115, "modules": 1610, "methods": 2100, "analysis": 1470, "heads": 450, "prediction": 1365,
-    "training": 980, "reference": 880, "book": 1900, "shell": 800, "viz": 1400,
+    "training": 980, "reference": 915, "book": 1900, "shell": 800, "viz": 1400,
 }  # fmt: skip
 # tables that name what is imported on first use: methods are of many files, and help must be instant
 TABLES = {"dias_lab", "dias_lab.config", "dias_lab.shell"}
