@@ -65,8 +65,8 @@ class Reasoning(Part):
 
     tasks: ClassVar = ("reasoning",)
     changes: ClassVar = dict(
-        SHORT, steps=4000, batch_size=64, warmup=0.1, reasoning_dim=64, reasoning_layers=2, reasoning_heads=4,
-        reasoning_mlp_dim=256, reasoning_frames=2,
+        SHORT, steps=3000, batch_size=64, warmup=0.1, reasoning_dim=64, reasoning_layers=2, reasoning_heads=4,
+        reasoning_mlp_dim=256, reasoning_frames=2, slot_courses=True,
     )  # fmt: skip
 
     observed: Positive = 8  # first frames of a clip that are seen
@@ -76,6 +76,7 @@ class Reasoning(Part):
     blind: bool = False  # the slots are hidden: what the questions alone tell
     reasoning_frames: Positive = 8  # of these, those that a question looks at, spread evenly from the first to the last
     foreseen_frames: Positive = 4  # of the predictor's frames, those that it looks at besides, spread evenly to the last
+    slot_courses: bool = False  # a slot's frames are one token, for models whose slots keep to their objects; else one each
     reasoning_dim: Positive = 128  # width of its tokens
     reasoning_layers: Positive = 4
     reasoning_heads: Positive = 8

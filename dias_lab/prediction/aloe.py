@@ -3,7 +3,8 @@
 Sources: ALOE, Ding et al. 2021, arXiv:2012.08508, as SlotFormer uses it, Wu et al. 2023, arXiv:2210.05861 (pairlab/SlotFormer).
 Other here than there: words are as wide as the layers (there 14 numbers, then a Linear); one table says what a token is, from
 which its modality follows (there 2 + 2 numbers); only frames and words have positions (there all tokens, so that slots are
-known by their index). Dropout takes away what a layer adds, as a key of each question says.
+known by their index). With `slot_courses`, which is ours, all frames of a slot are one token: fewer tokens, among which words
+find theirs sooner. Dropout takes away what a layer adds, as a key of each question says.
 
 Axes: B questions, F frames, N slots, D slot width, W words of a question, V words of a choice, K channels, A answers.
 """
@@ -53,9 +54,11 @@ class Aloe(Reader):
         if dim % heads:
             raise ValueError(f"reasoning_heads = {heads} does not divide reasoning_dim = {dim}")
         self.words = nn.Embedding(FIRST_WORD + len(vocabulary.words), dim)
-        self.project_slots, self.project_box = nn.Linear(slot_dim, dim), nn.Linear(4, dim)
+        self.frames = config.reasoning_frames + (config.foreseen_frames if config.predictor else 0)
+        self.courses = config.slot_courses
+        self.project_slots, self.project_box = nn.Linear(slot_dim * (self.frames if self.courses else 1), dim), nn.Linear(4, dim)
         self.what = nn.Embedding(4, dim)  # first token, slot, question, choice
-        self.when = nn.Embedding(config.reasoning_frames + (config.foreseen_frames if config.predictor else 0), dim)
+        self.when = nn.Embedding(1 if self.courses else self.frames, dim)
         for part in (self.project_slots, self.when):
             part.requires_grad_(not blind)  # several devices wait for the gradients of all that is trained
         self.where = nn.ModuleList(nn.Embedding(max(longest, 1), dim) for longest in vocabulary.longest)
@@ -77,7 +80,11 @@ class Aloe(Reader):
         texts = [named + self.where[0].weight[: words.shape[1]], self.words(choice) + self.where[1].weight[: choice.shape[1]]]
         tokens, seen = [torch.zeros_like(named[:, :1])], [torch.ones_like(keep[:, :1, 0])]
         if not self.blind:
-            tokens.append((self.project_slots(self.standardised(slots)) + self.when.weight[:, None]).flatten(1, 2))
+            slots = self.standardised(slots)
+            if self.courses:  # [B 1 N F*D]; 0 where a slot is left out
+                slots = (slots * keep[..., None]).transpose(1, 2).flatten(2)[:, None]
+                keep = keep.any(dim=1, keepdim=True)
+            tokens.append((self.project_slots(slots) + self.when.weight[:, None]).flatten(1, 2))
             seen.append(keep.flatten(1))
         kinds = [0, *[1] * (not self.blind), 2, 3]
         hidden = torch.cat([part + self.what.weight[kind] for kind, part in zip(kinds, [*tokens, *texts])], dim=1)  # [B M K]

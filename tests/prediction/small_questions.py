@@ -12,7 +12,7 @@ from dias_lab.data.convert import common
 from dias_lab.data.questions import Question
 
 FRAMES, N, D = 4, 3, 5
-SMALL = dict(observed=FRAMES, reasoning_frames=3, reasoning_dim=16, reasoning_layers=1, reasoning_heads=2, reasoning_mlp_dim=16)
+SMALL = dict(slot_courses=False, observed=FRAMES, reasoning_frames=3, reasoning_dim=16, reasoning_layers=1, reasoning_heads=2, reasoning_mlp_dim=16)
 
 
 def odd(clip: int) -> bool:

@@ -1,5 +1,6 @@
 """What reads slots and words: no order of slots matters, the blind see nothing, boxes stand for words, and the readout's numbers."""
 
+import copy
 import itertools
 
 import pytest
@@ -47,27 +48,46 @@ def told(model, inputs, **changes):
     return torch.cat([output.logits, output.right[:, None]], dim=1)
 
 
-@pytest.mark.parametrize("kind", [Aloe, Readout])
-def test_no_order_of_slots_matters(kind, vocabulary, inputs):
-    model = made(kind, vocabulary)
+COURSES = {"fields": {"slot_courses": True}}
+KINDS = [(Aloe, {}), (Aloe, COURSES), (Readout, {})]
+
+
+@pytest.mark.parametrize("kind, options", KINDS)
+def test_no_order_of_slots_matters(kind, options, vocabulary, inputs):
+    model = made(kind, vocabulary, **copy.deepcopy(options))
     order = torch.rand(B, FRAMES, N).argsort(dim=2)  # another one in each frame
+    order = order[:, :1].expand_as(order) if options else order  # a course is of one slot throughout
     slots = inputs["slots"].gather(2, order[..., None].expand(-1, -1, -1, D))
     moved = told(model, inputs, slots=slots, keep=inputs["keep"].gather(2, order))
     torch.testing.assert_close(moved, told(model, inputs))
 
 
-def test_the_order_of_frames_and_of_words_matters(vocabulary, inputs):
-    model, before = made(Aloe, vocabulary), told(made(Aloe, vocabulary), inputs)
+@pytest.mark.parametrize("options", [{}, COURSES])
+def test_the_order_of_frames_and_of_words_matters(options, vocabulary, inputs):
+    model = made(Aloe, vocabulary, **copy.deepcopy(options))
+    before = told(model, inputs)
     assert (told(model, inputs, slots=inputs["slots"].flip(1)) - before).abs().max() > 1e-3
     assert (told(model, inputs, words=inputs["words"].roll(1, 1)) - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [Aloe, Readout])
-def test_slots_that_are_left_out_are_not_seen(kind, vocabulary, inputs):
-    model, before = made(kind, vocabulary), told(made(kind, vocabulary), inputs)
+@pytest.mark.parametrize("kind, options", KINDS)
+def test_slots_that_are_left_out_are_not_seen(kind, options, vocabulary, inputs):
+    model = made(kind, vocabulary, **copy.deepcopy(options))
+    before = told(model, inputs)
     hidden = torch.where(inputs["keep"][..., None], inputs["slots"], 99.0)
     torch.testing.assert_close(told(model, inputs, slots=hidden), before)
     assert told(model, inputs, keep=inputs["keep"] & False).isfinite().all()
+
+
+def test_the_course_of_a_slot_is_one_token(vocabulary, inputs):
+    """So that it depends on which slot has which frames, where tokens of single frames do not."""
+    apart, whole = (made(Aloe, vocabulary, fields={"slot_courses": one}) for one in (False, True))
+    assert whole.project_slots.in_features == FRAMES * D and apart.project_slots.in_features == D
+    slots, keep = inputs["slots"].clone(), torch.ones_like(inputs["keep"])
+    slots[:, 1] = slots[:, 1].flip(1)  # in frame 1 slots have changed places
+    for model, differs in ((apart, False), (whole, True)):
+        gap = (told(model, inputs, slots=slots, keep=keep) - told(model, inputs, keep=keep)).abs().max()
+        assert (gap > 1e-3) == differs
 
 
 def test_the_blind_see_nothing(vocabulary, inputs):
