@@ -274,7 +274,8 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
     for one in (one for one in planned if one.state != "finished"):
         missing.setdefault(f"{one.of}, {one.what}", []).append(str(one.seed))
     notes = notes + [f"{name} ({', '.join(seeds)})" for name, seeds in missing.items()]
-    test, tables, shares, simple, otherwise = store.open(runs.resolve(options.data) / "test.lmdb"), {}, {}, {}, {}
+    test, asked = store.open(runs.resolve(options.data) / "test.lmdb"), None  # opened where there is a reader
+    tables, shares, simple, otherwise = {}, {}, {}, {}
     for one in (one for one in planned if one.state == "finished"):
         if others := one.differs():
             otherwise.setdefault(", ".join(others), {})[f"{one.of}, {one.what}"] = True
@@ -282,7 +283,7 @@ def measure(planned: list[Planned], notes: list[str], options) -> None:
             own = curves_of(one, test, options.clips).assign(seed=one.seed)
             tables[one.of] = pd.concat([tables[one.of], own]) if one.of in tables else own
         else:
-            asked = store.open(runs.resolve(options.asked) / "test.lmdb")
+            asked = asked or store.open(runs.resolve(options.asked) / "test.lmdb")
             exam, said = sat(one.folder, asked)
             shares.setdefault((one.of, one.what), {})[one.seed] = answers.by_clip(exam.questions, said)
             given = {} if simple else answers.baselines(exam.questions, exam.vocabulary.common, asked)
@@ -310,7 +311,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", default="runs/prediction", help="the folder of all these runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--steps", type=int, default=2000, help="of SlotFormer")
-    parser.add_argument("--reasoning-steps", type=int, default=4000)
+    parser.add_argument("--reasoning-steps", type=int, default=3000)
     parser.add_argument("--only", nargs="+", choices=["SlotFormer", "seen", "rolled out", "blind", "untrained"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--clips", type=int, default=0, help="how many of the test split are foreseen; 0: all")

@@ -54,11 +54,10 @@ class Aloe(Reader):
         if dim % heads:
             raise ValueError(f"reasoning_heads = {heads} does not divide reasoning_dim = {dim}")
         self.words = nn.Embedding(FIRST_WORD + len(vocabulary.words), dim)
-        self.frames = config.reasoning_frames + (config.foreseen_frames if config.predictor else 0)
-        self.courses = config.slot_courses
-        self.project_slots, self.project_box = nn.Linear(slot_dim * (self.frames if self.courses else 1), dim), nn.Linear(4, dim)
+        frames, self.courses = config.reasoning_frames + (config.foreseen_frames if config.predictor else 0), config.slot_courses
+        self.project_slots, self.project_box = nn.Linear(slot_dim * (frames if self.courses else 1), dim), nn.Linear(4, dim)
         self.what = nn.Embedding(4, dim)  # first token, slot, question, choice
-        self.when = nn.Embedding(1 if self.courses else self.frames, dim)
+        self.when = nn.Embedding(1 if self.courses else frames, dim)
         for part in (self.project_slots, self.when):
             part.requires_grad_(not blind)  # several devices wait for the gradients of all that is trained
         self.where = nn.ModuleList(nn.Embedding(max(longest, 1), dim) for longest in vocabulary.longest)

@@ -11,6 +11,7 @@ from small_questions import FRAMES, D, N, ask, config_of, make_store, slots_of
 
 from dias_lab import runs
 from dias_lab.__main__ import main
+from dias_lab.config import Config
 from dias_lab.data import questions
 from dias_lab.data import store as stores
 from dias_lab.data.convert import physics
@@ -243,7 +244,15 @@ def test_the_whole_on_a_models_own_slots_by_the_shell(tmp_path, monkeypatch, cap
     told = capsys.readouterr().out
     assert "2 questions about 2 clips, of which 8 frames are seen and 0 rolled out" in told and "speeds ± 0.5 pixels" in told
     [file] = (tmp_path / "run/scores").glob("*.json")
-    assert runs.read_json(file)["baselines"]["simulator"]["balanced_accuracy"] == 1
+    found = runs.read_json(file)
+    assert found["baselines"]["simulator"]["balanced_accuracy"] == 1 and "commit" in found["about"]
+    result = runs.read_json(tmp_path / "run/metrics.json")
+    assert result["images_per_second"] == pytest.approx(2 * 2 / result["seconds"])  # questions, not frames of clips
+    store = stores.open(tmp_path / "data/train.lmdb")
+    questions.write(questions.beside(store), store, questions.read(questions.beside(store), store)[:2], {})
+    config = Config.load(tmp_path / "run")
+    with pytest.raises(ValueError, match="the steps would not be the same"):  # a finished run, too, is of its questions
+        fit(config, tmp_path / "run", progress=False)
 
 
 def test_a_question_about_a_toy_that_is_not_there(tmp_path):

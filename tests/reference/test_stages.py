@@ -122,3 +122,22 @@ def test_other_files_are_refused_with_what_they_are(tmp_path):
     steve = stages.load(constants(first("steve", **SMALL)), **FIELDS)
     with pytest.raises(ValueError, match='a second stage is to be trained: backbone_weights is "pretrained"'):
         steve.second_stage(backbone_weights="checkpoint")
+    for field, value in dict(method="dias", code_dim=16, codebook_size=20).items():
+        with pytest.raises(ValueError, match=f"{field} is that of the first stage"):
+            steve.second_stage("random", **{field: value})
+    for field in ("method", "backbone_weights"):
+        with pytest.raises(ValueError, match=f"{field} follows from the file: leave it out"):
+            stages.load(small, **FIELDS | {field: "random"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_pictures_are_of_codes_or_of_what_was_encoded(method):
+    state = random_state(first(method, **SMALL))
+    one = stages.load({name: 0.2 * value for name, value in state.items()}, **FIELDS)  # larger ones would overflow
+    images = torch.randn(2, 3, 64, 64)
+    told, pictures = one(images)
+    torch.testing.assert_close(pictures, one.decode(told.features) * 2 - 1)
+    assert pictures.isfinite().all() and not torch.allclose(one(images, codes=False)[1], pictures)
+    one.quantizer.forward = lambda values: told._replace(features=one.quantizer.encode(values))  # were every code exact
+    torch.testing.assert_close(one(images)[1], one(images, codes=False)[1])

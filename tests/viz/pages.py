@@ -3,11 +3,30 @@
 import base64
 from pathlib import Path
 
+import nbformat
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 h, w = 16, 16
+KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+SEEN = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"  # of JupyterLab's page
+
+
+def opened_in_lab(browser, lab: str, path: Path, sources: list[str], height: int):
+    """A notebook of these cells, written to `path` in the lab's folder and open in its page, whose kernel waits."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    page = browser.new_page(viewport={"width": 1300, "height": height})
+    page.goto(f"{lab}/lab/tree/{path.name}?token=abc")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_function(f"() => {KERNEL}?.status === 'idle'")
+    return page
+
+
+def run_all(page):
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 
 def ready(page):

@@ -13,7 +13,22 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from pages import ROOT, SCREENSHOTS, array, ask, hover, labels, picture, pixels, ready, table
+from pages import (
+    KERNEL,
+    ROOT,
+    SCREENSHOTS,
+    SEEN,
+    array,
+    ask,
+    hover,
+    labels,
+    opened_in_lab,
+    picture,
+    pixels,
+    ready,
+    run_all,
+    table,
+)  # fmt: skip
 from PIL import Image, ImageOps
 from playwright.sync_api import expect
 from traces import HOSTILE, some_trace, some_training
@@ -809,27 +824,20 @@ def test_a_training_is_watched_in_jupyterlab_and_stops(browser, lab, tmp_path, s
     notebook = nbformat.read(ROOT / "notebooks" / "03_training.ipynb", as_version=4)
     (cell,) = (cell.source for cell in notebook.cells if "watch=watch" in cell.source)
     first = BEFORE_TRAINING.format(run_dir=str(run_dir), config=config)
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (first, cell, "print('went on')")]
-    nbformat.write(notebook, tmp_path / "watch.ipynb")
-    page = browser.new_page(viewport={"width": 1300, "height": 1700})
-    page.goto(f"{lab}/lab/tree/watch.ipynb?token=abc")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
-    page.wait_for_function(f"() => {kernel}?.status === 'idle'")
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
-    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps.length >= 4", timeout=120_000)
+    page = opened_in_lab(browser, lab, tmp_path / "watch.ipynb", [first, cell, "print('went on')"], height=1700)
+    run_all(page)
+    page.wait_for_function(f"() => {SEEN}?.picture && {SEEN}.steps.length >= 4", timeout=120_000)
     training = page.locator(".jp-CodeCell").nth(1)
     expect(training.locator(".jp-InputPrompt")).to_have_text("[*]:")
     page.locator("[data-lm-suppress-shortcuts] .stage").focus()
     for _ in range(40):
         page.keyboard.press(",")
-    page.wait_for_function(f"() => {seen}?.steps[{seen}.state.step] === 0")  # looked at while it trains
+    page.wait_for_function(f"() => {SEEN}?.steps[{SEEN}.state.step] === 0")  # looked at while it trains
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "training in jupyterlab.png")
-    page.wait_for_function(f"(count) => {seen}?.steps.length > count", arg=page.evaluate(f"() => {seen}.steps.length"), timeout=60_000)
-    page.wait_for_function(f"() => {seen}?.picture && {seen}.steps[{seen}.state.step] === 0")  # and stays there
-    page.evaluate(f"async () => {{ await {kernel}.interrupt(); }}")
+    page.wait_for_function(f"(count) => {SEEN}?.steps.length > count", arg=page.evaluate(f"() => {SEEN}.steps.length"), timeout=60_000)
+    page.wait_for_function(f"() => {SEEN}?.picture && {SEEN}.steps[{SEEN}.state.step] === 0")  # and stays there
+    page.evaluate(f"async () => {{ await {KERNEL}.interrupt(); }}")
     expect(training).to_contain_text("SystemExit: stopped: run this cell again to go on", timeout=60_000)
     expect(training.locator(".jp-InputPrompt")).to_have_text("[2]:")
     page.wait_for_timeout(500)
@@ -897,14 +905,8 @@ Clickable(score_cloud({"last over first": ("first", "last")}, scores, trace.name
 def test_a_click_on_a_point_opens_its_picture_in_jupyterlab(browser, lab, tmp_path):
     trace = some_trace(images=3)
     trace.save(tmp_path / "images.npz")
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CLOUD)], metadata=metadata)
-    nbformat.write(notebook, tmp_path / "cloud.ipynb")
-    page = browser.new_page(viewport={"width": 1300, "height": 1600})
-    page.goto(f"{lab}/lab/tree/cloud.ipynb?token=abc")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page = opened_in_lab(browser, lab, tmp_path / "cloud.ipynb", [CLOUD], height=1600)
+    run_all(page)
     points = page.locator(".scatterlayer .points path")
     expect(points).to_have_count(3, timeout=60_000)
     for number in (1, 2):
@@ -913,8 +915,7 @@ def test_a_click_on_a_point_opens_its_picture_in_jupyterlab(browser, lab, tmp_pa
         expect(page.locator(".hovertext")).to_contain_text(trace.names[number])
         page.mouse.down()
         page.mouse.up()
-        seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
-        page.wait_for_function(f"(name) => {seen}?.data.images[0].name === name", arg=trace.names[number], timeout=30_000)
+        page.wait_for_function(f"(name) => {SEEN}?.data.images[0].name === name", arg=trace.names[number], timeout=30_000)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "click in jupyterlab.png")
     page.close()

@@ -2,10 +2,9 @@
 
 import re
 
-import nbformat
 import numpy as np
 import pytest
-from pages import SCREENSHOTS, array, ask, hover, picture, pixels, ready, table
+from pages import KERNEL, SCREENSHOTS, SEEN, array, ask, hover, opened_in_lab, picture, pixels, ready, run_all, table
 from playwright.sync_api import expect
 from traces import some_clips, some_training
 
@@ -356,27 +355,19 @@ print('ENDED after', stream.number, 'frames')"""
 @pytest.mark.slow
 def test_a_stream_in_jupyterlab_is_stopped_by_its_button_and_by_the_kernels(browser, lab, tmp_path):
     some_clips(clips=1).save(tmp_path / "clip.npz")
-    cells = [nbformat.v4.new_code_cell(source) for source in (LOOP, "print('WENT ON')")]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "stream.ipynb")
-    page = browser.new_page(viewport={"width": 1300, "height": 2000})
-    page.goto(f"{lab}/lab/tree/stream.ipynb?token=abc")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
-    page.wait_for_function(f"() => {kernel}?.status === 'idle'")
-    seen = "document.querySelector('[data-lm-suppress-shortcuts]')?.explorer"
+    page = opened_in_lab(browser, lab, tmp_path / "stream.ipynb", [LOOP, "print('WENT ON')"], height=2000)
     cell = page.locator(".jp-CodeCell").first
     for stop in ("button", "kernel"):
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        page.wait_for_function(f"() => {seen}?.picture && {seen}.data.clips.first >= 4", timeout=60_000)  # the window is full, and goes on
+        run_all(page)
+        page.wait_for_function(f"() => {SEEN}?.picture && {SEEN}.data.clips.first >= 4", timeout=60_000)  # the window is full, and goes on
         expect(cell.locator(".jp-InputPrompt")).to_have_text("[*]:")
-        assert page.evaluate(f"() => [{seen}.frames, {seen}.state.frame]") == [12, 11]
+        assert page.evaluate(f"() => [{SEEN}.frames, {SEEN}.state.frame]") == [12, 11]
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / "stream in jupyterlab.png")
         if stop == "button":
             page.locator("[data-lm-suppress-shortcuts] .stop").click()
         else:
-            page.evaluate(f"async () => {{ await {kernel}.interrupt(); }}")
+            page.evaluate(f"async () => {{ await {KERNEL}.interrupt(); }}")
         expect(cell).to_contain_text(re.compile(r"ENDED after \d+ frames"), timeout=30_000)
         expect(page.locator(".jp-CodeCell").nth(1)).to_contain_text("WENT ON")
         expect(page.locator("[data-lm-suppress-shortcuts] .stop")).to_have_text("stopped")
